@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,12 @@ pytest.importorskip("matplotlib", reason="the report extra is not installed")
 pytest.importorskip("pyarrow", reason="the report extra is not installed")
 pytest.importorskip("pydantic", reason="the train extra, whose run directories are read here, is not installed")
 
+import pages
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 import knapsack_rl as kr
-from knapsack_rl.experiments.report import write_report
+from knapsack_rl.experiments.report.run_report import write_report
 from knapsack_rl.experiments.run_directory import RunDirectory
 
 FIGURES = {
@@ -31,6 +32,7 @@ FIGURES = {
     "transitions",
     "status-counts",
     "prompt-reward",
+    "single-prompts",
 }
 
 
@@ -111,85 +113,6 @@ def write_run(
     return folder
 
 
-def browser() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    pytest.skip("no Chromium is installed (looked for chromium, chromium-browser and google-chrome)")
-
-
-# Loads the report in a frame of a given width and leaves what a reader would notice in the document's text.
-PROBE = """<!doctype html><meta charset="utf-8"><body style="margin:0">
-<iframe src="PAGE" style="border:0;width:WIDTHpx;height:900px"></iframe>
-<script>
-addEventListener("load", () => {
-  const view = document.querySelector("iframe").contentWindow, page = view.document;
-  const box = element => {
-    const { left, right, top, bottom, width, height } = element.getBoundingClientRect();
-    return { left, right, top, bottom, width, height };
-  };
-  const ids = [...page.querySelectorAll("[id]")].map(element => element.id);
-  const links = [...page.querySelectorAll("[href^='#']")].map(element => element.getAttribute("href").slice(1));
-  document.body.textContent = "<<<" + JSON.stringify({
-    scrollWidth: page.documentElement.scrollWidth,
-    clientWidth: page.documentElement.clientWidth,
-    requests: view.performance.getEntriesByType("resource").map(entry => entry.name),
-    scripts: page.scripts.length,
-    repeatedIds: ids.filter((id, index) => ids.indexOf(id) !== index),
-    deadLinks: links.filter(id => !page.getElementById(id)),
-    headings: [...page.querySelectorAll("h1, h2")].map(element => element.textContent),
-    figures: [...page.querySelectorAll("figure")].map(figure => {
-      const svg = figure.querySelector("svg");
-      return { name: figure.id, box: box(figure), svg: box(svg), spoken: svg.getAttribute("aria-label"),
-               inkPaths: svg.querySelectorAll("path, use").length };
-    }),
-    background: view.getComputedStyle(page.body).backgroundColor,
-    ink: view.getComputedStyle(page.body).color,
-  }) + ">>>";
-});
-</script>"""
-
-
-def read_in_browser(page: Path, folder: Path, width: int, *flags: str) -> dict:
-    probe = folder / f"probe-{width}.html"
-    probe.write_text(PROBE.replace("PAGE", page.as_uri()).replace("WIDTH", str(width)), encoding="utf-8")
-    command = [
-        browser(),
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--allow-file-access-from-files",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=5000",
-        f"--user-data-dir={folder / 'profile'}",
-        f"--window-size={max(width, 500)},1000",
-        *flags,
-        "--dump-dom",
-        probe.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert complaints == []
-    found = re.search("&lt;&lt;&lt;(.*)&gt;&gt;&gt;", done.stdout, re.DOTALL)
-    assert found, done.stdout[:500]
-    return json.loads(html.unescape(found[1]))
-
-
-def overlap(one: dict, other: dict) -> bool:
-    apart = (
-        one["right"] <= other["left"]
-        or other["right"] <= one["left"]
-        or one["bottom"] <= other["top"]
-        or other["bottom"] <= one["top"]
-    )
-    return not apart
-
-
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("runs") / "demo")
@@ -199,45 +122,21 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_shows_every_figure_without_sideways_scrolling(finished_run: Path, tmp_path: Path, width: int) -> None:
-    seen = read_in_browser(finished_run / "report.html", tmp_path, width)
+    seen = pages.read_in_browser(finished_run / "report.html", tmp_path, width)
 
+    pages.check_layout(seen, width)
     assert {figure["name"] for figure in seen["figures"]} == FIGURES
-    assert seen["scrollWidth"] <= seen["clientWidth"]
-    for figure in seen["figures"]:
-        assert figure["svg"]["width"] > 300
-        assert figure["svg"]["height"] > 150
-        assert figure["inkPaths"] > 10
-        assert figure["svg"]["right"] <= figure["box"]["right"] <= width
-        assert len(figure["spoken"]) > 40
-    boxes = [figure["box"] for figure in seen["figures"]]
-    assert not any(overlap(one, other) for index, one in enumerate(boxes) for other in boxes[:index])
-    assert seen["headings"] == ["demo", "Key numbers", "Figures", "How this was made"]
+    assert [table["name"] for table in seen["tables"]] == ["key-numbers", "top-prompts"]
+    sections = ["Key numbers", "Learning", "Budgets", "Prompts", "How the run was made", "How this page was made"]
+    assert seen["headings"] == ["demo", *sections]
 
 
-def test_page_asks_nothing_of_the_network_and_runs_nothing(finished_run: Path, tmp_path: Path) -> None:
-    seen = read_in_browser(finished_run / "report.html", tmp_path, 1280)
-
-    assert seen["requests"] == []
-    assert seen["scripts"] == 0
+def test_page_names_no_address(finished_run: Path) -> None:
     page = (finished_run / "report.html").read_text(encoding="utf-8")
+
     assert "default-src 'none'" in page
     assert "http://" not in page
     assert "https://" not in page
-
-
-def test_figures_on_one_page_do_not_borrow_each_others_shapes(finished_run: Path, tmp_path: Path) -> None:
-    seen = read_in_browser(finished_run / "report.html", tmp_path, 1280)
-
-    assert seen["repeatedIds"] == []
-    assert seen["deadLinks"] == []
-
-
-def test_page_follows_the_readers_colour_scheme(finished_run: Path, tmp_path: Path) -> None:
-    light = read_in_browser(finished_run / "report.html", tmp_path, 1280, "--blink-settings=preferredColorScheme=1")
-    dark = read_in_browser(finished_run / "report.html", tmp_path, 1280, "--blink-settings=preferredColorScheme=0")
-
-    assert light["background"] != dark["background"]
-    assert light["ink"] != dark["ink"]
 
 
 def test_several_runs_share_a_page_that_fits_a_phone(finished_run: Path, tmp_path: Path) -> None:
@@ -246,9 +145,9 @@ def test_several_runs_share_a_page_that_fits_a_phone(finished_run: Path, tmp_pat
     page = write_report([uniform, finished_run])
 
     assert page == tmp_path / "uniform-vs-demo" / "report.html"
-    seen = read_in_browser(page, tmp_path, 390)
+    seen = pages.read_in_browser(page, tmp_path, 390)
+    pages.check_layout(seen, 390)
     assert {figure["name"] for figure in seen["figures"]} == FIGURES
-    assert seen["scrollWidth"] <= seen["clientWidth"]
     assert seen["headings"][0] == "uniform against demo"
 
 
@@ -260,12 +159,14 @@ def test_figure_of_only_some_runs_says_so(finished_run: Path, tmp_path: Path) ->
     found = re.findall(r'<figure id="(.*?)">.*?<figcaption>(.*?)<', page, re.DOTALL)
     partial = {name for name, caption in found if "Only demo: the others have no such data yet." in caption}
     assert partial == {"held-out-accuracy", "transitions"}
+    assert "single-prompts" not in {name for name, _ in found}  # no prompt was visited twice in both
 
 
 def test_every_figure_lies_beside_the_page_as_svg_png_and_csv(finished_run: Path) -> None:
     files = {path.name for path in (finished_run / "figures").iterdir()}
 
-    assert files == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "csv")}
+    tables = {"key-numbers.csv", "top-prompts.csv"}
+    assert files == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "csv")} | tables
 
 
 def test_same_run_gives_the_same_bytes(finished_run: Path) -> None:
@@ -295,13 +196,65 @@ def test_key_numbers_are_those_of_the_data(finished_run: Path) -> None:
 
     assert cells["Steps"] == "40"
     assert cells["Rollouts"] == "10,240"
-    assert cells["Accuracy on held-out, first → last"] == f"{accuracy[0]:.1%} → {accuracy[-1]:.1%}".replace("%", " %")
+    assert cells["Accuracy on held-out, first"] == f"{100 * accuracy[0]:.1f} %"
+    assert cells["Accuracy on held-out, last"] == f"{100 * accuracy[-1]:.1f} %"
     assert cells["Effective gradient ratio, mean"] == f"{100 * ratio:.1f} %"
-    assert cells["Effective prompts per step, mean"] == f"{mixed / 40:.1f} of 32"
-    assert cells["Prompts without a success, first → last visit"] == f"{unsolved[0]} → {unsolved[1]}"
-    assert cells["Prompts never solved in the run"] == f"{never} of 96"
+    assert cells["Prompts per step, mean"] == "32"
+    assert cells["Effective prompts per step, mean"] == f"{mixed / 40:.1f}"
+    assert cells["Prompts visited"] == "96"
+    assert cells["Prompts without a success at the first visit"] == str(unsolved[0])
+    assert cells["Prompts without a success at the last visit"] == str(unsolved[1])
+    assert cells["Prompts never solved in the run"] == str(never)
     assert cells["Wall-clock of training and evaluation"] == "56.0 s"
     assert cells["Share of it in allocation"] == "0.03 %"
+
+
+def test_key_numbers_beside_the_page_have_every_digit(finished_run: Path) -> None:
+    with (finished_run / "figures" / "key-numbers.csv").open(encoding="utf-8", newline="") as file:
+        numbers = dict(csv.reader(file))
+    logged = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+
+    ratio = np.mean([line["effective_gradient_ratio"] for line in logged if "evaluation" not in line])
+    assert float(numbers["Effective gradient ratio, mean"]) == ratio
+    assert float(numbers["Wall-clock of training and evaluation"]) == 56.0
+
+
+def test_prompts_with_most_of_the_budget_are_listed(finished_run: Path) -> None:
+    spent: dict[str, int] = {}
+    solved: dict[str, int] = {}
+    for row in pq.read_table(finished_run / "allocations.parquet").to_pylist():
+        spent[row["prompt"]] = spent.get(row["prompt"], 0) + row["rollouts"]
+        solved[row["prompt"]] = solved.get(row["prompt"], 0) + row["successes"]
+    most = sorted(spent, key=lambda prompt: (-spent[prompt], prompt))[:20]
+
+    with (finished_run / "figures" / "top-prompts.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    assert [row["Prompt"] for row in rows] == most
+    assert [int(row["Rollouts"]) for row in rows] == [spent[prompt] for prompt in most]
+    assert [int(row["Successes"]) for row in rows] == [solved[prompt] for prompt in most]
+    assert float(rows[0]["Share of budget"]) == pytest.approx(spent[most[0]] / 10_240)
+
+
+def test_several_benchmarks_get_a_panel_each_and_a_table(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / name, strategy=name, benchmarks=("AMC", "MATH")) for name in ("uniform", "knapsack")
+    ]
+
+    page = write_report(folders, tmp_path / "page" / "page.html")
+
+    seen = pages.read_in_browser(page, tmp_path, 390)
+    pages.check_layout(seen, 390)
+    assert {figure["name"] for figure in seen["figures"]} == FIGURES | {"benchmark-accuracy"}
+    accuracy = next(table for table in seen["tables"] if table["name"] == "accuracy")
+    assert [row[:2] for row in accuracy["rows"]] == [
+        [benchmark, run] for run in ("uniform", "knapsack") for benchmark in ("AMC", "MATH")
+    ]
+    with (page.parent / "figures" / "benchmark-accuracy.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["benchmark"] for row in rows} == {"AMC", "MATH", "mean of benchmarks"}
+    # Uniform allocation has no prompts that got more than others.
+    assert [table["name"] for table in seen["tables"]] == ["key-numbers", "accuracy", "top-prompts-2"]
 
 
 def test_transition_table_counts_every_prompt_and_leaves_rows_without_prompts_blank(tmp_path: Path) -> None:
@@ -382,10 +335,10 @@ def test_text_of_a_recipe_cannot_become_part_of_the_page(tmp_path: Path) -> None
 
     page = write_report([run]).read_text(encoding="utf-8")
 
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
     assert "<b>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "Accuracy on &lt;b&gt;A &amp; B&lt;/b&gt; $x$" in page
+    assert "Accuracy on &lt;b&gt;A &amp; B&lt;/b&gt; $x$, first" in page
 
 
 @pytest.mark.parametrize("missing", ["recipe.yaml", "environment.json"])
@@ -435,5 +388,7 @@ def test_number_of_runs_on_a_page_is_limited(tmp_path: Path, count: int) -> None
 
 def table_cells(page: Path) -> dict[str, str]:
     """The key numbers of a single run, as read on the page."""
-    rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', page.read_text(encoding="utf-8"))
+    rows = re.findall(
+        r'<th scope="row">([^<]*)</th><td class="number">([^<]*)</td></tr>', page.read_text(encoding="utf-8")
+    )
     return {html.unescape(what): html.unescape(text).replace("\N{NO-BREAK SPACE}", " ") for what, text in rows}

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from knapsack_rl.experiments import figures
+from knapsack_rl.experiments.report import drawing
+from knapsack_rl.experiments.report import run_figures as figures
 from knapsack_rl.metrics import STATUSES
 
 LONG = "knapsack-without-fallback-64"
@@ -91,6 +92,19 @@ def accuracies(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
     )
 
 
+def prompts(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
+    """Ids like those of `knapsack_rl.identity`, and one that is short."""
+    ids = [f"{index:x}" * 32 for index in range(8)] + ["a"]
+    return pd.DataFrame(
+        [
+            {"prompt": prompt, "run": run, "step": 1000 * step, "rollouts": 2 + 60 * (step % 2), "rate": step / steps}
+            for prompt in ids
+            for run in runs
+            for step in range(steps)
+        ]
+    )
+
+
 DRAWINGS: list[tuple[Callable[[pd.DataFrame], Figure], Callable[[tuple[str, ...], int], pd.DataFrame]]] = [
     (figures.gradient_ratios, ratios),
     (figures.prompt_reward, curves),
@@ -99,6 +113,8 @@ DRAWINGS: list[tuple[Callable[[pd.DataFrame], Figure], Callable[[tuple[str, ...]
     (figures.transitions, moves),
     (figures.status_counts, counts),
     (figures.held_out_accuracy, accuracies),
+    (figures.benchmark_accuracy, accuracies),
+    (figures.single_prompts, prompts),
 ]
 every_drawing = pytest.mark.parametrize(("draw", "table"), DRAWINGS, ids=[draw.__name__ for draw, _ in DRAWINGS])
 any_size = pytest.mark.parametrize("steps", [1, 120])
@@ -152,9 +168,9 @@ def drawn_texts(figure: Figure) -> list[tuple[str, Bbox]]:
 def test_every_axis_says_what_it_shows(draw, table, runs) -> None:
     figure = draw(table(runs, 30))
 
-    assert figure.axes[-1].get_xlabel()
+    assert figure.get_supxlabel() or figure.axes[-1].get_xlabel()
     if draw is not figures.status_counts:  # its vertical axis lists the statuses by name
-        assert all(axes.get_ylabel() for axes in figure.axes)
+        assert figure.get_supylabel() or all(axes.get_ylabel() for axes in figure.axes)
 
 
 @every_drawing
@@ -162,7 +178,7 @@ def test_same_table_gives_the_same_files(draw, table, tmp_path: Path) -> None:
     data = table(("uniform", "knapsack"), 12)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        figures.save(draw(data), data, tmp_path / name, "figure")
+        drawing.save(draw(data), data, tmp_path / name, "figure")
 
     for kind in ("svg", "png", "csv"):
         assert (tmp_path / "one" / f"figure.{kind}").read_bytes() == (tmp_path / "two" / f"figure.{kind}").read_bytes()
@@ -173,7 +189,7 @@ def test_drawing_leaves_matplotlibs_settings_alone(draw, table, tmp_path: Path) 
     before = dict(matplotlib.rcParams)
 
     data = table(("demo",), 5)
-    figures.save(draw(data), data, tmp_path, "figure")
+    drawing.save(draw(data), data, tmp_path, "figure")
 
     assert dict(matplotlib.rcParams) == before
 
@@ -181,9 +197,9 @@ def test_drawing_leaves_matplotlibs_settings_alone(draw, table, tmp_path: Path) 
 @every_drawing
 def test_inline_drawing_takes_size_and_colours_from_the_page(draw, table, tmp_path: Path) -> None:
     data = table(("uniform", "knapsack"), 12)
-    saved = figures.save(draw(data), data, tmp_path, "figure")
+    saved = drawing.save(draw(data), data, tmp_path, "figure")
 
-    svg = figures.inline_svg(saved, "budgets", 'A "quoted" <description>')
+    svg = drawing.inline_svg(saved, "budgets", 'A "quoted" <description>')
 
     opening = svg[: svg.index(">") + 1]
     assert opening.startswith("<svg ")
@@ -192,7 +208,7 @@ def test_inline_drawing_takes_size_and_colours_from_the_page(draw, table, tmp_pa
     assert " width=" not in opening
     assert "viewBox=" in opening
     assert re.findall(r"#[0-9a-fA-F]{6}\b", svg) == []
-    assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(figures.PALETTE)
+    assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(drawing.PALETTE)
     assert all(found.startswith("budgets-") for found in re.findall(r'id="([^"]*)"', svg))
     assert all(found.startswith("budgets-") for found in re.findall(r'(?:href="|url\()#([^")]*)', svg))
 
@@ -204,6 +220,28 @@ def test_status_without_prompts_is_left_blank() -> None:
     easy = STATUSES.index("easy")
     assert written == {(column, row) for row in range(5) for column in range(5) if row != easy}
     assert len(axes.patches) == 20
+
+
+def test_area_of_a_point_is_in_proportion_to_its_rollouts() -> None:
+    axes = draw_and_get_axes(figures.single_prompts, prompts(("demo",), 2))
+
+    small, large = axes.collections[0].get_sizes()
+    assert large / small == pytest.approx(62 / 2)
+
+
+def test_panels_of_a_grid_have_the_numbers_of_their_steps_below() -> None:
+    figure, panels = drawing.grid(5, columns=2, panel_height=1.0, margin=0.5)
+
+    assert len(figure.axes) == 5
+    numbered = [bool(axes.xaxis.get_tick_params()["labelbottom"]) for axes in panels]
+    assert numbered == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "short"), [("prompt-012", "prompt-012"), ("0123456789abcdef" * 2, "012345…abcdef"), ("", "")]
+)
+def test_long_names_lose_their_middle(text: str, short: str) -> None:
+    assert drawing.shortened(text) == short
 
 
 def test_lines_that_end_together_are_named_in_the_order_of_their_ends() -> None:
@@ -226,14 +264,14 @@ def test_dollar_signs_in_names_are_not_mathematics() -> None:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_every_colour_that_text_is_set_in_can_be_read(scheme: int) -> None:
-    paper = figures.PALETTE["paper"][scheme]
+    paper = drawing.PALETTE["paper"][scheme]
     for name in ("ink", "muted", "blue", "vermillion", "green", "purple", "amber"):
-        assert contrast(figures.PALETTE[name][scheme], paper) >= 4.5, name
+        assert contrast(drawing.PALETTE[name][scheme], paper) >= 4.5, name
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_numbers_can_be_read_on_the_darkest_cell_of_the_heat_map(scheme: int) -> None:
-    heat, paper, ink = (rgb(figures.PALETTE[name][scheme]) for name in ("heat", "paper", "ink"))
+    heat, paper, ink = (rgb(drawing.PALETTE[name][scheme]) for name in ("heat", "paper", "ink"))
 
     assert contrast_of(0.75 * heat + 0.25 * paper, ink) >= 4.5
 

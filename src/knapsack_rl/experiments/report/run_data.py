@@ -6,7 +6,9 @@ that was interrupted reads like a finished one that was shorter.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,21 +160,96 @@ def _read_allocations(folder: Path) -> pd.DataFrame:
         ) from error
 
 
+def success_rates(run: Run) -> pd.DataFrame:
+    """What was observed of each prompt in each step that scored it; columns prompt, step, scored, successes, rate.
+
+    A prompt that came twice in a step has one row with all of its rollouts. Rows are by prompt, then by step.
+    """
+    scored = run.allocations[run.allocations["scored"] > 0]
+    seen = scored.groupby(["prompt", "step"], as_index=False)[["scored", "successes"]].sum()
+    return seen.assign(rate=seen["successes"] / seen["scored"])
+
+
 def visits(run: Run) -> Visits | None:
     """Statuses of all prompts at their first and last visits, or None where no rollout was scored."""
-    scored = run.allocations[run.allocations["scored"] > 0]
-    if scored.empty:
+    seen = success_rates(run)
+    if seen.empty:
         return None
-    # A prompt that came twice in a step counts once, with all of its rollouts.
-    visits = scored.groupby(["prompt", "step"], as_index=False)[["scored", "successes"]].sum()
-    visits["rate"] = visits["successes"] / visits["scored"]
-    by_prompt = visits.sort_values("step", kind="stable").groupby("prompt", sort=True)
+    by_prompt = seen.groupby("prompt", sort=True)
     return Visits(
         first=status(by_prompt["rate"].first().to_numpy()),
         last=status(by_prompt["rate"].last().to_numpy()),
         seen_once=int((by_prompt.size() == 1).sum()),
         never_solved=int((by_prompt["successes"].sum() == 0).sum()),
     )
+
+
+def groups_per_step(run: Run) -> tuple[float | None, float | None]:
+    """Prompts of a step, and those of them with both successes and failures: means over steps, or None."""
+    groups = run.allocations
+    if not len(groups):
+        return None, None
+    mixed = (groups["successes"] > 0) & (groups["successes"] < groups["scored"])
+    steps = groups["step"].nunique()
+    return len(groups) / steps, int(mixed.sum()) / steps
+
+
+def top_prompts(run: Run, count: int) -> pd.DataFrame:
+    """The ``count`` prompts that got most rollouts; those with equally many are in the order of their ids.
+
+    Columns: prompt, visits (steps that had it), rollouts, share (of all rollouts of the run), successes, and first and
+    last (success rates observed at the first and the last visit that was scored; NaN if none was).
+    """
+    by_prompt = run.allocations.groupby("prompt", sort=True)
+    table = pd.DataFrame(
+        {
+            "visits": by_prompt["step"].nunique(),
+            "rollouts": by_prompt["rollouts"].sum(),
+            "successes": by_prompt["successes"].sum(),
+        }
+    )
+    table.insert(2, "share", table["rollouts"] / table["rollouts"].sum())
+    rates = success_rates(run).groupby("prompt")["rate"]
+    table = table.assign(first=rates.first(), last=rates.last())
+    return table.sort_values("rollouts", ascending=False, kind="stable").head(count).reset_index()
+
+
+def trajectories(runs: Sequence[Run], count: int) -> pd.DataFrame:
+    """What single prompts did: the success rates observed at each visit, for the same prompts in every run.
+
+    Columns: prompt, run, step, rollouts, successes, rate; the prompts by rising success rate at the first visit. Empty
+    if no prompt was visited twice in every run.
+
+    Prompts are chosen by where they began, and not by what became of them: for each of ``count`` rates spaced evenly
+    from 0 to 1, that whose success rate at the first visit (of all runs together) is nearest, and of several equally
+    near ones that whose id has the smallest hash.
+    """
+    seen = [success_rates(run) for run in runs]
+    twice = [set(table.loc[table["prompt"].duplicated(), "prompt"]) for table in seen]
+    common = set.intersection(*twice)
+    first = pd.concat([table[~table["prompt"].duplicated()] for table in seen])
+    first = first[first["prompt"].isin(common)].groupby("prompt")[["scored", "successes"]].sum()
+    began = {prompt: row.successes / row.scored for prompt, row in zip(first.index, first.itertuples(), strict=True)}
+    chosen: list[Any] = []
+    for target in np.linspace(0.0, 1.0, count).tolist():
+        left = [prompt for prompt in began if prompt not in chosen]
+        if left:
+            # Rounded, since which of two equally near rates is nearer must not hang on the last bit.
+            chosen.append(min(left, key=lambda prompt: (round(abs(began[prompt] - target), 9), _hash(prompt))))
+    chosen.sort(key=lambda prompt: (began[prompt], _hash(prompt)))
+    rows = [
+        table[table["prompt"] == prompt].assign(run=run.name)
+        for prompt in chosen
+        for run, table in zip(runs, seen, strict=True)
+    ]
+    columns = ["prompt", "run", "step", "rollouts", "successes", "rate"]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(rows, ignore_index=True).rename(columns={"scored": "rollouts"})[columns]
+
+
+def _hash(prompt: Any) -> str:
+    return hashlib.sha256(str(prompt).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def curve(run: Run, key: str, **labels: str) -> pd.DataFrame:
@@ -189,6 +266,22 @@ def curve(run: Run, key: str, **labels: str) -> pd.DataFrame:
 def accuracies(run: Run) -> pd.DataFrame:
     """Held-out accuracy; columns run, benchmark, step, rollouts, accuracy."""
     return _labelled(run, run.evaluations[["benchmark", "step", "rollouts", "accuracy"]])
+
+
+def mean_accuracies(run: Run) -> pd.DataFrame:
+    """Mean over benchmarks at each evaluation that measured all of the run's; columns step, rollouts, accuracy."""
+    by_evaluation = run.evaluations.groupby(["step", "rollouts"], as_index=False)["accuracy"].agg(["mean", "count"])
+    whole = by_evaluation[by_evaluation["count"] == run.evaluations["benchmark"].nunique()]
+    return whole.rename(columns={"mean": "accuracy"})[["step", "rollouts", "accuracy"]].reset_index(drop=True)
+
+
+def benchmark_accuracies(run: Run) -> pd.DataFrame:
+    """`accuracies`; where there are several benchmarks, their mean follows as one called "mean of benchmarks"."""
+    table = accuracies(run)
+    if table["benchmark"].nunique() < 2:
+        return table
+    means = mean_accuracies(run).assign(run=run.name, benchmark="mean of benchmarks")
+    return pd.concat([table, means[table.columns]], ignore_index=True)
 
 
 def budget_counts(run: Run) -> pd.DataFrame:

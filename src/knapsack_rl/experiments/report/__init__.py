@@ -1,0 +1,1 @@
+"""Pages with figures and tables: what `report`, `compare`, `simulate` and `audit` write for people to read."""

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas", reason="the report extra is not installed")
+pytest.importorskip("yaml", reason="the report extra is not installed")
+
+import pandas as pd
+
+from knapsack_rl.experiments.report import run_data
+from knapsack_rl.experiments.report.run_data import Run
+
+EVALUATIONS = ["step", "rollouts", "time", "benchmark", "accuracy"]
+
+
+def run_of(
+    *visits: tuple[int, str, int, int],
+    name: str = "run",
+    evaluations: Sequence[tuple[int, int, float, str, float]] = (),
+) -> Run:
+    """A run with visits (step, prompt, rollouts, successes), all rollouts scored, and evaluations."""
+    allocations = pd.DataFrame(visits, columns=["step", "prompt", "rollouts", "successes"])
+    return Run(
+        name=name,
+        folder=Path(name),
+        recipe={},
+        recipe_text="",
+        environment={},
+        steps=pd.DataFrame(),
+        evaluations=pd.DataFrame(evaluations, columns=EVALUATIONS),
+        allocations=allocations.assign(scored=allocations["rollouts"]),
+    )
+
+
+def visited_twice(first: dict[str, int], later: int = 8) -> list[tuple[int, str, int, int]]:
+    """Every prompt with so many successes of 8 rollouts at step 1, and with ``later`` at step 2."""
+    return [(1, prompt, 8, successes) for prompt, successes in first.items()] + [
+        (2, prompt, 8, later) for prompt in first
+    ]
+
+
+def chosen(*runs: Run, count: int = 9) -> list[str]:
+    return run_data.trajectories(runs, count)["prompt"].unique().tolist()
+
+
+def test_single_prompts_are_spread_over_the_rates_at_which_they_began() -> None:
+    solved = {f"solved-{index}": 8 for index in range(200)}
+    others = {f"began-at-{successes}": successes for successes in range(8)}
+
+    prompts = chosen(run_of(*visited_twice(solved | others)))
+
+    assert prompts[:8] == [f"began-at-{successes}" for successes in range(8)]
+    assert prompts[8] in solved
+    assert len(prompts) == 9
+
+
+def test_choice_of_single_prompts_does_not_look_at_what_became_of_them() -> None:
+    first = {f"prompt-{index}": index % 9 for index in range(100)}
+
+    assert chosen(run_of(*visited_twice(first, later=0))) == chosen(run_of(*visited_twice(first, later=8)))
+
+
+def test_choice_of_single_prompts_does_not_depend_on_the_order_of_rows_or_runs() -> None:
+    first = {f"prompt-{index}": index * 7 % 9 for index in range(100)}
+    visits = visited_twice(first)
+    other = run_of(*visited_twice({prompt: 8 - successes for prompt, successes in first.items()}), name="other")
+
+    assert chosen(run_of(*visits), other) == chosen(other, run_of(*reversed(visits)))
+
+
+def test_only_prompts_that_every_run_visited_twice_are_shown() -> None:
+    one = run_of((1, "a", 8, 0), (2, "a", 8, 4), (1, "b", 8, 8), (2, "b", 8, 8), name="one")
+    other = run_of((1, "a", 2, 0), (2, "a", 64, 9), (1, "b", 8, 8), name="other")
+
+    table = run_data.trajectories([one, other], 9)
+
+    assert table.to_dict("list") == {
+        "prompt": ["a"] * 4,
+        "run": ["one", "one", "other", "other"],
+        "step": [1, 2, 1, 2],
+        "rollouts": [8, 8, 2, 64],
+        "successes": [0, 4, 0, 9],
+        "rate": [0.0, 0.5, 0.0, 9 / 64],
+    }
+
+
+def test_without_a_prompt_visited_twice_there_are_no_trajectories() -> None:
+    assert run_data.trajectories([run_of((1, "a", 8, 0), (2, "b", 8, 0))], 9).empty
+    assert run_data.trajectories([run_of()], 9).empty
+
+
+def test_a_prompt_that_comes_twice_in_a_step_is_visited_once() -> None:
+    run = run_of((1, "a", 8, 0), (1, "a", 8, 4), (2, "a", 2, 2))
+
+    seen = run_data.success_rates(run)
+
+    assert seen.to_dict("list") == {
+        "prompt": ["a", "a"],
+        "step": [1, 2],
+        "scored": [16, 2],
+        "successes": [4, 2],
+        "rate": [0.25, 1.0],
+    }
+
+
+def test_prompts_with_most_rollouts_come_first_and_ties_are_in_the_order_of_ids() -> None:
+    run = run_of((1, "b", 8, 0), (1, "c", 8, 8), (1, "a", 8, 2), (2, "c", 40, 4), (2, "d", 2, 0))
+
+    table = run_data.top_prompts(run, 3)
+
+    assert table["prompt"].tolist() == ["c", "a", "b"]
+    assert table["visits"].tolist() == [2, 1, 1]
+    assert table["rollouts"].tolist() == [48, 8, 8]
+    assert table["successes"].tolist() == [12, 2, 0]
+    assert table["share"].tolist() == pytest.approx([48 / 66, 8 / 66, 8 / 66])
+    assert table["first"].tolist() == [1.0, 0.25, 0.0]
+    assert table["last"].tolist() == [0.1, 0.25, 0.0]
+
+
+def test_a_prompt_whose_rollouts_were_never_scored_has_no_success_rate() -> None:
+    run = run_of((1, "a", 8, 0), (1, "b", 4, 1))
+    run.allocations.loc[run.allocations["prompt"] == "a", "scored"] = 0
+
+    table = run_data.top_prompts(run, 5)
+
+    assert table["prompt"].tolist() == ["a", "b"]
+    assert np.isnan(table["first"][0])
+    assert table["first"][1] == 0.25
+
+
+def test_mean_over_benchmarks_leaves_out_evaluations_that_lack_one() -> None:
+    run = run_of(
+        evaluations=[
+            (0, 0, 0.0, "AMC", 0.2),
+            (0, 0, 0.0, "MATH", 0.4),
+            (5, 320, 1.0, "AMC", 0.9),
+            (9, 640, 2.0, "AMC", 0.5),
+            (9, 640, 2.0, "MATH", 0.7),
+        ]
+    )
+
+    means = run_data.mean_accuracies(run)
+
+    assert means["step"].tolist() == [0, 9]
+    assert means["rollouts"].tolist() == [0, 640]
+    assert means["accuracy"].tolist() == pytest.approx([0.3, 0.6])
+
+
+def test_prompts_of_a_step_and_those_with_mixed_rewards_are_counted() -> None:
+    run = run_of((1, "a", 8, 0), (1, "b", 8, 4), (2, "a", 8, 8), (2, "b", 8, 1))
+
+    assert run_data.groups_per_step(run) == (2.0, 1.0)
+    assert run_data.groups_per_step(run_of()) == (None, None)
