@@ -39,7 +39,7 @@ training:
   checkpoint_every: 4
 evaluation: {{every: 5, samples: 4}}
 """
-TIMES = {"time", "step_time", "allocation_seconds"}
+TIMES = {"time", "training_seconds", "step_time", "allocation_seconds"}
 
 
 @pytest.fixture(scope="module", autouse=True)

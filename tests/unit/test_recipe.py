@@ -76,7 +76,7 @@ def test_a_rendered_recipe_reads_as_the_same_recipe(tmp_path: Path) -> None:
         ("task.train_problem=3", "task.train_problem: unknown key. Did you mean task.train_problems?"),
         ("model.warm_start.stpes=3", "model.warm_start.stpes: unknown key. Did you mean model.warm_start.steps?"),
         ("evaluation.final.sample=3", "evaluation.final.sample: unknown key. Did you mean evaluation.final.samples?"),
-        ("colour=red", "colour: unknown key. Known here: name, seed, task,"),
+        ("colour=red", "colour: unknown key. Known here: name, seed, trainer, task,"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_right_spelling(override: str, said: str) -> None:
@@ -130,6 +130,44 @@ def test_a_misspelt_choice_is_refused_with_the_nearest_one(override: str, said: 
 )
 def test_an_impossible_combination_is_refused_with_its_key(overrides: list[str], said: str) -> None:
     assert said in refusal(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["allocator.strategy=oracle"], "allocator.strategy: 'oracle' samples before every step, which TRL cannot"),
+        (
+            ["training.dynamic_sampling=true"],
+            "training.dynamic_sampling: TRL does not support it; use trainer=minimal.",
+        ),
+        (
+            ["trainer=minimal", "trl.loss_type=grpo"],
+            "trl: trainer=minimal has no use for loss_type; leave the block out",
+        ),
+        (
+            ["trainer=minimal", "model={kind: pretrained, path: a, lora: {rank: 2}}"],
+            "model.lora: trainer=minimal trains all weights; leave it out or use trainer=trl.",
+        ),
+        (
+            ["trainer=minimal", "model={kind: pretrained, path: a}", "engine={kind: vllm}"],
+            "engine.kind: trainer=minimal generates with transformers; use engine.kind=transformers or trainer=trl.",
+        ),
+        (
+            ["trainer=minimal", "model={kind: pretrained, path: a}", "task={kind: math}"],
+            "task.template: trainer=minimal takes prompts as plain text; give a template, or use trainer=trl.",
+        ),
+        (["trainer=minimum"], "trainer: expected 'trl' or 'minimal', got 'minimum'. Did you mean minimal?"),
+    ],
+)
+def test_what_the_chosen_trainer_cannot_do_is_refused_with_the_key_and_what_to_do(
+    overrides: list[str], said: str
+) -> None:
+    assert said in refusal(*overrides)
+
+
+def test_the_minimal_trainer_takes_an_oracle_and_dynamic_sampling() -> None:
+    recipe = read("trainer=minimal", "allocator.strategy=oracle", "training.dynamic_sampling=true")
+    assert (recipe.allocator.strategy, recipe.training.dynamic_sampling) == ("oracle", True)
 
 
 @pytest.mark.parametrize(

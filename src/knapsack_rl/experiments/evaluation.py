@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,48 +14,8 @@ from datasets import Dataset
 
 from knapsack_rl.experiments.grpo_config import evaluation_rows
 from knapsack_rl.experiments.recipe import Recipe
+from knapsack_rl.experiments.schedule import Sampling, sampling
 from knapsack_rl.trl import KnapsackGRPOTrainer
-
-# Which problems `max_problems` keeps must not depend on the recipe's seed: runs are compared on the same ones.
-_SUBSET_SEED = 0
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How an evaluation samples, and on how many problems of a benchmark (None: all)."""
-
-    samples: int
-    temperature: float
-    top_p: float
-    max_completion_length: int
-    max_problems: int | None
-
-
-def sampling(recipe: Recipe, step: int) -> Sampling:
-    """The sampling of the evaluation after `step`."""
-    block = recipe.evaluation
-    usual = Sampling(
-        samples=block.samples,
-        temperature=block.temperature,
-        top_p=block.top_p,
-        max_completion_length=block.max_completion_length or recipe.training.max_completion_length,
-        max_problems=block.max_problems,
-    )
-    final = block.final
-    if final is None or step < recipe.training.steps:
-        return usual
-    return Sampling(
-        samples=final.samples or usual.samples,
-        temperature=final.temperature or usual.temperature,
-        top_p=final.top_p or usual.top_p,
-        max_completion_length=final.max_completion_length or usual.max_completion_length,
-        max_problems=final.max_problems,
-    )
-
-
-def is_due(recipe: Recipe, step: int) -> bool:
-    """Whether there is an evaluation after `step`."""
-    return step % recipe.evaluation.every == 0 or step == recipe.training.steps
 
 
 class EvaluatedTrainer(KnapsackGRPOTrainer):
@@ -89,13 +48,12 @@ class EvaluatedTrainer(KnapsackGRPOTrainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Accuracy per benchmark: the mean over problems of the mean over samples, unscored ones left out."""
         step = self.state.global_step // self._recipe.training.updates_per_step
-        how = sampling(self._recipe, step)
+        how = sampling(self._recipe, last=step >= self._recipe.training.steps)
         accuracies = {}
         with _random_state_kept(), _put_in_place(self._settings(how)):
             set_seed(self.args.seed, device_specific=True)
             for name, problems in self._benchmarks.items():
-                if how.max_problems is not None and how.max_problems < len(problems):
-                    problems = problems.shuffle(seed=_SUBSET_SEED).select(range(how.max_problems))
+                problems = how.kept(problems)
                 self._rewards = []
                 try:
                     super().evaluate(problems)

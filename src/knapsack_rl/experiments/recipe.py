@@ -26,9 +26,13 @@ class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+ORACLE = "oracle"
+
+
 def _known_strategy(name: str) -> str:
-    if name not in kr.strategies():
-        raise ValueError(f"expected one of {', '.join(kr.strategies())}")
+    known = (*kr.strategies(), ORACLE)
+    if name not in known:
+        raise ValueError(f"expected one of {', '.join(known)}")
     return name
 
 
@@ -36,21 +40,31 @@ Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Allocator(_Block):
-    """What `knapsack_rl.BudgetAllocator` is made of; `training.group_size` sets the budget."""
+    """What `knapsack_rl.BudgetAllocator` is made of; `training.group_size` sets the budget.
+
+    The strategy `oracle` is a reference and no competitor: before every step it draws `oracle_samples` more rollouts of
+    each prompt, which are not charged, and plans with what they say.
+    """
 
     strategy: Annotated[str, AfterValidator(_known_strategy)] = "knapsack"
     min_rollouts: PositiveInt = 2
     max_rollouts: PositiveInt = 128
     fallback: bool = True
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    oracle_samples: PositiveInt = 64
 
 
 class Training(_Block):
-    """The reinforcement learning; one step is one batch of generations and its updates."""
+    """The reinforcement learning; one step is one batch of generations and its updates.
+
+    With `dynamic_sampling` a step draws prompts until it has `prompts_per_step` groups with a gradient and drops the
+    others (DAPO), and training ends when the rollouts of `steps` ordinary steps are spent, dropped ones included.
+    """
 
     steps: PositiveInt
     prompts_per_step: PositiveInt
     group_size: Annotated[int, Field(ge=2)] = 8
+    dynamic_sampling: bool = False
     updates_per_step: PositiveInt = 1
     micro_batch_size: PositiveInt
     learning_rate: PositiveFloat = 1e-6
@@ -70,6 +84,11 @@ class Training(_Block):
     def rollouts_per_step(self) -> int:
         """The budget of a step."""
         return self.prompts_per_step * self.group_size
+
+    @property
+    def budget(self) -> int:
+        """Rollouts of the whole run."""
+        return self.steps * self.rollouts_per_step
 
 
 class FinalEvaluation(_Block):
@@ -126,10 +145,14 @@ Engine = Annotated[TransformersEngine | VLLMEngine, Field(discriminator="kind")]
 
 
 class Recipe(_Block):
-    """One run. `docs/train.md` explains every key."""
+    """One run. `docs/train.md` explains every key.
+
+    `trainer` is TRL's GRPOTrainer, or `minimal`: the loop in `minimal_grpo.py`, for small models on a CPU.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    trainer: Literal["trl", "minimal"] = "trl"
     task: TaskConfig
     model: ModelConfig
     allocator: Allocator = Allocator()
@@ -179,3 +202,22 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield "model.kind: a model made from scratch cannot read this task; use model.kind=pretrained and model.path."
     if recipe.engine.kind == "vllm" and recipe.model.kind == "scratch":
         yield "engine.kind: vLLM loads pretrained models only; with model.kind=scratch use engine.kind=transformers."
+    yield from _limits_of_trainer(recipe)
+
+
+def _limits_of_trainer(recipe: Recipe) -> Iterator[str]:
+    """What only one of the two trainers can do."""
+    if recipe.trainer == "trl":
+        if recipe.allocator.strategy == ORACLE:
+            yield "allocator.strategy: 'oracle' samples before every step, which TRL cannot; use trainer=minimal."
+        if recipe.training.dynamic_sampling:
+            yield "training.dynamic_sampling: TRL does not support it; use trainer=minimal."
+        return
+    if recipe.engine.kind != "transformers":
+        yield "engine.kind: trainer=minimal generates with transformers; use engine.kind=transformers or trainer=trl."
+    if recipe.task.kind == "math" and recipe.task.template is None:
+        yield "task.template: trainer=minimal takes prompts as plain text; give a template, or use trainer=trl."
+    if recipe.model.kind == "pretrained" and recipe.model.lora is not None:
+        yield "model.lora: trainer=minimal trains all weights; leave it out or use trainer=trl."
+    if recipe.trl:
+        yield f"trl: trainer=minimal has no use for {', '.join(recipe.trl)}; leave the block out or use trainer=trl."

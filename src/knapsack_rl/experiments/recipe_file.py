@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -23,7 +23,10 @@ _OUR_WORDS = {
     "Input should be less": "expected a number less",
     "Input should be": "expected",
     "String should": "expected text that should",
+    "List should": "expected a list that should",
 }
+
+Model = TypeVar("Model", bound=BaseModel)
 
 DEMONSTRATION = "demo.yaml"
 
@@ -34,22 +37,45 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InvalidInputError: The file cannot be read or is not a valid recipe; the message lists every problem.
     """
-    source = "the embedded demonstration" if path is None else str(path)
-    content = yaml_text.parse(_text(path), source)
-    if not isinstance(content, dict):
-        raise InvalidInputError(f"{source}: expected a mapping of keys to values, got {content!r}.")
+    content = mapping(path)
     for override in overrides:
-        _apply(content, override)
+        apply(content, override)
+    return validated(Recipe, content, f"{source_of(path)} is not a valid recipe")
+
+
+def mapping(path: Path | None) -> dict[str, Any]:
+    """What the YAML file `path` (None: the embedded demonstration) says, unchecked.
+
+    Raises:
+        InvalidInputError: The file cannot be read, is not YAML, or holds something else than keys and values.
+    """
+    content = yaml_text.parse(_text(path), source_of(path))
+    if not isinstance(content, dict):
+        raise InvalidInputError(f"{source_of(path)}: expected a mapping of keys to values, got {content!r}.")
+    return content
+
+
+def source_of(path: Path | None) -> str:
+    """What to call the file in a message."""
+    return "the embedded demonstration" if path is None else str(path)
+
+
+def validated(model: type[Model], content: dict[str, Any], complaint: str) -> Model:
+    """`content` as a `model`.
+
+    Raises:
+        InvalidInputError: With `complaint` and a line for every problem.
+    """
     try:
         as_json = json.dumps(content, default=str)
     except (ValueError, RecursionError):
-        raise InvalidInputError(f"{source}: expected plain values, got a block that contains itself.") from None
+        raise InvalidInputError(f"{complaint}:\n  expected plain values, got a block that contains itself.") from None
     try:
         # By way of JSON: strict about types, and yet a list of numbers will do for a tuple.
-        return Recipe.model_validate_json(as_json, strict=True)
+        return model.model_validate_json(as_json, strict=True)
     except ValidationError as invalid:
-        problems = "\n".join(f"  {_explanation(error)}" for error in invalid.errors())
-        raise InvalidInputError(f"{source} is not a valid recipe:\n{problems}") from None
+        problems = "\n".join(f"  {_explanation(error, model)}" for error in invalid.errors())
+        raise InvalidInputError(f"{complaint}:\n{problems}") from None
 
 
 def render(recipe: Recipe) -> str:
@@ -89,11 +115,25 @@ def _text(path: Path | None) -> str:
         raise InvalidInputError(f"RECIPE: cannot read {path}: {error}.") from None
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def apply(content: dict[str, Any], override: str) -> None:
+    """Change `content` by one dotted ``KEY=VALUE``.
+
+    Raises:
+        InvalidInputError: The override has no such form, or leads through a value that is no block.
+    """
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
         raise InvalidInputError(f"expected KEY=VALUE such as training.steps=20 after the recipe, got {override!r}.")
+    put(content, names, yaml_text.parse(text, key))
+
+
+def put(content: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    """Put `value` into `content`, in the blocks that all but the last of `names` lead through.
+
+    Raises:
+        InvalidInputError: One of them is a value that is no block.
+    """
     block = content
     for depth, name in enumerate(names[:-1], start=1):
         if block.get(name) is None:
@@ -101,13 +141,13 @@ def _apply(content: dict[str, Any], override: str) -> None:
         block = block[name]
         if not isinstance(block, dict):
             raise InvalidInputError(
-                f"{key}: {'.'.join(names[:depth])} is the value {block!r}, which has no keys of its own."
+                f"{'.'.join(names)}: {'.'.join(names[:depth])} is the value {block!r}, which has no keys of its own."
             )
-    block[names[-1]] = yaml_text.parse(text, key)
+    block[names[-1]] = value
 
 
-def _explanation(error: ErrorDetails) -> str:
-    key, name, owners = _place(error["loc"])
+def _explanation(error: ErrorDetails, root: type[BaseModel]) -> str:
+    key, name, owners = _place(error["loc"], root)
     kind, came, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "value_error":
         message = str(context["error"])
@@ -115,9 +155,9 @@ def _explanation(error: ErrorDetails) -> str:
             return f"{key}: {message}" if key else message.replace("\n", "\n  ")
         return f"{key}: {message}{_came(came, message.partition('one of ')[2].split(', '))}"
     if kind == "extra_forbidden":
-        return f"{key}: unknown key.{_right_key(key, name, owners)}"
+        return f"{key}: unknown key.{_right_key(key, name, owners, root)}"
     if kind == "missing":
-        return f"{key}: expected a value, and the recipe has none."
+        return f"{key}: expected a value, and there is none."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         choices = [choice.strip("'") for choice in context.get("expected_tags", "").split(", ") if choice]
         tags = choices or [tag for owner in _models_of(owners, name) for tag in _tags(owner)]
@@ -140,9 +180,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _right_key(key: str, name: str, owners: Sequence[type[BaseModel]]) -> str:
+def _right_key(key: str, name: str, owners: Sequence[type[BaseModel]], root: type[BaseModel]) -> str:
     siblings = [field for owner in owners for field in owner.model_fields]
-    known = list(dotted_keys(Recipe))
+    known = list(dotted_keys(root))
     if key in known:  # with another kind
         block = key.removesuffix(f".{name}")
         kind = ", ".join(tag for owner in owners for tag in _tags(owner))
@@ -157,11 +197,11 @@ def _right_key(key: str, name: str, owners: Sequence[type[BaseModel]]) -> str:
     return f" Known here: {', '.join(siblings)}."
 
 
-def _place(location: Sequence[str | int]) -> tuple[str, str, list[type[BaseModel]]]:
+def _place(location: Sequence[str | int], root: type[BaseModel]) -> tuple[str, str, list[type[BaseModel]]]:
     """The dotted key, its last part, and the models that part could have been a field of."""
     keys: list[str] = []
     owners: list[type[BaseModel]] = []
-    current: list[type[BaseModel]] = [Recipe]
+    current: list[type[BaseModel]] = [root]
     for part in map(str, location):
         tagged = [model for model in current if part in _tags(model)]
         if tagged and keys and not any(part in model.model_fields for model in current):

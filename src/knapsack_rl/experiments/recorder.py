@@ -9,11 +9,12 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from trl import GRPOConfig
 
-from knapsack_rl.experiments.evaluation import EvaluatedTrainer, is_due
+from knapsack_rl.experiments.evaluation import EvaluatedTrainer
 from knapsack_rl.experiments.interruption import Interruption
 from knapsack_rl.experiments.progress import Display
 from knapsack_rl.experiments.recipe import Recipe
 from knapsack_rl.experiments.run_directory import RunDirectory
+from knapsack_rl.experiments.schedule import is_due
 
 
 class Recorder(TrainerCallback):
@@ -29,6 +30,8 @@ class Recorder(TrainerCallback):
         self._leads = leads
         self._trainer: EvaluatedTrainer
         self._origin = 0.0
+        self._evaluating = 0.0  # seconds spent in evaluations so far
+        self._evaluation_began = 0.0
 
     def start(self, trainer: EvaluatedTrainer, done: int) -> None:
         """Training is about to go on after `done` steps."""
@@ -37,13 +40,16 @@ class Recorder(TrainerCallback):
         if self._leads:
             last = self._directory.rewind(done if done else -1)
             spent = last["time"] if last else 0.0
+            self._evaluating = spent - last["training_seconds"] if last else 0.0
             self._display.start(done, self._directory.read_metrics())
             if done:
                 self._display.note(f"resuming after step {done} of {self._recipe.training.steps}")
-        self._origin = time.monotonic() - spent
+        self._origin = self._evaluation_began = time.monotonic()
+        self._origin -= spent
 
     def evaluated(self, step: int, accuracies: dict[str, float]) -> None:
         """An evaluation after `step` is done."""
+        self._evaluating += time.monotonic() - self._evaluation_began
         self._write(step, {"evaluation": accuracies})
 
     def on_log(
@@ -66,6 +72,7 @@ class Recorder(TrainerCallback):
             return
         if is_due(self._recipe, self._step(state)):
             control.should_evaluate = True
+            self._evaluation_began = time.monotonic()
         if self._asked_to_stop():
             control.should_training_stop = control.should_save = True
 
@@ -84,10 +91,12 @@ class Recorder(TrainerCallback):
     def _write(self, step: int, content: dict[str, Any]) -> None:
         if not self._leads:
             return
+        elapsed = time.monotonic() - self._origin
         record = {
             "step": step,
             "rollouts": step * self._recipe.training.rollouts_per_step,
-            "time": round(time.monotonic() - self._origin, 3),
+            "time": round(elapsed, 3),
+            "training_seconds": round(elapsed - self._evaluating, 3),
             **content,
         }
         self._directory.append_metrics(record)

@@ -8,15 +8,34 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.experiments.recipe_file import differences
 
 _MEBIBYTE, _GIBIBYTE = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        directory: Where it is.
+        report: Its report.html; None on processes that write nothing.
+        stopped_by: The signal that ended it early, or None.
+        already_finished: Whether there was nothing left to train.
+    """
+
+    directory: RunDirectory
+    report: Path | None
+    stopped_by: int | None
+    already_finished: bool
 
 
 class RunDirectory:
@@ -128,26 +147,27 @@ class RunDirectory:
 
     def append_allocations(
         self,
-        step: int,
+        steps: ArrayLike,
         prompts: Sequence[str],
         rollouts: ArrayLike,
         scored: ArrayLike,
         successes: ArrayLike,
     ) -> None:
-        """Record one row per prompt of `step`."""
+        """Record one row per visit of a prompt; `steps` is the step of all of them, or that of each."""
         import pyarrow as pa
         from pyarrow import parquet
 
+        when = np.broadcast_to(np.asarray(steps), len(prompts))
         counts = {"rollouts": rollouts, "scored": scored, "successes": successes}
         columns = {
-            "step": pa.array([step] * len(prompts), pa.int32()),
+            "step": pa.array(when, pa.int32()),
             "prompt": pa.array(prompts, pa.string()),
             **{name: pa.array(values, pa.int32()) for name, values in counts.items()},
         }
         self.allocations.mkdir(exist_ok=True)
         unfinished = self.allocations / ".unfinished"
         parquet.write_table(pa.table(columns), unfinished)
-        unfinished.replace(self.allocations / f"step-{step:06d}.parquet")
+        unfinished.replace(self.allocations / f"step-{when.max():06d}.parquet")
 
     def read_environment(self) -> dict[str, Any]:
         """What the run was made with."""

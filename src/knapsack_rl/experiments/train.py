@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import logging
 import math
-import os
-import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,56 +18,24 @@ from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOConfig
 
-import knapsack_rl as kr
 from knapsack_rl.errors import InvalidInputError, KnapsackError, MissingExtraError, StateError
-from knapsack_rl.experiments import models, recipe_file
+from knapsack_rl.experiments import ingredients, models, recipe_file
+from knapsack_rl.experiments.environment import device, record_end, record_start, world_size
 from knapsack_rl.experiments.evaluation import EvaluatedTrainer
 from knapsack_rl.experiments.grpo_config import grpo_config
 from knapsack_rl.experiments.interruption import Interruption
 from knapsack_rl.experiments.progress import Display
 from knapsack_rl.experiments.recipe import Recipe
 from knapsack_rl.experiments.recorder import Recorder
-from knapsack_rl.experiments.report import write_report
-from knapsack_rl.experiments.run_directory import RunDirectory
-from knapsack_rl.experiments.warm_start import warm_started
-from knapsack_rl.tasks import Task, load_task
+from knapsack_rl.experiments.report.run_report import write_report
+from knapsack_rl.experiments.run_directory import Outcome, RunDirectory
 
-_LIBRARIES = (
-    "accelerate",
-    "datasets",
-    "knapsack-rl",
-    "math-verify",
-    "numpy",
-    "peft",
-    "reasoning-gym",
-    "torch",
-    "transformers",
-    "trl",
-    "vllm",
-)
 # Weights and Adam's two moments, all of the trained parameters' size.
 _COPIES_IN_CHECKPOINT = 3
 _BESIDES_CHECKPOINTS = 16 * 2**20  # bytes: allocations, metrics and the report
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run.
-
-    Attributes:
-        directory: Where it is.
-        report: Its report.html; None on processes that write nothing.
-        stopped_by: The signal that ended it early, or None.
-        already_finished: Whether there was nothing left to train.
-    """
-
-    directory: RunDirectory
-    report: Path | None
-    stopped_by: int | None
-    already_finished: bool
-
-
-def train(recipe: Recipe, output: Path, command: str, console: Console) -> Outcome:
+def train(recipe: Recipe, output: Path, command: str, console: Console, report: bool = True) -> Outcome:
     """Train what `recipe` says in ``output/name``, from the last complete checkpoint there if there is one.
 
     Under torchrun every process calls this; the first one writes and shows.
@@ -82,6 +45,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console) -> Outco
         output: The folder of run directories.
         command: What to put on record as the command that made the run.
         console: Where to show progress.
+        report: Whether to write the run's report.
 
     Raises:
         InvalidInputError: The recipe does not suit the machine, or the directory cannot take the run.
@@ -91,7 +55,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console) -> Outco
     """
     directory = RunDirectory(output / recipe.name)
     with _quiet_libraries():
-        config = grpo_config(recipe, directory.checkpoints, _world_size())
+        config = grpo_config(recipe, directory.checkpoints, world_size())
         _check_machine(recipe)
         leads = config.process_index == 0
         if leads:
@@ -100,7 +64,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console) -> Outco
             if leads:
                 directory.require_space(_BESIDES_CHECKPOINTS)
             shown_on = console if leads else Console(quiet=True, force_terminal=False)
-            outcome = _train(recipe, directory, config, command, shown_on)
+            outcome = _train(recipe, directory, config, command, shown_on, report)
         except Exception as error:  # every library says it in its own way
             if leads and not isinstance(error, KnapsackError) and directory.disk_is_full:
                 raise StateError(
@@ -125,16 +89,18 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
         InvalidInputError: Something in the recipe cannot be built.
     """
     with _quiet_libraries():
-        config = grpo_config(recipe, output / recipe.name / "checkpoints", _world_size())
-        allocator = _allocator(recipe)
-    training, evaluation = recipe.training, recipe.evaluation
+        config = grpo_config(recipe, output / recipe.name / "checkpoints", world_size())
+        ingredients.allocator(recipe)
+    allocator, training, evaluation = recipe.allocator, recipe.training, recipe.evaluation
     model = recipe.model.path if recipe.model.kind == "pretrained" else f"{recipe.model.architecture} from scratch"
-    bounds = allocator.settings
     return [
         ("recipe", f"{recipe.name}, seed {recipe.seed}"),
         ("task", recipe.task.kind),
         ("model", model),
-        ("allocator", f"{allocator.strategy}, {bounds.min_rollouts} to {bounds.max_rollouts} rollouts per prompt"),
+        (
+            "allocator",
+            f"{allocator.strategy}, {allocator.min_rollouts} to {allocator.max_rollouts} rollouts per prompt",
+        ),
         (
             "training",
             f"{training.steps} steps x {training.prompts_per_step} prompts x {training.group_size} rollouts "
@@ -143,7 +109,7 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
         (
             "updates",
             f"{training.updates_per_step} per step, {config.gradient_accumulation_steps} passes of "
-            f"{config.per_device_train_batch_size} rollouts each on {_world_size()} device(s)",
+            f"{config.per_device_train_batch_size} rollouts each on {world_size()} device(s)",
         ),
         ("evaluation", f"every {evaluation.every} steps, {evaluation.samples} samples per problem"),
         ("generation", recipe.engine.kind),
@@ -151,11 +117,14 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _train(recipe: Recipe, directory: RunDirectory, config: GRPOConfig, command: str, console: Console) -> Outcome:
+def _train(
+    recipe: Recipe, directory: RunDirectory, config: GRPOConfig, command: str, console: Console, report: bool
+) -> Outcome:
     leads, steps, updates = config.process_index == 0, recipe.training.steps, recipe.training.updates_per_step
+    report = report and leads
     if directory.finished:
-        return Outcome(directory, write_report([directory.path]) if leads else None, None, True)
-    title = f"[bold]{recipe.name}[/] · {recipe.allocator.strategy} · seed {recipe.seed} · {_device()}"
+        return Outcome(directory, write_report([directory.path]) if report else None, None, True)
+    title = f"[bold]{recipe.name}[/] · {recipe.allocator.strategy} · seed {recipe.seed} · {device()}"
     with Display(console, title, steps) as display:
         interruption = Interruption(display.stopping)
         with interruption.listening():
@@ -166,18 +135,17 @@ def _train(recipe: Recipe, directory: RunDirectory, config: GRPOConfig, command:
                 trainer = _trainer(recipe, config, recorder, display)
                 if leads:
                     directory.require_space(_BESIDES_CHECKPOINTS + _checkpoint_bytes(trainer, config))
-                    _record_environment(directory, recipe, command)
+                    record_start(directory, recipe, command)
                 recorder.start(trainer, done)
                 interruption.can_wait = True
                 trainer.train(resume_from_checkpoint=checkpoint)
                 interruption.can_wait = False
                 done = trainer.state.global_step // updates
         stopped_by = interruption.number if done < steps else None
-        if not leads:
+        if leads and stopped_by is None:
+            record_end(directory)
+        if not report:
             return Outcome(directory, None, stopped_by, False)
-        if stopped_by is None:
-            finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            directory.write_environment({**directory.read_environment(), "finished": finished})
         display.phase("writing the report")
         return Outcome(directory, write_report([directory.path]), stopped_by, False)
 
@@ -190,17 +158,7 @@ def _position(directory: RunDirectory, updates: int) -> tuple[str | None, int]:
 
 def _trainer(recipe: Recipe, config: GRPOConfig, recorder: Recorder, display: Display) -> EvaluatedTrainer:
     with config.main_process_first(local=False):
-        display.phase("making the problems")
-        task = load_task(recipe.task, recipe.seed)
-        _check_problems(recipe, task)
-        display.phase("making the model")
-        if recipe.model.kind == "scratch":
-            model, tokenizer = warm_started(recipe.model, recipe.task, recipe.seed, on_step=display.warm_start)
-        else:
-            try:
-                model, tokenizer = models.pretrained(recipe.model)
-            except (OSError, ValueError) as error:
-                raise InvalidInputError(f"model.path: cannot load {recipe.model.path!r}: {error}") from error
+        task, model, tokenizer = ingredients.problems_and_model(recipe, display)
     lora = recipe.model.lora if recipe.model.kind == "pretrained" else None
     trainer = EvaluatedTrainer(
         recipe=recipe,
@@ -213,26 +171,13 @@ def _trainer(recipe: Recipe, config: GRPOConfig, recorder: Recorder, display: Di
         train_dataset=task.train,
         callbacks=[recorder],
         peft_config=models.peft_config(lora) if lora else None,
-        allocator=_allocator(recipe),
+        allocator=ingredients.allocator(recipe),
         advantage_clip=recipe.training.advantage_clip,
         id_column="id",
     )
     for chatter in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(chatter)
     return trainer
-
-
-def _allocator(recipe: Recipe) -> kr.BudgetAllocator:
-    settings = recipe.allocator
-    return kr.BudgetAllocator(
-        strategy=settings.strategy,
-        group_size=recipe.training.group_size,
-        min_rollouts=settings.min_rollouts,
-        max_rollouts=settings.max_rollouts,
-        fallback=settings.fallback,
-        confidence=settings.confidence,
-        seed=recipe.seed,
-    )
 
 
 def _check_machine(recipe: Recipe) -> None:
@@ -247,53 +192,10 @@ def _check_machine(recipe: Recipe) -> None:
         raise MissingExtraError("model.lora: peft is not installed. Run: pip install 'knapsack-rl[train]'.")
 
 
-def _check_problems(recipe: Recipe, task: Task) -> None:
-    if len(task.train) < recipe.training.prompts_per_step:
-        raise InvalidInputError(
-            f"training.prompts_per_step: expected at most the {len(task.train)} problems that the task has to train "
-            f"on, got {recipe.training.prompts_per_step}."
-        )
-
-
 def _checkpoint_bytes(trainer: EvaluatedTrainer, config: GRPOConfig) -> int:
     trained = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
     kept = config.save_total_limit or math.ceil(config.max_steps / config.save_steps)
     return int(trained * _COPIES_IN_CHECKPOINT * (kept + 1))  # an old one goes only when a new one is complete
-
-
-def _record_environment(directory: RunDirectory, recipe: Recipe, command: str) -> None:
-    earlier = directory.read_environment() if directory.environment.exists() else {}
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    directory.write_environment(
-        {
-            "command": command,
-            "seed": recipe.seed,
-            "versions": {name: version for name in _LIBRARIES if (version := _version(name)) is not None},
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "device": _device(),
-            "processes": _world_size(),
-            "threads": torch.get_num_threads(),
-            "started": earlier.get("started", now),
-            "resumed": [*earlier["resumed"], now] if earlier else [],
-            "finished": None,
-        }
-    )
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

@@ -1,0 +1,50 @@
+"""What both trainers start from: the problems, the model and the allocator of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import knapsack_rl as kr
+from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.experiments import models
+from knapsack_rl.experiments.progress import Display
+from knapsack_rl.experiments.recipe import ORACLE, Recipe
+from knapsack_rl.experiments.warm_start import warm_started
+from knapsack_rl.tasks import Task, load_task
+
+
+def problems_and_model(recipe: Recipe, display: Display) -> tuple[Task, Any, Any]:
+    """The task, the model and its tokenizer.
+
+    Raises:
+        InvalidInputError: A step takes more prompts than there are problems, or the model cannot be loaded.
+        MissingExtraError: The task needs a package that is not installed.
+    """
+    display.phase("making the problems")
+    task = load_task(recipe.task, recipe.seed)
+    if len(task.train) < recipe.training.prompts_per_step:
+        raise InvalidInputError(
+            f"training.prompts_per_step: expected at most the {len(task.train)} problems that the task has to train "
+            f"on, got {recipe.training.prompts_per_step}."
+        )
+    display.phase("making the model")
+    if recipe.model.kind == "scratch":
+        return task, *warm_started(recipe.model, recipe.task, recipe.seed, on_step=display.warm_start)
+    try:
+        return task, *models.pretrained(recipe.model)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"model.path: cannot load {recipe.model.path!r}: {error}") from error
+
+
+def allocator(recipe: Recipe) -> kr.BudgetAllocator:
+    """The recipe's allocator; for an oracle the one that keeps score, since the oracle plans by itself."""
+    settings = recipe.allocator
+    return kr.BudgetAllocator(
+        strategy="knapsack" if settings.strategy == ORACLE else settings.strategy,
+        group_size=recipe.training.group_size,
+        min_rollouts=settings.min_rollouts,
+        max_rollouts=settings.max_rollouts,
+        fallback=settings.fallback,
+        confidence=settings.confidence,
+        seed=recipe.seed,
+    )
