@@ -1,0 +1,1 @@
+"""Several strategies and seeds at equal cost, and what can be said about them."""

@@ -1,0 +1,168 @@
+"""A comparison from beginning to end: tune, choose, run, report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from knapsack_rl.errors import InvalidInputError, StateError
+from knapsack_rl.experiments import yaml_text
+from knapsack_rl.experiments.compare import arms as running
+from knapsack_rl.experiments.compare import results
+from knapsack_rl.experiments.compare.arms import Failure
+from knapsack_rl.experiments.compare.comparison import Arm, Grid
+from knapsack_rl.experiments.compare.progress import markdown
+from knapsack_rl.experiments.compare.report import write_report
+from knapsack_rl.experiments.interruption import Interruption
+
+POOL = "arms"
+"""Below the output folder: the run directories of all comparisons, so that none is run twice."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a comparison."""
+
+    report: Path
+    summary: pd.DataFrame
+    failures: list[Failure]
+
+
+def compare(grid: Grid, output: Path, jobs: int, command: str, console: Console) -> Outcome:
+    """Run everything that is missing, and write ``output/NAME/report.html`` and its tables.
+
+    Args:
+        grid: What to compare.
+        output: The folder of run directories; runs go to ``arms`` in it.
+        jobs: Runs at the same time.
+        command: What to put on record as the command that made the comparison.
+        console: Where to show progress.
+
+    Raises:
+        InvalidInputError: The output folder cannot be written to.
+        StateError: So many arms failed that nothing can be compared; the message has their reasons.
+        Interrupted: A signal came. Running arms were stopped; the same call goes on.
+    """
+    folder, pool = output / grid.comparison.name, output / POOL
+    for needed in (folder, pool):
+        try:
+            needed.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInputError(
+                f"--output: cannot write to {needed}: {error.strerror}. Choose another place with --output."
+            ) from error
+    with Interruption(lambda: None).listening():
+        trials = grid.tuning()
+        failures = _run("tuning", trials, pool, jobs, console)
+        tuned = _tuned(grid, _finished(trials, pool), pool)
+        chosen = {} if tuned is None else _chosen(tuned)
+        final = grid.reported(chosen)
+        failures += _run("comparing", final, pool, jobs, console)
+    done = _finished(final, pool)
+    if not any(arm.name == grid.comparison.baseline for arm in done):
+        raise StateError(f"{folder}: no arm of the baseline came to its end.\n" + "\n".join(map(_told, failures)))
+    tables = _tables(grid, done, pool)
+    if tuned is not None:
+        tables["tuning"] = tuned
+    _save(tables, folder)
+    (folder / "comparison.yaml").write_text(_rendered(grid, folder), encoding="utf-8")
+    page = write_report(grid, tables, failures, _environments(done, pool), folder, command)
+    return Outcome(page, tables["summary"], failures)
+
+
+def _rendered(grid: Grid, folder: Path) -> str:
+    """The comparison as YAML that makes the same one where it is read from `folder`."""
+    recipe = None if grid.recipe_path is None else os.path.relpath(grid.recipe_path, folder)
+    return yaml_text.render({**grid.comparison.model_dump(mode="json"), "recipe": recipe})
+
+
+def plan(grid: Grid, output: Path) -> list[tuple[str, str]]:
+    """What `compare` would do, in a few (label, text) rows."""
+    comparison, pool = grid.comparison, output / POOL
+    trials = grid.tuning()
+    waiting = [arm for arm in trials if not running.is_finished(arm, pool)]
+    final = len(grid.variations) * len(comparison.arms) * len(comparison.seeds)
+    rows = [
+        ("comparison", comparison.name),
+        ("arms", ", ".join(comparison.arms)),
+        ("baseline", comparison.baseline),
+        ("equal", comparison.equal),
+        ("seeds", ", ".join(map(str, comparison.seeds))),
+    ]
+    if comparison.tuning is not None:
+        points = "; ".join(f"{key} in {values}" for key, values in comparison.tuning.grid.items())
+        seeds = ", ".join(map(str, comparison.tuning.seeds))
+        rows.append(("tuning", f"{points}, on seeds {seeds}: {len(trials)} runs, {len(waiting)} of them to do"))
+    return [*rows, ("then", f"{final} runs"), ("report", str(output / comparison.name / "report.html"))]
+
+
+def _run(what: str, arms: Sequence[Arm], pool: Path, jobs: int, console: Console) -> list[Failure]:
+    different = {arm.folder: arm for arm in arms}
+    waiting = sum(not running.is_finished(arm, pool) for arm in different.values())
+    if not waiting:
+        return []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(what, total=len(different), completed=len(different) - waiting)
+
+        def on_end(arm: Arm, failure: Failure | None) -> None:
+            progress.advance(bar)
+            if failure is not None:
+                progress.console.print(_told(failure), markup=False, highlight=False, soft_wrap=True)
+            elif not console.is_terminal:
+                progress.console.print(f"{what}: {_named(arm)}", markup=False, highlight=False, soft_wrap=True)
+
+        return running.run(arms, pool, jobs, on_end)
+
+
+def _finished(arms: Sequence[Arm], pool: Path) -> list[Arm]:
+    return [arm for arm in arms if running.is_finished(arm, pool)]
+
+
+def _tuned(grid: Grid, trials: Sequence[Arm], pool: Path) -> pd.DataFrame | None:
+    """What every point of the grid reached, and which one each arm keeps."""
+    if grid.comparison.tuning is None:
+        return None
+    if not trials:
+        raise StateError("tuning: every run failed; see the reasons above.")
+    runs, curves, _ = results.read(trials, pool)
+    return results.best_choices(results.at_equal_cost(runs, curves, grid.comparison))
+
+
+def _chosen(tuned: pd.DataFrame) -> dict[tuple[str, str], str]:
+    return {(row["variation"], row["arm"]): row["choice"] for row in tuned[tuned["chosen"]].to_dict("records")}
+
+
+def _tables(grid: Grid, done: Sequence[Arm], pool: Path) -> dict[str, pd.DataFrame]:
+    runs, curves, steps = results.read(done, pool)
+    taken = results.at_equal_cost(runs, curves, grid.comparison)
+    reach = results.cost_to_reach(taken, curves, grid.comparison)
+    summary = results.summary(taken, reach, grid.comparison)
+    return {"summary": summary, "runs": taken, "curves": curves, "cost_to_reach": reach, "steps": steps}
+
+
+def _save(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    (folder / "summary.md").write_text(markdown(tables["summary"]), encoding="utf-8")
+
+
+def _environments(arms: Sequence[Arm], pool: Path) -> list[dict[str, Any]]:
+    return [json.loads((pool / arm.folder / "environment.json").read_text(encoding="utf-8")) for arm in arms]
+
+
+def _named(arm: Arm) -> str:
+    parts = (arm.variation, arm.name, arm.choice, f"seed {arm.seed}")
+    return ", ".join(part for part in parts if part)
+
+
+def _told(failure: Failure) -> str:
+    return f"failed: {_named(failure.arm)}: {failure.reason} (see {failure.log})"
