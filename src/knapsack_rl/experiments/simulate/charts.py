@@ -1,0 +1,241 @@
+"""The figures of simulations on a page: what each shows, what its caption says, and the table it is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
+
+from knapsack_rl.experiments.report import run_figures
+from knapsack_rl.experiments.report.page import Chart, Note, Part
+from knapsack_rl.experiments.simulate import figures
+from knapsack_rl.experiments.simulate.results import CONTROL, UNIFORM, Tables
+from knapsack_rl.experiments.simulate.simulation import FRESH, ORACLE
+from knapsack_rl.experiments.simulate.worlds import SHOWN
+from knapsack_rl.metrics import STATUSES
+
+FEW = 2
+"""Combinations of world and optimiser up to which a page shows every figure of each."""
+_RATIOS = {
+    "effective gradients": "effective_gradient_ratio",
+    "all correct": "all_correct",
+    "all wrong": "all_wrong",
+}
+_CURVES = 5
+"""Runs in a figure: as many as there are colours."""
+_BLOCK = 5  # steps in a point of a curve
+_WINDOW = 50  # steps in a running mean
+
+
+def only(table: pd.DataFrame, **chosen: str | int) -> pd.DataFrame:
+    """The rows that have these values in these columns."""
+    for column, wanted in chosen.items():
+        table = table[table[column] == wanted]
+    return table
+
+
+def prompts_at(statuses: pd.DataFrame, when: str, status: str) -> int:
+    """How many prompts were in a status; ``when`` is a column of `Tables.statuses`."""
+    return int(statuses.loc[statuses[when] == status, "prompts"].sum())
+
+
+def of_world(tables: Tables, world: str, optimizer: str, *, every: bool) -> list[Part]:
+    """The figures of one world and optimiser, of the first seed; ``every`` one or only the two that tell most."""
+    seed = tables.settings["seeds"][0]
+    runs = list(dict.fromkeys(only(tables.steps, world=world, optimizer=optimizer)["run"]))
+    others = [run for run in runs if run not in (UNIFORM, ORACLE, CONTROL)]
+    shown = [UNIFORM, *others, ORACLE, CONTROL][:_CURVES]
+
+    def rows(table: pd.DataFrame, some: Sequence[str]) -> dict[str, pd.DataFrame]:
+        return {run: only(table, world=world, optimizer=optimizer, run=run, seed=seed) for run in some}
+
+    compared = [UNIFORM, *others][:_CURVES]
+    parts: list[Part] = [
+        _gradients(rows(tables.steps, [UNIFORM]), "figure-2", "Effective and zero gradients of uniform (figure 2)"),
+        _gradients(rows(tables.steps, shown), "figure-6", "Effective and zero gradients (figure 6)"),
+        _progress(rows(tables.steps, shown)),
+        _histogram(rows(tables.budgets, [run for run in shown if run not in (UNIFORM, CONTROL)])),
+        _quantiles(rows(tables.steps, others[:_CURVES])),
+        _transitions(rows(tables.statuses, compared)),
+        _status_counts(rows(tables.statuses, compared), "last"),
+        _status_counts(rows(tables.statuses, shown), "after"),
+    ]
+    mark = f"simulated: world {world}, {SHOWN[optimizer]}, seed {seed}"
+    charts = [chart for chart in parts if isinstance(chart, Chart) and len(chart.data)]
+    kept = charts if every else [chart for chart in charts if chart.name in ("figure-6", "success")]
+    left_out = [run for run in runs if run not in shown]
+    notes = [Note(f"A figure holds {_CURVES} runs; in the table only: {', '.join(left_out)}.")] if left_out else []
+    return [*(_placed(chart, f"{world}-{optimizer}", mark) for chart in kept), *notes]
+
+
+def _placed(chart: Chart, prefix: str, mark: str) -> Chart:
+    return Chart(
+        f"{prefix}-{chart.name}",
+        f"Simulated: {chart.title[0].lower()}{chart.title[1:]}",
+        chart.caption,
+        chart.source,
+        figures.marked(chart.draw, mark),
+        chart.data,
+    )
+
+
+def _labelled(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    some = [part.assign(run=run)[["run", *(c for c in part.columns if c != "run")]] for run, part in parts.items()]
+    return pd.concat(some, ignore_index=True) if some else pd.DataFrame()
+
+
+def _gradients(steps: Mapping[str, pd.DataFrame], name: str, title: str) -> Chart:
+    curves = {}
+    for run, rows in steps.items():
+        block = (rows["step"] - 1) // _BLOCK
+        table = rows[["step", *_RATIOS.values()]].groupby(block.to_numpy()).agg({"step": "last", **_means()})
+        window = max(1, _WINDOW // _BLOCK)
+        smooth = table.rolling(window, min_periods=1).mean()
+        curves[run] = pd.concat(
+            pd.DataFrame({"quantity": label, "step": table["step"], "value": table[key], "running_mean": smooth[key]})
+            for label, key in _RATIOS.items()
+        )
+    return Chart(
+        name,
+        title,
+        "Share of rollouts with a non-zero advantage (effective gradient ratio, equation 4), and shares of prompts "
+        f"whose rollouts were all correct or all wrong. Light: means of {_BLOCK} steps; bold: mean of the last "
+        f"{_WINDOW}.",
+        "steps.parquet",
+        run_figures.gradient_ratios,
+        _labelled(curves),
+    )
+
+
+def _means() -> dict[str, str]:
+    return dict.fromkeys(_RATIOS.values(), "mean")
+
+
+def _progress(steps: Mapping[str, pd.DataFrame]) -> Chart:
+    curves = {}
+    for run, rows in steps.items():
+        spent = rows.assign(spent=rows["rollouts"].cumsum()).dropna(subset=["mean_success_rate"])
+        curves[run] = pd.concat(
+            pd.DataFrame({"prompts": label, "rollouts": spent["spent"], "value": spent[key]})
+            for label, key in (("training", "mean_success_rate"), ("held-out", "held_out"))
+        )
+    return Chart(
+        "success",
+        "Mean success rate against cost",
+        "True success rate, mean over all training prompts, and over prompts that are never trained on and profit from "
+        "shared parameters alone. The oracle is told the true success rates, which no real run is; "
+        f"{CONTROL!r} spends twice the rollouts in as many steps and says whether rollouts are the bottleneck. "
+        "The vertical axes do not start at zero.",
+        "steps.parquet",
+        figures.success_rates,
+        _labelled(curves),
+    )
+
+
+def _histogram(budgets: Mapping[str, pd.DataFrame]) -> Chart:
+    return Chart(
+        "figure-5",
+        "How budgets were distributed (figure 5)",
+        "How many visits (a prompt in a step) were given so many rollouts, over the whole run; the vertical axis is "
+        "logarithmic. Uniform would be a single bar at the mean.",
+        "budgets.csv",
+        _budget_histogram,
+        _labelled({run: rows[["rollouts", "count"]] for run, rows in budgets.items()}),
+    )
+
+
+def _quantiles(steps: Mapping[str, pd.DataFrame]) -> Chart:
+    quantiles = {}
+    for run, rows in steps.items():
+        block = ((rows["step"] - 1) // _BLOCK).to_numpy()
+        how = {"step": "last", "min": "min", "q25": "mean", "median": "mean", "q75": "mean", "max": "max"}
+        quantiles[run] = rows[list(how)].groupby(block).agg(how)
+    return Chart(
+        "budget-quantiles",
+        "Budgets over steps",
+        f"Rollouts per prompt, {_BLOCK} steps together: from smallest to largest (light), the middle half (dark) and "
+        "the median (line), on a logarithmic axis. Never-visited prompts get the mean, so a first epoch is uniform.",
+        "steps.parquet",
+        run_figures.budget_quantiles,
+        _labelled(quantiles),
+    )
+
+
+def _transitions(statuses: Mapping[str, pd.DataFrame]) -> Chart:
+    cells = {}
+    for run, rows in statuses.items():
+        visited = rows.dropna(subset=["first"])
+        first, last = (visited[when].map(STATUSES.index).to_numpy() for when in ("first", "last"))
+        counts = np.zeros((len(STATUSES), len(STATUSES)), dtype=np.int64)
+        np.add.at(counts, (first, last), visited["prompts"].to_numpy())
+        begun = counts.sum(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            share = counts / begun
+        size = len(STATUSES)
+        cells[run] = pd.DataFrame(
+            {
+                "first": np.repeat(STATUSES, size),
+                "last": np.tile(STATUSES, size),
+                "prompts": counts.ravel(),
+                "share": share.ravel(),
+            }
+        )
+    return Chart(
+        "figure-7",
+        "Status transitions (figure 7)",
+        "Of the prompts that were in a row's status at their first visit, the percentage that was in a column's status "
+        "at their last. A status is the success rate of one visit's rollouts, so a visit with few rollouts is coarse, "
+        "and strategies differ for that alone. A blank row had no prompts.",
+        "statuses.csv",
+        run_figures.transitions,
+        _labelled(cells),
+    )
+
+
+def _status_counts(statuses: Mapping[str, pd.DataFrame], when: str) -> Chart:
+    fresh = when == "after"
+    earlier = "before" if fresh else "first"
+    counts = {
+        run: pd.DataFrame(
+            [
+                {"visit": visit, "status": status, "prompts": prompts_at(rows, column, status)}
+                for visit, column in (("first", earlier), ("last", when))
+                for status in STATUSES
+            ]
+        )
+        for run, rows in statuses.items()
+    }
+    return Chart(
+        "final-statuses" if fresh else "figure-8",
+        f"Statuses in {FRESH} fresh rollouts after training" if fresh else "Statuses at the last visit (figure 8)",
+        f"Training prompts by their success rate in {FRESH} new rollouts from the final policy, as many for every "
+        "strategy: the comparison that the one of last visits is not."
+        if fresh
+        else "Training prompts by the success rate of their last visit's rollouts, as the paper counts them. "
+        "Strategies give visits different numbers of rollouts, and statuses differ for that alone.",
+        "statuses.csv",
+        _fresh_counts if fresh else run_figures.status_counts,
+        _labelled(counts),
+    )
+
+
+def _fresh_counts(table: pd.DataFrame) -> Figure:
+    figure = run_figures.status_counts(table)
+    figure.axes[0].set_xlabel(f"prompts, by status in {FRESH} fresh rollouts")
+    return figure
+
+
+def _budget_histogram(table: pd.DataFrame) -> Figure:
+    figure = run_figures.budget_histogram(table)
+    for axes in figure.axes:
+        for note in axes.texts:
+            if isinstance(note, Annotation) and note.get_text().startswith("largest"):
+                right = float(note.xy[0])  # the note reaches to the left over bars that may be higher than the last
+                bars = [bar for bar in axes.patches if isinstance(bar, Rectangle) and bar.get_x() > 0.5 * right]
+                top = max(bar.get_height() for bar in bars)
+                note.xy = (right, top)
+    return figure
