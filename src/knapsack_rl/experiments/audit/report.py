@@ -1,0 +1,299 @@
+"""The page of an audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from knapsack_rl.experiments.audit import figures, graders, tables
+from knapsack_rl.experiments.audit.audit import Audit
+from knapsack_rl.experiments.audit.expectation import Expectation
+from knapsack_rl.experiments.audit.findings import remarks, summary
+from knapsack_rl.experiments.audit.replay import Replay
+from knapsack_rl.experiments.report.page import Chart, DataTable, Facts, Note, Part, Section, write_page
+from knapsack_rl.experiments.report.wording import percent
+
+_SUSPECTS = 30  # rows of the table
+_PROMPT_WIDTH = 70
+_INTERVAL = (
+    "The interval of 95 % comes from resampling prompts, with all their steps, and fitting the priors anew. It covers "
+    "which prompts were drawn and how their rollouts fell. It does not cover that the model would have learned "
+    "differently from other rollouts, which moves every later step; nor the shape of the prior, which matters where a "
+    "plan gives a prompt more rollouts than the log drew."
+)
+
+
+def write_report(audit: Audit, folder: Path, command: str) -> Path:
+    """Write ``report.html`` and its folder ``figures`` into `folder`, and return the page's path.
+
+    Raises:
+        InvalidInputError: the folder cannot be written.
+    """
+    sections = [
+        Section("Gradients", [*_gradients(audit), *_expected_gradients(audit)]),
+        Section("What another allocation would have planned", _counterfactual(audit)),
+        Section("Tokens", _tokens(audit)),
+        Section("Graders to look at", _graders(audit)),
+        Section("Prompts that took the budget", _concentration(audit)),
+        Section("What was read", _read(audit)),
+    ]
+    return write_page(
+        folder / "report.html",
+        kind="audit of a rollout log",
+        title=folder.name,
+        summary=summary(audit),
+        notes=remarks(audit),
+        sections=sections,
+        command=command,
+    )
+
+
+def _gradients(audit: Audit) -> list[Part]:
+    data = tables.gradient_shares(audit.log)
+    few = len(np.unique(audit.log.step)) < 30
+    smoothing = "One point per step." if few else "Light: each step; bold: mean of the last twentieth of the steps."
+    return [
+        Chart(
+            "gradient-shares",
+            "Rollouts with and without gradient",
+            "Share of each step's rollouts in groups whose rewards differ (effective gradient ratio), and in groups "
+            f"whose rewards are all equal because all were correct or all wrong. {smoothing}",
+            "the log",
+            figures.gradient_shares,
+            data,
+        )
+    ]
+
+
+def _expected_gradients(audit: Audit) -> list[Part]:
+    if audit.expectation is None:
+        return []
+    return [
+        Chart(
+            "expected-gradients",
+            "Effective gradients, spent and planned",
+            f"Share of rollouts with a gradient: as logged, as expected of fresh rollouts in the same numbers, and as "
+            f"expected of the plans of {audit.options.strategy}, with the plans' 95 % interval. Where the two lines of "
+            "what was spent lie together, the model of success rates fits the log.",
+            "the log",
+            figures.expected_shares,
+            tables.expected_shares(audit.expectation),
+        ),
+    ]
+
+
+def _counterfactual(audit: Audit) -> list[Part]:
+    if audit.plans is None or audit.expectation is None:
+        return []
+    plans, expectation = audit.plans, audit.expectation
+    windows = _window_table(audit, plans, expectation)
+    beliefs = tables.by_belief(audit.log, plans, expectation)
+    whole = dict.fromkeys(("with gradient, spent", "with gradient, planned"), _count)
+    shares = dict.fromkeys(("spent, observed", "spent, expected", "planned, expected", "from", "to"), percent)
+    return [
+        Note(_INTERVAL),
+        Note(_without_prior(expectation)),
+        DataTable(
+            "plans-by-belief",
+            "Where the plans move rollouts",
+            "Groups by the success rate at the visit before of their prompt.",
+            beliefs,
+            formats=whole,
+        ),
+        DataTable(
+            "plans-by-window",
+            "By part of the log",
+            "Effective gradient ratios; “from” and “to” are the 95 % interval of what is expected of the plans.",
+            windows,
+            formats=shares,
+        ),
+    ]
+
+
+def _without_prior(expectation: Expectation) -> str:
+    return (
+        f"{percent(expectation.covered)} of the planned rollouts are on groups for which the log drew as many or more, "
+        "so that no prior is needed to judge them. Counting every group as if it had got no more rollouts than the log "
+        f"drew gives a lower bound that needs no prior at all: {percent(expectation.without_prior)}. A first visit is "
+        "planned uniformly, since nothing is known."
+    )
+
+
+def _window_table(audit: Audit, plans: Replay, expectation: Expectation) -> pd.DataFrame:
+    first, last = expectation.window_steps.tolist()
+    shown = expectation.by_window
+    return pd.DataFrame(
+        {
+            "steps": [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b in zip(first, last, strict=True)],
+            "rollouts": np.bincount(expectation.window, audit.log.rollouts).astype(np.int64),
+            "spent, observed": shown["observed"][0],
+            "spent, expected": shown["spent"][0],
+            "planned, expected": shown["planned"][0],
+            "from": shown["planned"][1],
+            "to": shown["planned"][2],
+        }
+    )
+
+
+def _tokens(audit: Audit) -> list[Part]:
+    totals = tables.token_totals(audit.log, audit.plans, audit.expectation)
+    if not totals["spent"]:
+        return [Note("No lengths were logged. --length COLUMN names a column with tokens per completion.")]
+    rows = {
+        "Spent": f"{totals['spent']:,.0f} tokens, of {totals['rollouts measured']:,.0f} rollouts",
+        "In groups without gradient": f"{totals['without gradient']:,.0f}, "
+        f"{percent(totals['without gradient'] / totals['spent'])}",
+    }
+    if "planned" in totals:
+        spent, planned = (
+            totals["with gradient, expected of what was spent"] / totals["spent"],
+            totals["with gradient, planned"] / totals["planned"],
+        )
+        rows["The plans"] = f"{totals['planned']:,.0f} tokens, by the mean length of each group in the log"
+        rows["Expected to have a gradient"] = (
+            f"{percent(spent)} of the tokens spent, {percent(planned)} of those planned"
+        )
+    return [
+        Facts("", rows),
+        Note("Plans are equal to what was spent in rollouts, not in tokens: hard prompts tend to have longer answers."),
+    ]
+
+
+def _concentration(audit: Audit) -> list[Part]:
+    table = tables.hungriest_prompts(audit.log)
+    parts: list[Part] = [
+        Chart(
+            "concentration",
+            "Who took the budget",
+            "Prompts in order of what they took, and the share of rollouts that those up to there took together. A "
+            "diagonal would be an even spread.",
+            "the log",
+            figures.concentration,
+            tables.concentration(audit.log),
+        )
+    ]
+    if len(table):
+        parts.append(
+            DataTable(
+                "hungriest-prompts",
+                "Most rollouts without gradient",
+                f"The {len(table)} prompts at the top, by rollouts in groups whose rewards were all equal.",
+                table,
+                formats={"prompt": _shown, "tokens without gradient": _count},
+            )
+        )
+    return parts
+
+
+def _graders(audit: Audit) -> list[Part]:
+    log = audit.log
+    parts: list[Part] = []
+    unsolved = graders.unsolved_categories(log)
+    if len(unsolved):
+        parts.append(
+            DataTable(
+                "unsolved-categories",
+                "Categories without a single success",
+                "“Chance” is how likely that is if the category's success rate is drawn like those of the other "
+                "categories (a fitted beta distribution; missing with fewer than three others). “Same answer”: prompts "
+                "on which most rollouts agree, as models do where they are right. A category that is simply too hard "
+                "looks alike: read a few completions.",
+                unsolved,
+                formats={"chance": lambda chance: f"{chance:.2g}" if chance >= 0.001 else "below 0.001"},
+            )
+        )
+    suspects = graders.suspicious_prompts(log)
+    if len(suspects):
+        shown = suspects.head(_SUSPECTS).copy()
+        shown["prompt"] = [log.texts[index] for index in shown["prompt"].tolist()]
+        if any(log.categories):
+            shown.insert(
+                1, "category", [log.categories[index] for index in suspects["prompt"].head(_SUSPECTS).tolist()]
+            )
+        shown["answer"] = [answer or None for answer in shown["answer"]]
+        parts.append(
+            DataTable(
+                "suspicious-prompts",
+                "Prompts whose grading looks odd",
+                f"{_first_of(len(suspects))}“Reference answer”: rollouts that gave the reference answer and "
+                "failed. “Scored both ways”: rollouts with the very same completion, some right and some wrong. “Same "
+                "answer”: share of rollouts that gave the most frequent answer, on prompts without any success.",
+                shown,
+                formats={"prompt": _shown, "answer": _shown, "same answer": percent},
+            )
+        )
+    if not parts:
+        parts.append(Note(f"Nothing stood out. {_looked_at(audit)}"))
+    else:
+        parts.append(Note(_looked_at(audit)))
+    return parts
+
+
+def _looked_at(audit: Audit) -> str:
+    """Which evidence there was columns for."""
+    columns = list(audit.reading.columns)
+
+    def among(role: str) -> bool:
+        return any(getattr(column, role) for column in columns)
+
+    answers = among("completion") or among("answer")
+    looked = {
+        "categories without a success": among("category"),
+        "completions that were scored both ways": among("completion"),
+        "prompts on which wrong answers agree": answers,
+        "reference answers that were scored as failures": answers and among("reference"),
+    }
+    done = [what for what, possible in looked.items() if possible]
+    missing = [what for what, possible in looked.items() if not possible]
+    said = f"Looked for: {', '.join(done)}." if done else "Nothing could be looked for."
+    if missing:
+        said += (
+            f" Not looked for, since columns are missing: {', '.join(missing)} "
+            "(--category, --completion, --answer, --reference)."
+        )
+    return said
+
+
+def _read(audit: Audit) -> list[Part]:
+    reading = audit.reading
+    files = reading.files
+    rows = {
+        "Files": f"{files[0]}" if len(files) == 1 else f"{len(files):,}, {files[0]} to {files[-1]}",
+        "Rows": f"{reading.rows:,}",
+        "Steps from": {"column": "the column", "file name": "the files' names", "order": "the order of rows"}[
+            reading.steps_from
+        ],
+    }
+    for columns, file in reading.columns.items():
+        many = len(reading.columns) > 1
+        rows |= {
+            f"{role.capitalize()}{f' in {Path(file).name}' if many else ''}": name
+            for role, name in columns.said(reading.asked).items()
+        }
+    parts: list[Part] = [Facts("", rows)]
+    if reading.problems.counts:
+        parts.append(
+            Facts(
+                "What could not be used",
+                {
+                    f"{kind[0].upper()}{kind[1:]}": f"{count:,}, such as {'; '.join(reading.problems.examples[kind])}"
+                    for kind, count in reading.problems.counts.items()
+                },
+            )
+        )
+    return parts
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _first_of(count: int) -> str:
+    return f"The first {_SUSPECTS} of {count:,}. " if count > _SUSPECTS else ""
+
+
+def _shown(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _PROMPT_WIDTH else line[: _PROMPT_WIDTH - 1] + "…"
