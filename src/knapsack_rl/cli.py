@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from knapsack_rl import __version__
-from knapsack_rl.errors import KnapsackError, MissingExtraError
+from knapsack_rl.errors import InvalidInputError, KnapsackError, MissingExtraError
+from knapsack_rl.experiments.simulate.worlds import WORLDS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +35,59 @@ Every key of a recipe can be set by its dotted name:
   knapsack-rl train recipes/reasoning-gym.yaml training.steps=20
 
 Ctrl-C or SIGTERM saves a checkpoint; the same command again goes on from there.
+"""
+
+_COMPARE_HELP = """\
+Compare strategies at equal cost: every arm with the same tuning, on several seeds, with intervals.
+
+FILE is a comparison (recipes/comparisons has some) or a recipe, on which uniform and knapsack are compared.
+Without FILE: the demonstration, on the CPU, in a few minutes. KEY=VALUE sets a key of the comparison, or one of the
+recipe for all arms:
+
+  knapsack-rl compare
+  knapsack-rl compare recipes/reasoning-gym.yaml seeds=[1,2,3,4,5] training.steps=40
+  knapsack-rl compare 'arms=[uniform, knapsack, oracle, dynamic-sampling]' equal=tokens
+
+Finished runs are kept in DIR/arms and never run again; after an interruption the same command goes on.
+"""
+
+_SIMULATE_HELP = """\
+Simulate training at the paper's scale: 256 x 8 rollouts a step, 1,000 steps, in seconds, without a language model.
+
+Beside the strategies always run: uniform, an oracle that is told the true success rates, and uniform at twice the
+rollouts, which says whether rollouts are the bottleneck. Everything is seeded.
+
+  knapsack-rl simulate
+  knapsack-rl simulate --world fast slow --optimizer adam sgd --seed 0 1 2
+  knapsack-rl simulate --world all --optimizer adam sgd --output runs/worlds
+  knapsack-rl simulate --theory
+
+Worlds (docs/simulate.md has the equations):
+
+"""
+
+_AUDIT_COLUMNS = {
+    "prompt": "the prompt",
+    "id": "what tells prompts apart (default: the prompt itself)",
+    "reward": "the reward of a rollout",
+    "step": "the training step",
+    "length": "tokens of the completion",
+    "category": "a kind of prompts, such as verl's data_source",
+    "completion": "the completion",
+    "answer": "what the completion came down to (default: looked for in it)",
+    "reference": "the right answer",
+}
+_AUDIT_HELP = """\
+Audit rollout logs: what had no gradient, who took the budget, what an allocation would have planned, odd graders.
+
+LOGS are files, folders or patterns: TRL's OUTPUT_DIR/completions, verl's trainer.rollout_data_dir, a run directory of
+this program, or any JSONL, CSV or parquet with a prompt (or id) and a reward for each rollout:
+
+  knapsack-rl audit outputs/completions
+  knapsack-rl audit rollouts/ --category data_source --length response_length
+  knapsack-rl audit log.csv --id problem --reward passed --step iteration
+
+Columns that are not named are guessed, and the guesses are said. Rows that cannot be used are counted and shown.
 """
 
 
@@ -83,6 +137,64 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="check the recipe, build what it takes, train nothing")
     train.set_defaults(run=_train)
 
+    compare = commands.add_parser(
+        "compare",
+        allow_abbrev=False,
+        help="compare strategies over several seeds, at equal cost",
+        description=_COMPARE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.add_argument(
+        "words", nargs="*", metavar="[FILE] [KEY=VALUE ...]", help="a comparison or a recipe, and changes to it"
+    )
+    compare.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="where run directories are")
+    compare.add_argument("--jobs", type=int, default=None, metavar="N", help="runs at the same time (default: cores)")
+    compare.add_argument("--dry-run", action="store_true", help="check everything, say what would run, run nothing")
+    compare.set_defaults(run=_compare)
+
+    audit = commands.add_parser(
+        "audit",
+        allow_abbrev=False,
+        help="what existing rollout logs wasted, and what an allocation would have planned",
+        description=_AUDIT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    audit.add_argument("logs", nargs="+", metavar="LOGS", help="files, folders or patterns")
+    for name, meaning in _AUDIT_COLUMNS.items():
+        audit.add_argument(f"--{name}", default=None, metavar="COLUMN", help=meaning)
+    audit.add_argument(
+        "--success-above", type=float, default=0.0, metavar="X", help="a success has a larger reward (default: 0)"
+    )
+    audit.add_argument("--strategy", default="knapsack", metavar="NAME", help="what plans (default: knapsack)")
+    audit.add_argument("--min-rollouts", type=int, default=2, metavar="N", help="fewest of a prompt (default: 2)")
+    audit.add_argument("--max-rollouts", type=int, default=128, metavar="N", help="most of a prompt (default: 128)")
+    audit.add_argument(
+        "--output", type=Path, default=None, metavar="DIR", help="where report.html goes (default: runs/audit/NAME)"
+    )
+    audit.set_defaults(run=_audit)
+
+    simulate = commands.add_parser(
+        "simulate",
+        allow_abbrev=False,
+        help="the paper's scale in seconds, without a language model",
+        description=_SIMULATE_HELP + "".join(f"  {name:11} {world.purpose}\n" for name, world in WORLDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for option, default, meaning in (
+        ("--world", "paper", "worlds, or all"),
+        ("--strategy", "knapsack", "strategies to compare with uniform and the oracle"),
+        ("--optimizer", "adam", "adam, sgd or both"),
+    ):
+        text = f"{meaning} (default: {default})"
+        simulate.add_argument(option, nargs="+", default=[default], metavar="NAME", help=text)
+    simulate.add_argument("--seed", nargs="+", type=int, default=[0], metavar="N", help="seeds (default: 0)")
+    simulate.add_argument("--steps", type=int, default=1000, metavar="N", help="steps of a run (default: 1000)")
+    simulate.add_argument("--theory", action="store_true", help="only figures 3, 4 and 10 and table 3 of the paper")
+    simulate.add_argument(
+        "--output", type=Path, default=Path("runs/simulate"), metavar="DIR", help="where report.html and its data go"
+    )
+    simulate.set_defaults(run=_simulate)
+
     report = commands.add_parser("report", allow_abbrev=False, help="write report.html from run directories")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     report.add_argument("--output", type=Path, default=None, metavar="FILE", help="the page to write")
@@ -99,8 +211,8 @@ def _train(parsed: argparse.Namespace, command: str) -> int:
         for label, text in _module("train").dry_run(recipe, parsed.output):
             _say(console, f"{label:>14}  {text}")
         return 0
-    with console.status("loading PyTorch and TRL"):
-        train = _module("train")
+    with console.status("loading PyTorch"):
+        train = _module("train" if recipe.trainer == "trl" else "minimal_grpo")
     interrupted = _module("interruption").Interrupted
     try:
         outcome = train.train(recipe, parsed.output, command, console)
@@ -119,8 +231,79 @@ def _train(parsed: argparse.Namespace, command: str) -> int:
     return 128 + int(outcome.stopped_by)
 
 
+def _compare(parsed: argparse.Namespace, command: str) -> int:
+    comparison = _module("compare.comparison")
+    path, overrides = _recipe_and_overrides(parsed.words)
+    grid = comparison.read(path, overrides)
+    jobs = _jobs(parsed.jobs)
+    console = _console()
+    compare = _module("compare.compare")
+    for label, text in compare.plan(grid, parsed.output):
+        _say(console, f"{label:>14}  {text}")
+    if parsed.dry_run:
+        return 0
+    interrupted = _module("interruption").Interrupted
+    try:
+        outcome = compare.compare(grid, parsed.output, jobs, command, console)
+    except interrupted as stop:
+        _say(console, f"stopped by {stop}. To go on:\n  {command}")
+        return 128 + int(stop.number)
+    console.print(_module("compare.progress").table(outcome.summary))
+    _say(console, f"report  {outcome.report}")
+    if outcome.failures:
+        _say(console, f"{len(outcome.failures)} run(s) failed; the same command tries them again")
+    return 1 if outcome.failures else 0
+
+
+def _jobs(asked: int | None) -> int:
+    if asked is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if asked < 1:
+        raise InvalidInputError(f"--jobs: expected 1 or more, got {asked}.")
+    return asked
+
+
+def _audit(parsed: argparse.Namespace, command: str) -> int:
+    console = _console()
+    audit, findings, asked = _module("audit.audit"), _module("audit.findings"), _module("audit.columns").Asked
+    options = audit.Options(
+        columns=asked(**{name: getattr(parsed, name) for name in _AUDIT_COLUMNS}),
+        success_above=parsed.success_above,
+        strategy=parsed.strategy,
+        min_rollouts=parsed.min_rollouts,
+        max_rollouts=parsed.max_rollouts,
+    )
+    with console.status("reading") as status:
+        found = audit.audit(parsed.logs, options, lambda rows: status.update(f"reading: {rows:,} rows"))
+    for label, text in findings.console_lines(found):
+        _say(console, f"{label:>9}  {text}")
+    for text in (*findings.remarks(found), *findings.summary(found)):
+        _say(console, f"\n{text}")
+    with console.status("drawing"):
+        page = _module("audit.report").write_report(found, parsed.output or audit.default_output(parsed.logs), command)
+    _say(console, f"\nreport  {page}")
+    return 0
+
+
+def _simulate(parsed: argparse.Namespace, command: str) -> int:
+    console, simulate = _console(), _module("simulate.command")
+    if parsed.theory:
+        page = simulate.theory(parsed.output, command)
+    else:
+        grid = simulate.Grid(
+            worlds=tuple(WORLDS if parsed.world == ["all"] else parsed.world),
+            strategies=tuple(parsed.strategy),
+            optimizers=tuple(parsed.optimizer),
+            seeds=tuple(parsed.seed),
+            steps=parsed.steps,
+        )
+        page = simulate.simulate(grid, parsed.output, command, console)
+    _say(console, f"report  {page}")
+    return 0
+
+
 def _report(parsed: argparse.Namespace, command: str) -> int:
-    page = _module("report").write_report(parsed.runs, parsed.output)
+    page = _module("report.run_report").write_report(parsed.runs, parsed.output)
     _say(_console(), f"report  {page}")
     return 0
 

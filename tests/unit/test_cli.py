@@ -76,6 +76,30 @@ def test_rollouts_that_cannot_be_dealt_evenly_to_the_devices_are_refused(
     assert "micro_batch_size x 3 devices to divide the 512 rollouts" in said
 
 
+@pytest.mark.parametrize("jobs", ["0", "-1"])
+def test_a_comparison_needs_at_least_one_process(jobs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"--jobs: expected 1 or more, got {jobs}." in refused(capsys, "compare", "--jobs", jobs, "--dry-run")
+
+
+def test_a_comparison_that_cannot_be_is_refused_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = refused(capsys, "compare", "seads=[1]", "seeds=[]", "--output", str(tmp_path / "runs"))
+    assert "  seeds: expected" in said
+    said = refused(capsys, "compare", "training.stepz=1", "--output", str(tmp_path / "runs"))
+    assert "training.stepz: unknown key. Did you mean training.steps?" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_a_comparison_tells_what_it_would_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["compare", "seeds=[4, 5]", "--output", str(tmp_path / "runs"), "--dry-run", "equal=tokens"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    for part in ("demo-comparison", "uniform, knapsack", "tokens", "4, 5", "12 runs", "then  4 runs"):
+        assert part in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_report_of_something_else_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert str(tmp_path) in refused(capsys, "report", str(tmp_path / "nothing"))
 

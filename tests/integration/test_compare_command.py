@@ -1,0 +1,287 @@
+"""`knapsack-rl compare` with real runs in real processes, on a recipe of a second or two."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("trl", reason="needs the extra 'train'")
+
+from knapsack_rl.cli import main
+from knapsack_rl.experiments.compare import comparison
+
+RECIPE = """
+name: tiny
+trainer: minimal
+task: {kind: chain-arithmetic, train_problems: 26, eval_problems: 10, operations: 1}
+model: {kind: scratch, layers: 1, width: 32, heads: 2, warm_start: {steps: 60, batch_size: 64}}
+allocator: {max_rollouts: 16}
+training:
+  steps: 6
+  prompts_per_step: 8
+  group_size: 4
+  micro_batch_size: 32
+  learning_rate: 1e-3
+  max_completion_length: 4
+evaluation: {every: 2, samples: 4}
+"""
+COMPARISON = """
+name: small
+recipe: tiny.yaml
+arms: [uniform, knapsack]
+seeds: [1, 2]
+tuning:
+  grid: {training.learning_rate: [1e-3, 3e-3]}
+  seeds: [8]
+"""
+RUNS = 4 + 4  # of the tuning and of the report
+TIMES = ["seconds", "allocation_share"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cached_warm_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "small.yaml").write_text(COMPARISON)
+    return folder / "small.yaml"
+
+
+@pytest.fixture(scope="module")
+def done(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a finished comparison."""
+    output = tmp_path_factory.mktemp("runs")
+    assert main(["compare", str(file), "--output", str(output), "--jobs", "2"]) == 0
+    return output
+
+
+@pytest.fixture
+def again(done: Path, tmp_path: Path) -> Path:
+    """A copy of the finished comparison."""
+    return Path(shutil.copytree(done, tmp_path / "runs"))
+
+
+def environments(output: Path) -> dict[str, str]:
+    """When and how each run was made."""
+    return {path.parent.name: path.read_text() for path in (output / "arms").glob("*/environment.json")}
+
+
+def table(output: Path, name: str, of: str = "small") -> pd.DataFrame:
+    return pd.read_csv(output / of / f"{name}.csv")
+
+
+def assert_same_results(output: Path, other: Path, of: str = "small") -> None:
+    for name in ("summary", "runs", "curves", "cost_to_reach"):
+        ours, theirs = (table(folder, name, of).drop(columns=TIMES, errors="ignore") for folder in (output, other))
+        pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_a_comparison_leaves_its_tables_its_page_and_every_run(file: Path, done: Path) -> None:
+    left = {path.name for path in (done / "small").iterdir()}
+    assert {"comparison.yaml", "summary.csv", "runs.csv", "curves.csv", "tuning.csv", "report.html"} <= left
+    assert len(environments(done)) == RUNS
+    runs, summary, tuning = (table(done, name) for name in ("runs", "summary", "tuning"))
+    assert sorted(zip(runs["arm"], runs["seed"], strict=True)) == [
+        ("knapsack", 1),
+        ("knapsack", 2),
+        ("uniform", 1),
+        ("uniform", 2),
+    ]
+    assert summary["arm"].tolist() == ["uniform", "knapsack"]
+    assert (runs["rollouts"] == 6 * 32).all()
+    assert len(tuning) == 4
+    best = tuning.loc[tuning.groupby("arm")["accuracy"].idxmax()].set_index("arm")["choice"]
+    assert summary.set_index("arm")["choice"].to_dict() == best.to_dict()
+    for run in runs.to_dict("records"):
+        recipe = (done / "arms" / run["folder"] / "recipe.yaml").read_text()
+        assert f"learning_rate: {run['choice'].partition('=')[2]}\n" in recipe
+        assert json.loads(environments(done)[run["folder"]])["threads"] == 1
+
+
+def test_the_comparison_on_record_is_the_same_comparison(file: Path, done: Path) -> None:
+    original, recorded = comparison.read(file), comparison.read(done / "small" / "comparison.yaml")
+    assert recorded.tuning() == original.tuning()
+    chosen = {(arm.variation, arm.name): arm.choice for arm in original.tuning()}
+    assert recorded.reported(chosen) == original.reported(chosen)
+
+
+def test_a_second_call_runs_nothing_and_writes_the_same_tables(file: Path, again: Path) -> None:
+    before = environments(again)
+    times = {path: path.stat().st_mtime_ns for path in (again / "arms").rglob("*")}
+    tables = {path.name: path.read_bytes() for path in (again / "small").glob("*.csv")}
+    for path in (again / "small").glob("*.csv"):
+        path.unlink()
+    assert main(["compare", str(file), "--output", str(again)]) == 0
+    assert environments(again) == before
+    assert {path: path.stat().st_mtime_ns for path in (again / "arms").rglob("*")} == times
+    assert {path.name: path.read_bytes() for path in (again / "small").glob("*.csv")} == tables
+
+
+def test_another_comparison_takes_the_runs_that_are_there(file: Path, again: Path) -> None:
+    before = environments(again)
+    changes = ["name=other", "arms={knapsack: , the usual: {allocator.strategy: uniform}}", "baseline=the usual"]
+    assert main(["compare", str(file), *changes, "--output", str(again)]) == 0
+    assert environments(again) == before
+    assert table(again, "runs", "other")["folder"].nunique() == 4
+
+
+def test_only_what_is_missing_is_run(file: Path, done: Path, again: Path) -> None:
+    before = environments(again)
+    missing = table(again, "runs")["folder"].iloc[-1]
+    shutil.rmtree(again / "arms" / missing)
+    assert main(["compare", str(file), "--output", str(again)]) == 0
+    after = environments(again)
+    assert {name for name in after if after[name] != before.get(name)} <= {missing}
+    assert after.keys() == before.keys()
+    assert_same_results(again, done)
+
+
+@pytest.mark.parametrize("cost", ["tokens", "seconds"])
+def test_arms_can_be_taken_at_equal_tokens_or_seconds(cost: str, file: Path, again: Path) -> None:
+    before = environments(again)
+    # Without tuning, of which the choice may depend on what is equal.
+    changes = [f"equal={cost}", f"name=by-{cost}", "tuning=null", "training.learning_rate=1e-3"]
+    assert main(["compare", str(file), *changes, "seeds=[8]", "--output", str(again)]) == 0
+    assert environments(again) == before
+    runs = table(again, "runs", f"by-{cost}")
+    least = runs.groupby("seed")[cost].transform("min")
+    assert runs["cost"].tolist() == pytest.approx(least.tolist())
+    curves = table(again, "curves", f"by-{cost}")
+    for run in runs.to_dict("records"):
+        own = curves[(curves["arm"] == run["arm"]) & (curves["seed"] == run["seed"]) & (curves["benchmark"] == "mean")]
+        before_it, after_it = own[own[cost] <= run["cost"] * 1.0001], own[own[cost] >= run["cost"] * 0.9999]
+        ends = sorted([before_it["accuracy"].iloc[-1], after_it["accuracy"].iloc[0]])
+        assert ends[0] - 1e-5 <= run["accuracy"] <= ends[1] + 1e-5
+
+
+def test_arms_that_fail_are_reported_with_their_reasons_and_the_others_go_on(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = tmp_path / "nothing"
+    arms = (
+        f"uniform: , lost: {{model: {{kind: pretrained, path: {nothing}}}}}, greedy: {{training.prompts_per_step: 32}}"
+    )
+    changes = [f"arms={{{arms}, knapsack: }}", "tuning=null", "seeds=[1]"]
+    assert main(["compare", str(file), *changes, "--output", str(tmp_path / "runs"), "--jobs", "2"]) == 1
+    said = capsys.readouterr().out
+    assert f"failed: lost, seed 1: model.path: cannot load '{nothing}'" in said
+    assert "failed: greedy, seed 1: training.prompts_per_step: expected at most the 26 problems" in said
+    assert "2 run(s) failed; the same command tries them again" in said
+    for line in said.splitlines():
+        if line.startswith("failed: "):
+            log = Path(line.rpartition("(see ")[2].rstrip(")"))
+            assert log.read_text().strip().splitlines()[-1] in line
+    assert table(tmp_path / "runs", "summary")["arm"].tolist() == ["uniform", "knapsack"]
+    assert (tmp_path / "runs" / "small" / "report.html").exists()
+
+
+def test_without_a_run_of_the_baseline_nothing_is_compared_and_the_reason_is_told(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ["arms={uniform: {training.prompts_per_step: 32}, knapsack: }", "tuning=null", "seeds=[1]"]
+    assert main(["compare", str(file), *changes, "--output", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "no arm of the baseline came to its end" in said
+    assert "failed: uniform, seed 1: training.prompts_per_step: expected at most the 26 problems" in said
+    assert not (tmp_path / "small" / "summary.csv").exists()
+
+
+def test_a_dry_run_tells_what_would_run_and_runs_nothing(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(file), "--dry-run", "--output", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    assert "training.learning_rate in [0.001, 0.003], on seeds 8: 4 runs, 4 of them to do" in said
+    assert "4 runs" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_written_to_is_refused(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["compare", str(file), "--output", str(tmp_path / "file")]) == 2
+    assert f"--output: cannot write to {tmp_path / 'file' / 'small'}" in capsys.readouterr().err
+
+
+def test_both_trainers_run_in_one_comparison(file: Path, tmp_path: Path) -> None:
+    changes = ["arms={uniform: , by TRL: {allocator.strategy: uniform, trainer: trl}}", "tuning=null", "seeds=[1]"]
+    assert main(["compare", str(file), *changes, "--output", str(tmp_path)]) == 0
+    runs = table(tmp_path, "runs").set_index("arm")
+    assert runs["start"].nunique() <= 2
+    assert runs["rollouts"].tolist() == [6 * 32] * 2
+    assert (runs["seconds"] > 0).all()
+
+
+LONG = 400
+INTERRUPTED = [
+    f"arms={{uniform: , brief: {{training.steps: 1}}, long: {{training.steps: {LONG}}}}}",
+    "tuning=null",
+    "seeds=[1]",
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted")
+    assert main(["compare", str(file), *INTERRUPTED, "--output", str(output), "--jobs", "2"]) == 0
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_no_arm_outlives_a_comparison_and_the_same_command_goes_on_to_the_same_results(
+    number: signal.Signals, file: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    arguments = ["compare", str(file), *INTERRUPTED, "--output", str(tmp_path), "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "knapsack_rl.cli", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("comparing: brief"):  # and the long one is under way
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)  # as a terminal does it
+            else:
+                process.send_signal(number)
+            break
+    said += process.stdout.read()
+    process.stdout.close()
+    assert process.wait() == (-number if number == signal.SIGKILL else 128 + number), said
+    assert ("To go on:\n  knapsack-rl compare" in said) == (number != signal.SIGKILL)
+
+    (long,) = (arm.folder for arm in comparison.read(file, INTERRUPTED).reported({}) if arm.name == "long")
+    if (tmp_path / "arms" / long).exists():
+        with (tmp_path / "arms" / long / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # an arm holds it as long as it lives
+    interrupted = environments(tmp_path)
+    finished = {name for name, text in interrupted.items() if json.loads(text)["finished"] is not None}
+    assert long not in finished
+    assert len(finished) == 2
+
+    assert main(arguments) == 0
+    assert {name: environments(tmp_path)[name] for name in finished} == {name: interrupted[name] for name in finished}
+    assert_same_results(tmp_path, uninterrupted)
