@@ -298,6 +298,15 @@ def test_interrupted_run_gets_a_report_of_what_it_did(tmp_path: Path, made: dict
     assert said in page.read_text(encoding="utf-8")
 
 
+def test_run_that_reached_its_end_in_fewer_steps_than_planned_is_not_called_unfinished(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=23)
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    environment["finished"] = "2026-01-01T00:01:00+00:00"
+    (run / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+
+    assert "23 of 40 steps (the rollouts it dropped count too)" in write_report([run]).read_text(encoding="utf-8")
+
+
 def test_half_a_line_that_a_killed_run_left_is_passed_over(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:

@@ -45,6 +45,11 @@ class Run:
         return None if steps is None else int(steps)
 
     @property
+    def finished(self) -> bool:
+        """Whether it came to its end."""
+        return self.environment.get("finished") is not None
+
+    @property
     def last_step(self) -> int:
         """Steps that were made."""
         return int(self.steps["step"].iloc[-1]) if len(self.steps) else 0

@@ -132,9 +132,10 @@ def budget_histogram(table: pd.DataFrame) -> Figure:
             fontsize=9,
         )
         if rollouts.max() > 2.0 * mean:
+            below = count[rollouts > 0.5 * rollouts.max()].max()  # the text reaches to the left, over higher bars
             axes.annotate(
                 f"largest {rollouts.max()}",
-                (float(rollouts.max()), float(count[rollouts.argmax()])),
+                (float(rollouts.max()), float(below)),
                 xytext=(0, 5),
                 textcoords="offset points",
                 ha="right",

@@ -100,7 +100,9 @@ def _summary(run: Run, visits: Visits | None) -> str:
     planned = run.planned_steps
     steps = plural(run.last_step, "step")
     if planned is not None and run.last_step < planned:
-        steps = f"{run.last_step:,} of {plural(planned, 'step')} (it is not finished)"
+        # A finished run has fewer steps than planned where it dropped rollouts (dynamic sampling), which count too.
+        why = "the rollouts it dropped count too" if run.finished else "it is not finished"
+        steps = f"{run.last_step:,} of {plural(planned, 'step')} ({why})"
     parts = [
         f"{run.name} trained with {strategy} allocation for {steps}, and spent "
         f"{plural(spent, 'rollout')} in {duration(run.seconds)}."

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.text import Annotation
 
 from knapsack_rl.experiments.report import run_figures
 from knapsack_rl.experiments.report.page import Chart, Note, Part
@@ -143,7 +141,7 @@ def _histogram(budgets: Mapping[str, pd.DataFrame]) -> Chart:
         "How many visits (a prompt in a step) were given so many rollouts, over the whole run; the vertical axis is "
         "logarithmic. Uniform would be a single bar at the mean.",
         "budgets.csv",
-        _budget_histogram,
+        run_figures.budget_histogram,
         _labelled({run: rows[["rollouts", "count"]] for run, rows in budgets.items()}),
     )
 
@@ -226,16 +224,4 @@ def _status_counts(statuses: Mapping[str, pd.DataFrame], when: str) -> Chart:
 def _fresh_counts(table: pd.DataFrame) -> Figure:
     figure = run_figures.status_counts(table)
     figure.axes[0].set_xlabel(f"prompts, by status in {FRESH} fresh rollouts")
-    return figure
-
-
-def _budget_histogram(table: pd.DataFrame) -> Figure:
-    figure = run_figures.budget_histogram(table)
-    for axes in figure.axes:
-        for note in axes.texts:
-            if isinstance(note, Annotation) and note.get_text().startswith("largest"):
-                right = float(note.xy[0])  # the note reaches to the left over bars that may be higher than the last
-                bars = [bar for bar in axes.patches if isinstance(bar, Rectangle) and bar.get_x() > 0.5 * right]
-                top = max(bar.get_height() for bar in bars)
-                note.xy = (right, top)
     return figure
