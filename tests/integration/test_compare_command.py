@@ -134,6 +134,22 @@ def test_a_second_call_runs_nothing_and_writes_the_same_tables(file: Path, again
     assert {path.name: path.read_bytes() for path in (again / "small").glob("*.csv")} == tables
 
 
+def test_a_folder_of_runs_is_not_taken_for_a_comparison(file: Path, done: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["compare", str(file), "name=arms", "--output", str(done)]) == 2
+    assert "where the runs of all comparisons are already" in capsys.readouterr().err
+    run = next((done / "arms").glob("uniform-*/")).name
+    assert main(["compare", str(file), f"name={run}", "--output", str(done / "arms")]) == 2
+    assert "where a run is already" in capsys.readouterr().err
+
+
+def test_tables_of_an_earlier_state_of_a_comparison_do_not_stay(file: Path, again: Path) -> None:
+    (again / "small" / "figures" / "of-an-earlier-state.png").write_bytes(b"")
+    assert (again / "small" / "tuning.csv").exists()
+    assert main(["compare", str(file), "tuning=null", "training.learning_rate=1e-3", "--output", str(again)]) == 0
+    assert not (again / "small" / "tuning.csv").exists()
+    assert not (again / "small" / "figures" / "of-an-earlier-state.png").exists()
+
+
 def test_another_comparison_takes_the_runs_that_are_there(file: Path, again: Path) -> None:
     before = environments(again)
     changes = ["name=other", "arms={knapsack: , the usual: {allocator.strategy: uniform}}", "baseline=the usual"]
@@ -174,14 +190,11 @@ def test_arms_can_be_taken_at_equal_tokens_or_seconds(cost: str, file: Path, aga
 def test_arms_that_fail_are_reported_with_their_reasons_and_the_others_go_on(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nothing = tmp_path / "nothing"
-    arms = (
-        f"uniform: , lost: {{model: {{kind: pretrained, path: {nothing}}}}}, greedy: {{training.prompts_per_step: 32}}"
-    )
+    arms = "uniform: , wrong: {trainer: trl, trl.colour: red}, greedy: {training.prompts_per_step: 32}"
     changes = [f"arms={{{arms}, knapsack: }}", "tuning=null", "seeds=[1]"]
     assert main(["compare", str(file), *changes, "--output", str(tmp_path / "runs"), "--jobs", "2"]) == 1
     said = capsys.readouterr().out
-    assert f"failed: lost, seed 1: model.path: cannot load '{nothing}'" in said
+    assert "failed: wrong, seed 1: the recipe's trl block is not valid: trl.colour: no field of TRL's" in said
     assert "failed: greedy, seed 1: training.prompts_per_step: expected at most the 26 problems" in said
     assert "2 run(s) failed; the same command tries them again" in said
     for line in said.splitlines():

@@ -72,6 +72,38 @@ def test_equal_tokens_are_another_axis_of_the_same_runs() -> None:
     assert taken["accuracy"].tolist() == pytest.approx([0.2, 0.5])
 
 
+def test_a_choice_with_short_completions_does_not_cut_the_tuning_of_others() -> None:
+    runs, curves = tables({("uniform", 1): [0.0, 0.2, 0.4], ("knapsack", 1): [0.0, 0.3, 0.5]})
+    collapsed_runs, collapsed_curves = (
+        table[table["arm"] == "knapsack"].assign(choice="collapsed") for table in (runs, curves)
+    )
+    collapsed_runs = collapsed_runs.assign(tokens=collapsed_runs["tokens"] / 4)
+    collapsed_curves = collapsed_curves.assign(tokens=collapsed_curves["tokens"] / 4, accuracy=0.1)
+    taken = results.at_equal_cost(
+        pd.concat([runs, collapsed_runs]),
+        pd.concat([curves, collapsed_curves]),
+        COMPARISON.model_copy(update={"equal": "tokens"}),
+    )
+    assert taken["accuracy"].tolist() == pytest.approx([0.4, 0.5, 0.1])
+
+
+def test_seeds_on_which_the_baseline_gained_nothing_have_no_cost_to_reach() -> None:
+    runs, curves = tables(
+        {
+            ("uniform", 1): [0.3, 0.3],
+            ("uniform", 2): [0.1, 0.3],
+            ("knapsack", 1): [0.3, 0.8],
+            ("knapsack", 2): [0.1, 0.5],
+        }
+    )
+    taken = results.at_equal_cost(runs, curves, COMPARISON)
+    reach = results.cost_to_reach(taken, curves, COMPARISON)
+    assert set(reach["seed"]) == {2}
+    summary = results.summary(taken, reach, COMPARISON)
+    assert summary.set_index("arm").loc["knapsack", ["reached_100", "reach_seeds"]].tolist() == [1, 1]
+    assert "0.50x (1 of 1)" in markdown(summary)
+
+
 def test_cost_to_reach_is_relative_to_the_baseline_of_the_same_seed() -> None:
     runs, curves = tables({("uniform", 1): [0.0, 0.2, 0.4], ("knapsack", 1): [0.0, 0.4, 0.4]})
     taken = results.at_equal_cost(runs, curves, COMPARISON)

@@ -228,6 +228,8 @@ def test_references_are_the_arms_that_cost_or_know_more_unless_the_file_says_oth
     override = "arms=[uniform, knapsack, oracle, uniform-twice-the-steps]"
     usual = comparison.read(file, [override]).comparison
     assert [arm for arm in usual.arms if usual.is_reference(arm)] == ["oracle", "uniform-twice-the-steps"]
+    named = comparison.read(file, ["arms={uniform: , knows: {allocator.strategy: oracle}}"]).comparison
+    assert named.is_reference("knows")
     other = comparison.read(file, [override, "references=[knapsack]"]).comparison
     assert [arm for arm in other.arms if other.is_reference(arm)] == ["knapsack"]
 
@@ -318,6 +320,44 @@ def test_a_folder_says_strategy_and_seed(file: Path) -> None:
         (
             ["vary={training.group_size: [2, 4]}", "tuning={grid: {training.group_size: [2, 4]}, seeds: [3]}"],
             "vary.training.group_size: tuning.grid has it too",
+        ),
+        (["arms=[uniform, uniform]"], "arms: expected every arm once, got ['uniform', 'uniform']."),
+        (["arms={uniform: , v1.0: {allocator.fallback: false}}"], "arms.v1.0"),
+        (
+            ["arms={uniform: {allocator: {max_rollouts: 16}}}"],
+            "arms.uniform: expected allocator.strategy to be 'uniform', got 'knapsack', because another setting",
+        ),
+        (
+            [
+                "arms={uniform: , dynamic-sampling: {training: {steps: 5, prompts_per_step: 8, group_size: 4, "
+                "micro_batch_size: 8, max_completion_length: 4}}}"
+            ],
+            "arms.dynamic-sampling: expected training.dynamic_sampling to be True, got False",
+        ),
+        (
+            ["arms=[uniform, uniform-twice-the-group]", "tuning={grid: {training.group_size: [4, 8]}, seeds: [3]}"],
+            "arms.uniform-twice-the-group: expected training.group_size to be 8, got 4",
+        ),
+        (
+            ["tuning={grid: {allocator.strategy: [uniform, knapsack]}, seeds: [3]}"],
+            "arms.uniform: expected allocator.strategy to be 'uniform', got 'knapsack'",
+        ),
+        (
+            ["vary={training.group_size: [4, 8]}", "arms={uniform: , knapsack: {training.group_size: 4}}"],
+            "arms.knapsack: expected training.group_size to be 8, got 4",
+        ),
+        (
+            ["vary={allocator.max_rollouts: [8, 16]}", "arms={uniform: , rule: {allocator: {fallback: false}}}"],
+            "arms.rule: expected allocator.max_rollouts to be 8, got 128",
+        ),
+        (["vary={allocator.strategy: [uniform, knapsack]}"], "arms.knapsack: expected allocator.strategy to be"),
+        (
+            ["arms={uniform: , knapsack: {evaluation.samples: 1}}"],
+            "arms.knapsack.evaluation.samples: expected to be the same for all arms; move it to settings or vary.",
+        ),
+        (
+            ["tuning={grid: {task.eval_problems: [5, 9]}, seeds: [3]}"],
+            "tuning.grid.task.eval_problems: expected to be the same for all arms",
         ),
         (["trainer=trl", "arms=[uniform, oracle]"], "arms.oracle: "),
         (["trainer=trl", "arms=[uniform, oracle]"], "'oracle' samples before every step, which TRL cannot"),

@@ -9,8 +9,8 @@ Every part of a step is here in the open. `Loop` has the first four, in `_round`
     update    clipped policy gradient on the rollouts with an advantage         loss = policy.update(...)
 
 It trains what TRL's GRPOTrainer trains with the same recipe (the `dapo` loss without KL term, AdamW, the same order of
-prompts), several times faster for models that fit in a processor's cache: no prompt is read twice, and no rollout
-without an advantage is differentiated. Two things that TRL has no place for are here too: an oracle and dynamic
+prompts), several times faster for models that fit in a processor's cache: sampling reads every prompt once, and no
+rollout without an advantage is differentiated. Two things that TRL has no place for are here too: an oracle and dynamic
 sampling.
 """
 
@@ -105,7 +105,7 @@ class Policy:
     """A language model that samples completions of a task's prompts and is updated on them."""
 
     def __init__(self, model: Any, tokenizer: Any, training: Training) -> None:
-        self.model = model.train()
+        self.model = model.eval()  # without dropout: the policy that samples is the one that is updated
         self.tokenizer = tokenizer
         self.training = training
         matrices = [weight for weight in model.parameters() if weight.ndim > 1]
@@ -239,6 +239,8 @@ class Step:
     fallback: int = 0
     seconds: float = 0.0
     """Spent on planning and on learning what came back."""
+    uncharged: float = 0.0
+    """Seconds that an oracle sampled."""
 
 
 class Loop:
@@ -271,7 +273,10 @@ class Loop:
     def _round(self, step: Step, rows: list[int]) -> None:
         """Plan, generate, score and tell for these prompts; keep what the update will use."""
         ids = [self.columns["id"][row] for row in rows]
+        started = time.perf_counter()
         rates = self._true_rates(rows) if self.recipe.allocator.strategy == ORACLE else None
+        step.uncharged += time.perf_counter() - started
+
         started = time.perf_counter()
         step.unvisited += np.isnan(self.allocator.success_rates(ids)).tolist()
         plan = self.allocator.ask(ids) if rates is None else self._oracle_plan(rates)
@@ -438,8 +443,8 @@ def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Conso
     with Display(console, title, recipe.training.steps) as display, Interruption(display.stopping).listening():
         task, model, tokenizer = ingredients.problems_and_model(recipe, display)
         loop = Loop(recipe, task, Policy(model, tokenizer, recipe.training))
-        directory.rewind(-1)
         record_start(directory, recipe, command)
+        directory.rewind(-1)
         display.start(0, [])
         _loop(loop, directory, display)
         loop.policy.model.save_pretrained(directory.path / "model")
@@ -450,21 +455,21 @@ def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Conso
 def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
     training, every = loop.recipe.training, loop.recipe.evaluation.every * loop.recipe.training.rollouts_per_step
     spent = number = 0
-    started, evaluating = time.monotonic(), 0.0
+    started, not_training = time.monotonic(), 0.0
     steps: list[Step] = []  # not on the disk yet
 
     def write(content: dict[str, Any]) -> None:
         elapsed = time.monotonic() - started
-        times = {"time": round(elapsed, 3), "training_seconds": round(elapsed - evaluating, 3)}
+        times = {"time": round(elapsed, 3), "training_seconds": round(elapsed - not_training, 3)}
         record = {"step": number, "rollouts": spent, **times, **content}
         directory.append_metrics(record)
         display.record(record)
 
     def evaluate() -> None:
-        nonlocal evaluating
+        nonlocal not_training
         began = time.monotonic()
         accuracies = loop.evaluate(last=spent >= training.budget)
-        evaluating += time.monotonic() - began
+        not_training += time.monotonic() - began
         write({"evaluation": accuracies})
         if steps:
             _append_allocations(directory, range(number - len(steps) + 1, number + 1), steps, loop.columns["id"])
@@ -474,6 +479,7 @@ def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
     while spent < training.budget:
         step, loss = loop.step(training.budget - spent)
         before, spent, number = spent, spent + sum(step.planned), number + 1
+        not_training += step.uncharged
         write(step_metrics(step, loss))
         steps.append(step)
         if spent // every > before // every or spent >= training.budget:

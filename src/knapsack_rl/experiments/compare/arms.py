@@ -104,16 +104,18 @@ def _log(arm: Arm, pool: Path) -> Path:
 
 
 def _reason(exit_code: int | None, log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = lines[-1] if lines else "it wrote nothing"
-    return f"ended by signal {-exit_code}" if exit_code is not None and exit_code < 0 else last
+    if exit_code is not None and exit_code < 0:
+        return f"ended by signal {-exit_code}"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else f"ended with exit code {exit_code} and wrote nothing"
 
 
 def _work(recipe_text: str, pool: Path, log: Path) -> None:
     """One arm, in its own process."""
     os.setpgrp()  # Ctrl-C on a terminal is for the comparison, which then stops every arm once
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with log.open("w", encoding="utf-8") as file:
+    with log.open("a", encoding="utf-8") as file:  # another comparison may be at the same run
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     import torch
@@ -128,7 +130,7 @@ def _work(recipe_text: str, pool: Path, log: Path) -> None:
     try:
         train(recipe, pool, f"knapsack-rl train {pool / recipe.name / 'recipe.yaml'}", Console(width=100), report=False)
     except KnapsackError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(" ".join(str(error).split()) + "\n")  # the last line of the log is the reason that is told
         sys.exit(2)
     except Interrupted as stop:
         sys.exit(128 + stop.number)

@@ -51,7 +51,7 @@ def compare(grid: Grid, output: Path, jobs: int, command: str, console: Console)
         StateError: So many arms failed that nothing can be compared; the message has their reasons.
         Interrupted: A signal came. Running arms were stopped; the same call goes on.
     """
-    folder, pool = output / grid.comparison.name, output / POOL
+    folder, pool = _folder(grid, output), output / POOL
     for needed in (folder, pool):
         try:
             needed.mkdir(parents=True, exist_ok=True)
@@ -78,6 +78,14 @@ def compare(grid: Grid, output: Path, jobs: int, command: str, console: Console)
     return Outcome(page, tables["summary"], failures)
 
 
+def _folder(grid: Grid, output: Path) -> Path:
+    name = grid.comparison.name
+    if name == POOL or (output / name / "environment.json").exists():
+        holds = "the runs of all comparisons are" if name == POOL else "a run is"
+        raise InvalidInputError(f"name: {output / name} is where {holds} already; choose another with name=...")
+    return output / name
+
+
 def _rendered(grid: Grid, folder: Path) -> str:
     """The comparison as YAML that makes the same one where it is read from `folder`."""
     recipe = None if grid.recipe_path is None else os.path.relpath(grid.recipe_path, folder)
@@ -87,9 +95,8 @@ def _rendered(grid: Grid, folder: Path) -> str:
 def plan(grid: Grid, output: Path) -> list[tuple[str, str]]:
     """What `compare` would do, in a few (label, text) rows."""
     comparison, pool = grid.comparison, output / POOL
+    _folder(grid, output)
     trials = grid.tuning()
-    waiting = [arm for arm in trials if not running.is_finished(arm, pool)]
-    final = len(grid.variations) * len(comparison.arms) * len(comparison.seeds)
     rows = [
         ("comparison", comparison.name),
         ("arms", ", ".join(comparison.arms)),
@@ -100,8 +107,17 @@ def plan(grid: Grid, output: Path) -> list[tuple[str, str]]:
     if comparison.tuning is not None:
         points = "; ".join(f"{key} in {values}" for key, values in comparison.tuning.grid.items())
         seeds = ", ".join(map(str, comparison.tuning.seeds))
-        rows.append(("tuning", f"{points}, on seeds {seeds}: {len(trials)} runs, {len(waiting)} of them to do"))
-    return [*rows, ("then", f"{final} runs"), ("report", str(output / comparison.name / "report.html"))]
+        rows.append(("tuning", f"{points}, on seeds {seeds}: {_to_do(trials, pool)}"))
+        runs = f"{len(grid.variations) * len(comparison.arms) * len(comparison.seeds)} with what was chosen"
+    else:
+        runs = _to_do(grid.reported({}), pool)
+    return [*rows, ("runs", runs), ("report", str(output / comparison.name / "report.html"))]
+
+
+def _to_do(arms: Sequence[Arm], pool: Path) -> str:
+    different = {arm.folder: arm for arm in arms}
+    waiting = sum(not running.is_finished(arm, pool) for arm in different.values())
+    return f"{len(different)} runs, {waiting} of them to do"
 
 
 def _run(what: str, arms: Sequence[Arm], pool: Path, jobs: int, console: Console) -> list[Failure]:
@@ -150,6 +166,8 @@ def _tables(grid: Grid, done: Sequence[Arm], pool: Path) -> dict[str, pd.DataFra
 
 
 def _save(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    for stale in (*folder.glob("*.csv"), *folder.glob("figures/*")):  # of an earlier state of the comparison
+        stale.unlink()
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (folder / "summary.md").write_text(markdown(tables["summary"]), encoding="utf-8")

@@ -28,6 +28,8 @@ DYNAMIC = "dynamic-sampling"
 TWICE_THE_GROUP, TWICE_THE_STEPS = "uniform-twice-the-group", "uniform-twice-the-steps"
 _KEY_OF_RECIPE = re.compile(r"(?P<block>settings|vary|tuning\.grid|arms\.[^.]+)\.(?P<key>.+)")
 REFERENCES = (ORACLE, TWICE_THE_GROUP, TWICE_THE_STEPS)
+_COMMON = ("task", "model", "evaluation")
+"""Blocks of a recipe that all arms have alike: problems, warm start, and what is measured."""
 
 
 class _Block(BaseModel):
@@ -50,7 +52,7 @@ class Comparison(_Block):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     recipe: str | None = None
     settings: Settings = {}
-    arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$")], Settings | None]
+    arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+-]*$")], Settings | None]
     baseline: str = "uniform"
     references: list[str] | None = None
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
@@ -67,7 +69,9 @@ class Comparison(_Block):
 
     def is_reference(self, arm: str) -> bool:
         """Whether an arm is no competitor, since it costs more than the others or knows what nobody can know."""
-        return arm in (REFERENCES if self.references is None else self.references)
+        if self.references is not None:
+            return arm in self.references
+        return arm in REFERENCES or (self.arms.get(arm) or {}).get("allocator.strategy") == ORACLE
 
 
 def _contradictions(comparison: Comparison) -> Iterator[str]:
@@ -91,6 +95,7 @@ def _contradictions(comparison: Comparison) -> Iterator[str]:
     if both:
         yield f"tuning.seeds: expected seeds that the report does not use, got {both} in both."
     yield from _useless_values(comparison)
+    yield from _unequal_arms(comparison)
 
 
 def _useless_values(comparison: Comparison) -> Iterator[str]:
@@ -113,6 +118,16 @@ def _useless_values(comparison: Comparison) -> Iterator[str]:
                 yield f"{block}.{key}: expected every value once, got {values}."
     for key in comparison.vary.keys() & grid.keys():
         yield f"vary.{key}: tuning.grid has it too, and one key cannot be both varied and tuned; remove one."
+
+
+def _unequal_arms(comparison: Comparison) -> Iterator[str]:
+    """Settings of single arms by which they would not be comparable."""
+    blocks = {f"arms.{name}": settings or {} for name, settings in comparison.arms.items()}
+    blocks["tuning.grid"] = comparison.tuning.grid if comparison.tuning else {}
+    for block, settings in blocks.items():
+        for key in settings:
+            if key.partition(".")[0] in _COMMON:
+                yield f"{block}.{key}: expected to be the same for all arms; move it to settings or vary."
 
 
 def presets() -> tuple[str, ...]:
@@ -198,9 +213,11 @@ class Grid:
     def _arm(self, variation: Settings, name: str, point: Settings, seed: int) -> Arm:
         common = {**self.comparison.settings, **variation}
         own = self.comparison.arms[name] or {}
-        if name in presets():
-            own = {**_preset(name, self._recipe({**common, "seed": seed}, name)), **own}
-        recipe = self._recipe({**common, **own, **point, "seed": seed}, name)
+        preset = _preset(name, self._recipe({**common, "seed": seed}, name)) if name in presets() else {}
+        recipe = self._recipe({**common, **preset, **own, **point, "seed": seed}, name)
+        doubled = preset if name in (TWICE_THE_GROUP, TWICE_THE_STEPS) else {}  # of what the variation says
+        varied = {key: value for key, value in variation.items() if key not in doubled}
+        _refuse_lost(name, [*preset.items(), *varied.items(), *point.items()], recipe.model_dump(mode="json"))
         return Arm(_label(variation), name, _label(point), recipe.model_copy(update={"name": _run_name(recipe)}))
 
     @cached_property
@@ -217,6 +234,26 @@ class Grid:
             return recipe_file.validated(Recipe, content, complaint)
         except InvalidInputError as error:
             raise InvalidInputError(f"arms.{arm}: {error}") from None
+
+
+def _refuse_lost(arm: str, wanted: Sequence[tuple[str, Any]], recipe: Mapping[str, Any]) -> None:
+    """Refuse an arm in whose recipe a variation, a point of the grid or the arm's own name has lost its effect."""
+    for key, value in wanted:
+        found: Any = recipe
+        for name in key.split("."):
+            found = found[name]
+        if not _agree(value, found):
+            raise InvalidInputError(
+                f"arms.{arm}: expected {key} to be {value!r}, got {found!r}, because another setting replaces it. "
+                "Write an arm's settings by whole dotted keys, without those that its name, vary or the grid decide."
+            )
+
+
+def _agree(value: Any, found: Any) -> bool:
+    """Whether `found`, with its defaults, is what `value` asks for."""
+    if isinstance(value, Mapping) and isinstance(found, Mapping):
+        return all(key in found and _agree(inner, found[key]) for key, inner in value.items())
+    return bool(value == found)
 
 
 def read(path: Path | None, overrides: Sequence[str] = ()) -> Grid:
@@ -254,9 +291,10 @@ def _default(recipe: Mapping[str, Any], rate: Any) -> dict[str, Any]:
     if rate is None:
         rate = _block(recipe, "training").get("learning_rate", Training.model_fields["learning_rate"].default)
     rates = [rate / 2, rate, 2 * rate] if isinstance(rate, int | float) else [rate]
+    small = _block(recipe, "model").get("kind") == "scratch"
     return {
         "name": f"{recipe.get('name', 'recipe')}-comparison",
-        "settings": {"trainer": "minimal"} if _block(recipe, "model").get("kind") == "scratch" else {},
+        "settings": {"trainer": "minimal"} if small and "trainer" not in recipe else {},
         "arms": {"uniform": None, "knapsack": None},
         "seeds": [1, 2, 3],
         "tuning": {"grid": {"training.learning_rate": rates}, "seeds": [101, 102]},
@@ -285,8 +323,11 @@ def _place(key: str) -> list[str]:
 
 def _name_arms(content: dict[str, Any]) -> None:
     """Let a list of arms be a mapping, in which none has settings."""
-    if isinstance(content.get("arms"), list):
-        content["arms"] = dict.fromkeys(map(str, content["arms"]))
+    names = content.get("arms")
+    if isinstance(names, list):
+        content["arms"] = dict.fromkeys(map(str, names))
+        if len(content["arms"]) < len(names):
+            raise InvalidInputError(f"arms: expected every arm once, got {names}.")
 
 
 def _combinations(values: Mapping[str, Sequence[Any]]) -> list[Settings]:

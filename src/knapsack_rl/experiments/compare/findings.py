@@ -40,6 +40,7 @@ def notes(comparison: Comparison, tables: Tables, failures: Sequence[Failure], e
     careful = [
         *_few_seeds(comparison),
         *_missing(comparison, tables["summary"], failures),
+        *_no_gain(comparison, tables),
         *_edges(comparison, tables),
         *_versions(environments),
     ]
@@ -109,6 +110,16 @@ def _missing(comparison: Comparison, summary: pd.DataFrame, failures: Sequence[F
     if lacking:
         said.append(f"not all runs of these arms are there: {', '.join(lacking)}.")
     return said
+
+
+def _no_gain(comparison: Comparison, tables: Tables) -> list[str]:
+    """Seeds on which the baseline learned nothing, so that nobody can be said to have reached it sooner."""
+    base = tables["runs"][tables["runs"]["arm"] == comparison.baseline]
+    count = int((base["accuracy"] <= base["start"]).sum())
+    if not count:
+        return []
+    where = f"{count} of {plural(len(base), 'run')}"
+    return [f"{comparison.baseline} gained nothing in {where}, which the cost to reach leaves out."]
 
 
 def _edges(comparison: Comparison, tables: Tables) -> list[str]:

@@ -62,8 +62,8 @@ def _interval(low: float, high: float, digits: str) -> str:
 
 
 def _cost_to_reach(row: Mapping[Any, Any]) -> str:
-    ratio, reached = row.get("reach_100"), row.get("reached_100")
+    ratio, reached, seeds = (row.get(key) for key in ("reach_100", "reached_100", "reach_seeds"))
     if ratio is None or reached is None or pd.isna(ratio):
         return ""
     text = "never" if ratio == float("inf") else f"{ratio:.2f}x"
-    return f"{text} ({reached:.0f} of {row['seeds']})"
+    return f"{text} ({reached:.0f} of {seeds:.0f})"

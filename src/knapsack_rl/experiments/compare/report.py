@@ -121,7 +121,7 @@ def _summary_tables(comparison: Comparison, summary: pd.DataFrame, variation: st
             f"Cost to 50 % and so on: the median over seeds of an arm's {cost} at which it gets a share of {base}'s "
             f"gain, relative to {base}'s; ∞ where half of the seeds never get there. Effective prompts: groups with a "
             "gradient per update. Never solved: training prompts without a success in the run. Training leaves "
-            "evaluations out and has the oracle's extra sampling in it; other programs may have run beside. "
+            "evaluations and the oracle's extra sampling out; other programs may have run beside. "
             "Allocation: its share.",
             took[0].assign(Arm=arms)[["Arm", *took[0].columns]],
             took[1],

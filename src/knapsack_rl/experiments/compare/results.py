@@ -65,7 +65,7 @@ def read(arms: Iterable[Arm], pool: Path) -> tuple[pd.DataFrame, pd.DataFrame, p
             }
         )
         at = costs.set_index("step")
-        means = run.evaluations.groupby("step", as_index=False)["accuracy"].mean().assign(benchmark="mean")
+        means = run_data.mean_accuracies(run)[["step", "accuracy"]].assign(benchmark="mean")
         evaluations = pd.concat([run.evaluations[["step", "benchmark", "accuracy"]], means], ignore_index=True)
         for cost in COSTS:
             evaluations[cost] = at[cost].reindex(evaluations["step"]).to_numpy()
@@ -94,15 +94,16 @@ def _costs(run: run_data.Run) -> pd.DataFrame:
 def at_equal_cost(runs: pd.DataFrame, curves: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     """Accuracy of every run at the cost that all arms of its variation and seed have reached.
 
-    That cost is the least final one among the arms that are no references; between evaluations accuracy is
-    interpolated. References are taken at their own end.
+    That cost is the least final one among the arms that are no references, each with the choice that went furthest, so
+    that a choice whose completions became short does not cut all others; between evaluations accuracy is interpolated.
+    References, and choices that ended earlier, are taken at their own end.
 
     Returns:
         `runs` with the columns cost (at which it was taken), common_cost, accuracy, and start (before training).
     """
     cost = comparison.equal
     competing = runs[~runs["arm"].map(comparison.is_reference)]
-    common = competing.groupby(["variation", "seed"])[cost].min()
+    common = competing.groupby(["variation", "seed", "arm"])[cost].max().groupby(level=["variation", "seed"]).min()
     rows = []
     for run in runs.to_dict("records"):
         shared = float(common.get((run["variation"], run["seed"]), run[cost]))
@@ -143,7 +144,8 @@ def cost_to_reach(taken: pd.DataFrame, curves: pd.DataFrame, comparison: Compari
     """What it costs every run to reach what the baseline of the same seed reached, relative to the baseline.
 
     Levels are shares of the baseline's way from its start to its accuracy at equal cost. A curve has reached a level
-    when it first crosses it, linearly between evaluations.
+    when it first crosses it, linearly between evaluations. Seeds without a baseline, or on which it gained nothing,
+    have no such cost and are left out.
 
     Returns:
         One row per run and level: variation, arm, seed, level, ratio (NaN where the run never got there).
@@ -154,6 +156,8 @@ def cost_to_reach(taken: pd.DataFrame, curves: pd.DataFrame, comparison: Compari
         if (run["variation"], run["seed"]) not in baselines.index:
             continue
         base = baselines.loc[(run["variation"], run["seed"])]
+        if base["accuracy"] <= base["start"]:
+            continue
         base_curve = _curve(curves, {**base.to_dict(), "variation": run["variation"], "seed": run["seed"]}, cost)
         curve = _curve(curves, run, cost)
         for level in LEVELS:
@@ -165,10 +169,10 @@ def cost_to_reach(taken: pd.DataFrame, curves: pd.DataFrame, comparison: Compari
                     "arm": run["arm"],
                     "seed": run["seed"],
                     "level": level,
-                    "ratio": own / reference if reference else np.nan,
+                    "ratio": own / reference,
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["variation", "arm", "seed", "level", "ratio"])
 
 
 def _first_crossing(cost: pd.Series, accuracy: pd.Series, target: float) -> float:
@@ -212,8 +216,8 @@ def summary(taken: pd.DataFrame, reach: pd.DataFrame, comparison: Comparison) ->
     accuracy_low, accuracy_high; difference to the baseline of the same seed (mean), difference_low, difference_high,
     difference_p (two-sided paired t-test, NaN below three pairs), pairs (seeds that both have), wins (of those, above
     the baseline); reach_50 ... reach_100 (median over the seeds of the cost ratio at each level; infinite where half of
-    the seeds never got there) and reached_50 ... (seeds that did); effective_gradient_ratio, effective_prompts,
-    never_solved, rollouts, tokens, seconds, allocation_share (means).
+    the seeds never got there) and reached_50 ... (seeds that did, of reach_seeds); effective_gradient_ratio,
+    effective_prompts, never_solved, rollouts, tokens, seconds, allocation_share (means).
     """
     rows = []
     baseline = taken[taken["arm"] == comparison.baseline].set_index(["variation", "seed"])["accuracy"]
@@ -243,6 +247,7 @@ def summary(taken: pd.DataFrame, reach: pd.DataFrame, comparison: Comparison) ->
             key = f"{100 * float(str(level)):.0f}"
             row[f"reach_{key}"] = float(np.median(ratios.fillna(np.inf)))
             row[f"reached_{key}"] = int(ratios.notna().sum())
+            row["reach_seeds"] = len(ratios)
         for column in ("effective_gradient_ratio", "effective_prompts", "never_solved", *COSTS, "allocation_share"):
             row[column] = float(group[column].mean())
         rows.append(row)
