@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from knapsack_rl.experiments.recipe import Recipe
 
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 _REFUSED = 2
 _TRAIN_HELP = """\
 Train a language model by reinforcement learning, with a rollout budget per prompt.
@@ -125,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"knapsack-rl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    for add in (_add_train, _add_compare, _add_audit, _add_simulate, _add_report):
+        add(commands)
+    return parser
+
+
+def _add_train(commands: Commands) -> None:
     train = commands.add_parser(
         "train",
         allow_abbrev=False,
@@ -137,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="check the recipe, build what it takes, train nothing")
     train.set_defaults(run=_train)
 
+
+def _add_compare(commands: Commands) -> None:
     compare = commands.add_parser(
         "compare",
         allow_abbrev=False,
@@ -152,6 +162,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--dry-run", action="store_true", help="check everything, say what would run, run nothing")
     compare.set_defaults(run=_compare)
 
+
+def _add_audit(commands: Commands) -> None:
     audit = commands.add_parser(
         "audit",
         allow_abbrev=False,
@@ -173,6 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     audit.set_defaults(run=_audit)
 
+
+def _add_simulate(commands: Commands) -> None:
     simulate = commands.add_parser(
         "simulate",
         allow_abbrev=False,
@@ -195,11 +209,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.set_defaults(run=_simulate)
 
+
+def _add_report(commands: Commands) -> None:
     report = commands.add_parser("report", allow_abbrev=False, help="write report.html from run directories")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     report.add_argument("--output", type=Path, default=None, metavar="FILE", help="the page to write")
     report.set_defaults(run=_report)
-    return parser
 
 
 def _train(parsed: argparse.Namespace, command: str) -> int:

@@ -14,7 +14,7 @@ def table(summary: pd.DataFrame) -> Table:
     shown = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", caption_justify="left")
     rows = [_cells(row) for row in summary.to_dict("records")]
     for heading in _headings(summary):
-        shown.add_column(heading, no_wrap=True, overflow="ellipsis")
+        shown.add_column(heading, no_wrap=heading not in ("setting", "arm"), overflow="fold")
     for row in rows:
         shown.add_row(*(row[heading] for heading in _headings(summary)))
     if summary["reference"].any():
