@@ -105,7 +105,7 @@ def test_a_report_of_something_else_is_refused(capsys: pytest.CaptureFixture[str
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
-    heavy = "torch", "transformers", "trl", "datasets", "pydantic", "matplotlib", "rich"
+    heavy = "torch", "transformers", "trl", "datasets", "pydantic", "matplotlib", "rich", "scipy", "pandas", "pyarrow"
     program = f"import sys, knapsack_rl.cli; sys.exit([name for name in {heavy} if name in sys.modules] or 0)"
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)
 

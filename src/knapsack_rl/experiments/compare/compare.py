@@ -108,10 +108,11 @@ def plan(grid: Grid, output: Path) -> list[tuple[str, str]]:
         points = "; ".join(f"{key} in {values}" for key, values in comparison.tuning.grid.items())
         seeds = ", ".join(map(str, comparison.tuning.seeds))
         rows.append(("tuning", f"{points}, on seeds {seeds}: {_to_do(trials, pool)}"))
-        runs = f"{len(grid.variations) * len(comparison.arms) * len(comparison.seeds)} with what was chosen"
+        final = len(grid.variations) * len(comparison.arms) * len(comparison.seeds)
+        rows.append(("then", f"{final} runs with what each arm kept"))
     else:
-        runs = _to_do(grid.reported({}), pool)
-    return [*rows, ("runs", runs), ("report", str(output / comparison.name / "report.html"))]
+        rows.append(("runs", _to_do(grid.reported({}), pool)))
+    return [*rows, ("report", str(output / comparison.name / "report.html"))]
 
 
 def _to_do(arms: Sequence[Arm], pool: Path) -> str:
