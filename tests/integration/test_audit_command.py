@@ -22,6 +22,7 @@ from knapsack_rl.cli import main
 from knapsack_rl.experiments.audit.audit import Audit, Options, audit, default_output
 from knapsack_rl.experiments.audit.columns import Asked
 from knapsack_rl.experiments.audit.findings import remarks, summary
+from knapsack_rl.experiments.audit.report import write_report
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -181,6 +182,150 @@ def test_a_run_directory_of_this_program_is_audited(tmp_path: Path) -> None:
     assert found.expectation is not None
     expected = kr.metrics.effective_gradient_ratio(frame["successes"].to_numpy(), frame["scored"].to_numpy())
     assert found.expectation.observed.value == pytest.approx(expected)
+
+
+def logged(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def rewarded(prompts: int = 12, steps: int = 4, size: int = 4, seed: int = 0, **more: Any) -> list[dict[str, Any]]:
+    """Rows of prompts of all success rates that all come in every step."""
+    rng = np.random.default_rng(seed)
+    return [
+        {"step": step, "prompt": f"p{p}", "reward": float(rng.random() < (p + 0.5) / prompts)} | more
+        for step in range(steps)
+        for p in range(prompts)
+        for _ in range(size)
+    ]
+
+
+def test_rewards_that_all_exceed_the_threshold_give_no_shares_of_right_and_wrong(tmp_path: Path) -> None:
+    rows = [row | {"reward": row["reward"] + 1} for row in rewarded()]
+    found = audited(logged(tmp_path / "log.jsonl", rows))
+    first, spent, *others = summary(found)
+    assert "Every reward is above 0, between 1 and 2" in first
+    assert "--success-above X" in first
+    assert "had no gradient" in spent
+    said = " ".join([spent, *others])
+    assert not any(words in said for words in ("all correct", "never had", "expected to", "grader"))
+    assert found.expectation is None
+    assert "No group had both successes and failures" in said
+    above = " ".join(summary(audited(tmp_path / "log.jsonl", above=1.5)))
+    assert "all correct" in above
+    assert "Every reward is above" not in above
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_rewards_that_are_all_equal_are_a_reason_to_look_at_the_grader(tmp_path: Path, reward: float) -> None:
+    rows = [row | {"reward": reward} for row in rewarded()]
+    assert "look at the grader" in summary(audited(logged(tmp_path / "log.jsonl", rows)))[-1]
+    counts = [{"step": s, "prompt": p, "scored": 4, "successes": int(4 * reward)} for s in (1, 2) for p in "ab"]
+    assert "look at the grader" in summary(audited(logged(tmp_path / "counts.jsonl", counts)))[-1]
+
+
+def test_where_gradients_are_not_only_of_successes_expectations_are_called_what_they_are(tmp_path: Path) -> None:
+    rows = rewarded()
+    plain = audited(logged(tmp_path / "plain.jsonl", rows))
+    for index, row in enumerate(rows):
+        row["reward"] -= 0.1 * (index % 2)
+    shaped = audited(logged(tmp_path / "shaped.jsonl", rows))
+    assert "would be expected to have a gradient" in " ".join(summary(plain))
+    assert "would be expected to have both successes and failures" in " ".join(summary(shaped))
+    page = write_report(shaped, tmp_path / "page", "command").read_text(encoding="utf-8")
+    for heading in ("Rollouts in mixed groups, spent and planned", "in mixed groups, planned"):
+        assert heading in page
+    assert "with gradient, planned" not in page
+
+
+def test_groups_whose_rewards_only_add_up_to_the_same_are_neither_right_nor_wrong(tmp_path: Path) -> None:
+    rewards = [(1.0, 0.0), (0.0, 1.0)]
+    rows = [
+        {"step": 1, "prompt": "p", "completion": f"{a}", "accuracy_reward": a, "format_reward": b, "advantage": 0.0}
+        for a, b in rewards
+    ]
+    spent = summary(audited(logged(tmp_path / "log.jsonl", rows)))[0].replace("\N{NO-BREAK SPACE}", " ")
+    assert "0.0 % all correct, 0.0 % all wrong, 100.0 % mixed with rewards that add up to the same" in spent
+
+
+def test_what_needs_no_prior_is_said_as_the_low_end_of_its_interval(tmp_path: Path) -> None:
+    found = audited(logged(tmp_path / "log.jsonl", rewarded()))
+    assert found.expectation is not None
+    low = f"{100 * found.expectation.without_prior.low:.1f}\N{NO-BREAK SPACE}%"
+    assert f"Without a prior, at least {low}: the low end of its 95 % interval." in " ".join(summary(found))
+
+
+def test_with_few_prompts_no_interval_is_given_and_the_reason_is(tmp_path: Path) -> None:
+    found = audited(logged(tmp_path / "log.jsonl", rewarded(prompts=9)))
+    said = " ".join(summary(found))
+    assert "(no interval: too few prompts)" in said
+    assert "95 % interval" not in said
+    page = write_report(found, tmp_path / "page", "command").read_text(encoding="utf-8")
+    assert "no interval: too few prompts" in page
+    assert "nan" not in page.lower().replace("finance", "")
+
+
+def test_uniform_plans_say_why_their_gain_has_no_interval(tmp_path: Path) -> None:
+    found = audit([logged(tmp_path / "log.jsonl", rewarded())], Options(strategy="uniform"))
+    assert "+0.0 points (no interval: every resample gives the same)" in " ".join(summary(found))
+
+
+def test_without_steps_it_is_said_that_plans_pair_visits_and_not_times(tmp_path: Path) -> None:
+    path = logged(tmp_path / "log.jsonl", rewarded())
+    assert "from earlier steps alone" in " ".join(summary(audited(path)))
+    rows = [{name: row[name] for name in ("prompt", "reward")} for row in rewarded()]
+    found = audited(logged(path, rows))
+    assert "from earlier steps alone" not in " ".join(summary(found))
+    assert "the nth visits of all prompts as one step" in " ".join(summary(found))
+    assert "Plans pair visits and not times" in " ".join(remarks(found))
+
+
+def test_groups_of_several_times_the_usual_size_are_questioned(tmp_path: Path) -> None:
+    rows = rewarded()
+    assert "times the rollouts of the others" not in " ".join(remarks(audited(logged(tmp_path / "log.jsonl", rows))))
+    twice = [row for row in rows if (row["step"], row["prompt"]) in ((1, "p3"), (2, "p4"))]
+    found = audited(logged(tmp_path / "log.jsonl", rows + twice))
+    assert "2 groups had two or more times the rollouts of the others" in " ".join(remarks(found))
+
+
+def test_plans_that_differ_by_prompt_are_not_taken_for_merged_groups(tmp_path: Path) -> None:
+    rows = rewarded()
+    more = [row for row in rows if row["prompt"] == "p3"][::2] + [row for row in rows if row["prompt"] == "p4"]
+    found = audited(logged(tmp_path / "log.jsonl", rows + more))
+    assert "times the rollouts of the others" not in " ".join(remarks(found))
+
+
+def test_groups_that_come_from_several_runs_are_said_to_be_merged(tmp_path: Path) -> None:
+    first, second = (logged(tmp_path / f"{name}.jsonl", rewarded(seed=seed)) for seed, name in enumerate("ab"))
+    assert "48 groups came from several of the LOGS" in " ".join(remarks(audited(first, second)))
+    assert "several of the LOGS" not in " ".join(remarks(audited(first)))
+    ranks = logged(tmp_path / "c.jsonl", [row | {"prompt": "!" + row["prompt"]} for row in rewarded()])
+    assert "several of the LOGS" not in " ".join(remarks(audited(first, ranks)))
+
+
+def test_planned_and_spent_tokens_are_compared_over_the_same_groups(tmp_path: Path) -> None:
+    rows = [row | {"length": 100 if index % 2 else None} for index, row in enumerate(rewarded())]
+    found = audit([logged(tmp_path / "log.jsonl", rows)], Options(strategy="uniform"))
+    assert "19,200 tokens" in summary(found)[-1]
+    assert "The plans would have taken 19,200 tokens, +0.0 %" in summary(found)[-1]
+    page = write_report(found, tmp_path / "page", "command").read_text(encoding="utf-8")
+    assert "19,200 tokens, of 192 rollouts, 96 of them by the mean length of their group" in page
+
+
+def test_failures_that_read_like_the_reference_are_said_to_do_just_that(tmp_path: Path) -> None:
+    rows = rewarded(completion="\\boxed{7}", reference="7")
+    said = " ".join(summary(audited(logged(tmp_path / "log.jsonl", rows))))
+    assert "gave an answer that reads like the reference and failed nevertheless" in said
+
+
+def test_figures_name_the_files_that_they_are_drawn_from(tmp_path: Path) -> None:
+    pages = [
+        write_report(audited(log), tmp_path / "page", "command").read_text(encoding="utf-8")
+        for log in (logged(tmp_path / "log.jsonl", rewarded()), verl_dump(tmp_path / "rollouts"))
+    ]
+    assert "Data: log.jsonl" in pages[0]
+    assert f"Data: 6 files of {tmp_path / 'rollouts'}" in pages[1]
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def test_a_single_reward_function_of_trl_is_found_whatever_its_name() -> None:
 def test_of_several_reward_functions_the_one_about_being_right_is_taken_and_said() -> None:
     found = guessed(TRL, {"accuracy_reward", "format_reward", "advantage", "step"})
     assert found.reward == ("accuracy_reward",)
+    assert found.trained == ("accuracy_reward", "format_reward")
     assert "accuracy_reward, format_reward" in found.remarks[0]
     assert "--reward" in found.remarks[0]
 
@@ -37,6 +38,27 @@ def test_reward_functions_that_nothing_tells_apart_are_added_up_and_said() -> No
     found = guessed(names, {"reward_a", "reward_b"})
     assert found.reward == ("reward_a", "reward_b")
     assert "unweighted sum" in found.remarks[0]
+
+
+def test_all_functions_of_trl_decide_on_gradients_whatever_they_are_called() -> None:
+    names = ["step", "prompt", "completion", "correct", "fmt", "completion_length", "advantage"]
+    numeric = {"correct", "fmt", "completion_length", "advantage", "step"}
+    found = guessed(names, numeric)
+    assert (found.reward, found.trained, found.length) == (("correct",), ("correct", "fmt"), "completion_length")
+    assert "correct, fmt" in found.remarks[0]
+    named = guessed(names, numeric, reward="fmt")
+    assert (named.reward, named.trained) == (("fmt",), ("correct", "fmt"))
+    assert named.remarks
+
+
+def test_a_column_that_is_just_called_reward_is_the_total_of_its_parts() -> None:
+    found = guessed(["prompt", "reward", "format_reward"], {"reward", "format_reward"})
+    assert (found.reward, found.trained, found.remarks) == (("reward",), ("reward",), ())
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"log\.jsonl: expected columns with names of their own, got reward"):
+        guessed(["prompt", "reward", "reward"], {"reward"})
 
 
 def test_an_id_that_lasts_is_preferred_and_the_prompt_is_shown() -> None:
@@ -69,7 +91,7 @@ def test_a_length_must_be_a_number() -> None:
 def test_the_rows_of_run_directories_are_groups() -> None:
     found = guessed(["step", "prompt", "rollouts", "scored", "successes"], set())
     assert found.counted
-    assert found.needed() == ["prompt", "step", "rollouts", "scored", "successes"]
+    assert found.needed() == ["prompt", "step", "scored", "successes"]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def log_of(rows: list[dict[str, Any]], size: int = 1000) -> Log:
         prompt = encoded([row["prompt"] for row in some])
         reward = np.array([float(row["reward"]) for row in some])
         step = np.array([row.get("step", 1) for row in some])
-        accounts.add(Batch(step, prompt, prompt, reward, **texts))
+        accounts.add(Batch(step, prompt, prompt, reward, reward, relogged=True, **texts))
     return accounts.log()
 
 
@@ -60,10 +60,15 @@ def test_the_answer_is_found_where_it_was_asked_for(completion: str, answer: str
     [
         ("12.", "12", True),
         (" $12$ ", r"\boxed{12}", True),
-        (r"\text{Yes}", "yes", True),
-        (r"x \, + 1", "x+1", True),
+        (r"\text{Yes}", "Yes", True),
+        (r"x \, +  1 ", "x + 1", True),
+        ("two\nwords .", "two words", True),
         ("12", "so 10 + 2 gives #### 12", True),
         ("12", "12.0", False),
+        ("1 2", "12", False),
+        (r"1\,2", "12", False),
+        ("now here", "nowhere", False),
+        ("Yes", "yes", False),
         ("0.5", r"\frac{1}{2}", False),
         ("", "", False),
     ],

@@ -23,7 +23,7 @@ from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.audit import reading as reading_module
 from knapsack_rl.experiments.audit.accounting import Accounts, Log
 from knapsack_rl.experiments.audit.columns import Asked
-from knapsack_rl.experiments.audit.reading import Reading, find_files
+from knapsack_rl.experiments.audit.reading import Found, Reading, find_files
 
 Row = dict[str, Any]
 ROWS: list[Row] = [
@@ -225,12 +225,12 @@ def test_without_any_step_a_run_of_rows_of_one_prompt_is_a_visit_also_across_fil
 def test_files_come_by_number_and_folders_of_frameworks_are_known(tmp_path: Path) -> None:
     for name in ("10.jsonl", "9.jsonl", "notes.txt"):
         (tmp_path / name).write_text("{}")
-    assert [path.name for path in find_files([tmp_path])] == ["9.jsonl", "10.jsonl"]
-    assert [path.name for path in find_files([str(tmp_path / "*.jsonl")])] == ["9.jsonl", "10.jsonl"]
+    assert [found.path.name for found in find_files([tmp_path])] == ["9.jsonl", "10.jsonl"]
+    assert [found.path.name for found in find_files([str(tmp_path / "*.jsonl")])] == ["9.jsonl", "10.jsonl"]
     completions = tmp_path / "completions"
     completions.mkdir()
     write(completions / "completions_00001.parquet", ROWS)
-    assert find_files([tmp_path]) == [completions / "completions_00001.parquet"]
+    assert find_files([tmp_path]) == [Found(completions / "completions_00001.parquet", 0, named=False)]
 
 
 @pytest.mark.parametrize(("name", "needle"), [("none.jsonl", "is no file"), ("log.txt", r"\.jsonl"), (".", "holds no")])
@@ -274,13 +274,198 @@ def test_the_parquet_of_run_directories_has_a_group_in_a_row(tmp_path: Path) -> 
     assert reading.problems.counts == {"groups of which no rollout was scored": 1}
 
 
+def trl_steps(folder: Path, *steps: Sequence[Row]) -> tuple[Log, Reading]:
+    """What the audit makes of these as the steps of TRL, each of them a file."""
+    for step, rows in enumerate(steps, start=1):
+        write(folder / f"completions_{step:05d}.parquet", [{"step": step} | row | {"advantage": 0.0} for row in rows])
+    return read(folder)
+
+
 def test_a_generation_batch_that_is_logged_at_every_update_counts_once(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    batch = [{"prompt": f"p{i % 3}", "completion": str(rng.integers(1e9)), "reward": i % 2} for i in range(12)]
+    batch = [{"prompt": f"p{i // 4}", "completion": str(rng.integers(1e9)), "reward": float(i % 2)} for i in range(12)]
     other = [row | {"completion": row["completion"] + "!"} for row in batch]
-    for step, rows in enumerate((batch, batch[::-1], other, batch), start=1):
-        write(tmp_path / f"{step}.jsonl", [row | {"step": step} for row in rows])
-    log, _ = read(tmp_path)
+    log, _ = trl_steps(tmp_path, batch, batch, other, batch)
     assert log.repeated_steps == [2]
     assert np.unique(log.step).tolist() == [1, 3, 4]
     assert log.seen.tolist() == [16, 16, 16]
+
+
+def test_the_same_rollouts_in_another_order_are_another_batch(tmp_path: Path) -> None:
+    batch = [{"prompt": f"p{i // 4}", "completion": f"{i % 2}", "reward": float(i % 2)} for i in range(12)]
+    log, _ = trl_steps(tmp_path, batch, batch[4:] + batch[:4], batch)
+    assert log.repeated_steps == []
+    assert int(log.rollouts.sum()) == 36
+
+
+def test_a_repeated_batch_is_recognised_however_its_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_module, "_BATCH_BYTES", 1)
+    rng = np.random.default_rng(0)
+    batch = [{"prompt": f"p{i // 8}", "completion": str(rng.integers(4)), "reward": 1.0} for i in range(800)]
+    moved = [*batch[400:], *batch[:400]]
+    assert trl_steps(tmp_path, batch, batch, moved)[0].repeated_steps == [2]
+
+
+def test_steps_in_which_each_prompt_has_one_answer_are_not_taken_for_repeats(tmp_path: Path) -> None:
+    batch = [{"prompt": f"p{i // 4}", "completion": f"{i // 4}", "reward": 1.0} for i in range(12)]
+    log, _ = trl_steps(tmp_path, *[batch] * 5)
+    assert log.repeated_steps == []
+    assert int(log.rollouts.sum()) == 60
+
+
+@pytest.mark.parametrize("column", ["step", "advantage"])
+def test_equal_steps_of_logs_without_advantages_or_without_steps_are_all_counted(tmp_path: Path, column: str) -> None:
+    rows = [
+        {"prompt": p, "completion": "yes" if won else "no", "reward": float(won), column: step}
+        for step in range(10)
+        for p in "ab"
+        for won in (1, 0, 1)
+    ]
+    log, _ = read(write(tmp_path / "log.jsonl", rows))
+    assert log.repeated_steps == []
+    assert int(log.rollouts.sum()) == 60
+
+
+def test_gradients_come_from_the_sum_of_all_reward_functions_and_successes_from_one(tmp_path: Path) -> None:
+    def rows(prompt: str, pairs: list[tuple[float, float]]) -> list[Row]:
+        return [{"prompt": prompt, "completion": f"{i}", "correct": a, "fmt": b} for i, (a, b) in enumerate(pairs)]
+
+    batch = rows("a", [(0, 0.5), (0, 0)]) + rows("b", [(1, 0), (0, 1)]) + rows("c", [(1, 1), (1, 1)])
+    log, reading = trl_steps(tmp_path, batch)
+    by_name = dict(
+        zip([log.texts[p] for p in log.prompt], zip(log.successes, log.without_gradient, strict=True), strict=True)
+    )
+    assert by_name == {"a": (0, False), "b": (1, True), "c": (2, True)}
+    assert "correct, fmt" in next(iter(reading.columns)).remarks[0]
+
+
+def test_a_rollout_that_the_chosen_function_does_not_judge_counts_by_the_others(tmp_path: Path) -> None:
+    batch = [
+        {"prompt": "sum", "completion": "1", "math_reward": 1.0, "code_reward": None},
+        {"prompt": "sort", "completion": "2", "math_reward": None, "code_reward": 1.0},
+        {"prompt": "sort", "completion": "3", "math_reward": None, "code_reward": 0.0},
+        {"prompt": "none", "completion": "4", "math_reward": None, "code_reward": None},
+    ]
+    log, reading = trl_steps(tmp_path, batch)
+    by_name = dict(zip([log.texts[p] for p in log.prompt], zip(log.rollouts, log.successes, strict=True), strict=True))
+    assert by_name == {"sum": (1, 1), "sort": (2, 1)}
+    assert reading.problems.counts == {"rows without a reward": 1}
+
+
+def test_large_rewards_are_told_apart(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "step": 1, "reward": reward} for reward in (1e9, 1e9 + 10)]
+    assert not read(write(tmp_path / "log.csv", rows))[0].without_gradient.any()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.parquet"])
+def test_steps_that_are_no_exact_whole_numbers_are_refused_and_not_rounded(tmp_path: Path, name: str) -> None:
+    rows = [{"prompt": "p", "reward": 1.0, "step": step} for step in (1.0, 1.5, 2.0**53, -1e30, 2.0)]
+    log, reading = read(write(tmp_path / name, rows))
+    assert log.step.tolist() == [1, 2]
+    assert reading.problems.counts == {"rows whose step is no whole number": 3}
+
+
+def test_a_date_with_a_time_in_a_files_name_is_a_step_and_longer_digits_are_none(tmp_path: Path) -> None:
+    row = [{"prompt": "p", "score": 1}]
+    assert read(write(tmp_path / "20250102030405.jsonl", row))[0].step.tolist() == [20250102030405]
+    assert read(write(tmp_path / f"{10**20}.jsonl", row))[1].steps_from == "order"
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.parquet"])
+def test_ids_that_are_empty_or_not_a_number_are_missing(tmp_path: Path, name: str) -> None:
+    rows = [{"prompt_id": value, "reward": 1.0, "step": 1} for value in (1.0, float("nan"), 2.0)]
+    log, reading = read(write(tmp_path / name, rows))
+    assert sorted(log.texts) == ["1", "2"]
+    assert reading.problems.counts == {"rows without a prompt": 1}
+    log, reading = read(write(tmp_path / name, [{"prompt": p, "reward": 1.0, "step": 1} for p in ("a", "")]))
+    assert log.texts == ["a"]
+    assert reading.problems.counts == {"rows without a prompt": 1}
+
+
+def test_ids_that_have_lost_digits_are_refused_and_not_merged(tmp_path: Path) -> None:
+    rows = [{"prompt_id": value, "reward": 1.0, "step": 1} for value in (10**25, 10**25 + 1, 2**63, 7)]
+    log, reading = read(write(tmp_path / "log.jsonl", rows))
+    assert sorted(log.texts) == ["7", str(2**63)]
+    assert reading.problems.counts == {"rows whose id is a number too large to be exact": 2}
+    pq.write_table(pa.table({"prompt_id": [2.0**53, 7.0], "reward": [1.0, 1.0]}), tmp_path / "log.parquet")
+    assert read(tmp_path / "log.parquet")[0].texts == ["7"]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.parquet"])
+def test_rows_that_are_groups_need_no_column_rollouts(tmp_path: Path, name: str) -> None:
+    log, _ = read(write(tmp_path / name, [{"step": 1, "prompt": "a", "scored": 4, "successes": 3}]))
+    assert (log.rollouts.tolist(), log.successes.tolist()) == ([4], [3])
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array([1.0]), pa.array([0.0])], ["prompt", "reward", "reward"])
+    if name == "log.csv":
+        (tmp_path / name).write_text("prompt,reward,reward\na,1,0\n")
+    else:
+        pq.write_table(table, tmp_path / name)
+    with pytest.raises(InvalidInputError, match="got reward more than once"):
+        read(tmp_path / name)
+
+
+def test_parquet_whose_texts_are_not_utf_8_is_read(tmp_path: Path) -> None:
+    binary = pa.array([b"\xff\xfe", b"b", b"b"])
+    texts = pa.Array.from_buffers(pa.string(), 3, binary.buffers())
+    rewards = pa.Array.from_buffers(pa.string(), 3, pa.array([b"1", b"\xff", b"true"]).buffers())
+    pq.write_table(pa.table({"prompt": texts, "reward": rewards}), tmp_path / "log.parquet")
+    log, reading = read(tmp_path / "log.parquet")
+    assert sorted(log.texts) == ["b", "\N{REPLACEMENT CHARACTER}" * 2]
+    assert reading.problems.counts == {"rows without a reward": 1}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_array_is_said_to_be_one(tmp_path: Path, indent: int | None) -> None:
+    (tmp_path / "log.json").write_text(json.dumps(ROWS, indent=indent))
+    _, reading = read(tmp_path / "log.json")
+    assert reading.problems.examples == {
+        "files that cannot be read": [f"{tmp_path / 'log.json'}: expected one JSON object a line (found a JSON array)"]
+    }
+
+
+def test_rows_that_an_unclosed_quote_swallows_are_all_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", ROWS)
+    lines = path.read_text().splitlines()
+    lines[11] = '"' + lines[11]
+    path.write_text("\n".join(lines) + "\n")
+    _, reading = read(path)
+    assert reading.rows == 10
+    assert reading.problems.counts == {"rows with too few or too many columns": len(ROWS) - 10}
+    example = reading.problems.examples["rows with too few or too many columns"][0]
+    assert f"row 12 and {len(ROWS) - 11} more lines, perhaps after a quote that is not closed" in example
+
+
+def test_files_whose_steps_come_from_different_places_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", ROWS)
+    write(tmp_path / "b.jsonl", [{"prompt": "p", "reward": 1.0}])
+    with pytest.raises(InvalidInputError, match=r"b\.jsonl takes its steps from the order, the files before it from"):
+        read(tmp_path)
+
+
+def test_files_of_a_folder_that_are_no_logs_are_counted_and_skipped(tmp_path: Path) -> None:
+    write(tmp_path / "log.jsonl", ROWS)
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    log, reading = read(tmp_path)
+    assert groups(log) == counted(ROWS)
+    assert reading.problems.examples == {"files that are no rollout log": [str(tmp_path / "config.json")]}
+    with pytest.raises(InvalidInputError, match="no column was recognised as a prompt"):
+        read(tmp_path / "log.jsonl", tmp_path / "config.json")
+    (tmp_path / "log.jsonl").unlink()
+    with pytest.raises(InvalidInputError, match="no column was recognised as a prompt"):
+        read(tmp_path)
+
+
+def test_a_column_that_is_named_may_begin_late_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading_module, "_SAMPLE_ROWS", 5)
+    monkeypatch.setattr(reading_module, "_BLOCK", 300)
+    rows = [row if i < 60 else row | {"size": i} for i, row in enumerate(ROWS)]
+    log, _ = read(write(tmp_path / "log.jsonl", rows), length="size")
+    assert (int(log.measured.sum()), int(log.tokens.sum())) == (len(ROWS) - 60, sum(range(60, len(ROWS))))
+    with pytest.raises(InvalidInputError, match="has no column 'sizes'"):
+        read(tmp_path / "log.jsonl", length="sizes")

@@ -154,6 +154,23 @@ class Visits:
         return np.repeat(np.array(visits), np.diff(np.append(starts, len(keys))))
 
 
+class Places:
+    """Where in its step a row stands."""
+
+    def __init__(self) -> None:
+        self._step: int | None = None
+        self._rows = 0
+
+    def of(self, step: Ints) -> Keys:
+        """Rows of the same step right before each row; calls go on where the last one ended."""
+        starts = np.flatnonzero(np.concatenate(([True], step[1:] != step[:-1])))
+        lengths = np.diff(np.append(starts, len(step)))
+        starts[0] = -self._rows if step[0] == self._step else 0
+        place = np.arange(len(step)) - np.repeat(starts, lengths)
+        self._step, self._rows = int(step[-1]), int(place[-1]) + 1
+        return place.astype(np.uint64)
+
+
 @dataclass
 class Rewards:
     """What values rewards took."""
@@ -191,11 +208,12 @@ class Log:
         without_gradient: whether all rewards of the group were equal.
         tokens: sum of lengths.
         measured: rollouts whose length was logged.
-        matched: rollouts that gave the reference answer and still failed.
+        matched: rollouts whose answer reads like the reference and that failed.
         keys: by prompt, its key.
         seen: by prompt, its rollouts, those of repeated steps included.
         texts: by prompt, its first characters.
         categories: by prompt; empty where none was logged.
+        several_arguments: whether rows of the group came from files that different arguments named.
         repeated_steps: steps left out, since they hold the same rollouts as the step before them.
     """
 
@@ -207,6 +225,7 @@ class Log:
     tokens: Floats
     measured: Ints
     matched: Ints
+    several_arguments: NDArray[np.bool_]
     keys: Keys
     seen: Ints
     texts: list[str]
@@ -216,6 +235,11 @@ class Log:
     answers: Agreement = field(repr=False)
     completions: Agreement = field(repr=False)
 
+    @property
+    def mixed(self) -> NDArray[np.bool_]:
+        """Whether a group has both a success and a failure."""
+        return (self.successes > 0) & (self.successes < self.rollouts)
+
 
 class Accounts:
     """Adds up batches; `success_above` is the reward that a success exceeds."""
@@ -223,10 +247,11 @@ class Accounts:
     def __init__(self, success_above: float) -> None:
         self._above = success_above
         self._groups = Table(
-            rollouts=_COUNT, successes=_COUNT, low=(np.minimum, np.float32), high=(np.maximum, np.float32),
-            tokens=(np.add, np.float64), measured=_COUNT, matched=_COUNT,
+            rollouts=_COUNT, successes=_COUNT, low=(np.minimum, np.float64), high=(np.maximum, np.float64),
+            tokens=(np.add, np.float64), measured=_COUNT, matched=_COUNT, arguments=(np.bitwise_or, np.uint8),
         )  # fmt: skip
-        self._steps = Table(rollouts=_COUNT, checksum=(np.add, np.uint64))
+        self._steps = Table(rollouts=_COUNT, checksum=(np.add, np.uint64), varied=(np.maximum, np.uint8))
+        self._places = Places()
         self._texts, self._categories = Labels(), Labels()
         self._rewards = Rewards()
         self._visits = Visits()
@@ -251,13 +276,13 @@ class Accounts:
         else:
             self._rewards.add(batch.reward)
             rollouts, successes = np.ones(rows, dtype=np.int64), (batch.reward > self._above).astype(np.int64)
-            low = high = batch.reward
+            low = high = batch.trained
             matched = self._compare(batch, step, key, successes)
         measured = np.zeros(rows, dtype=bool) if batch.tokens is None else np.isfinite(batch.tokens)
         tokens = np.zeros(rows) if batch.tokens is None else np.where(measured, batch.tokens, 0.0)
         self._groups.add(
             step, key, rollouts=rollouts, successes=successes, low=low, high=high, tokens=tokens, measured=measured,
-            matched=matched,
+            matched=matched, arguments=np.full(rows, 1 << batch.argument % 8),  # a bit each, shared from the ninth on
         )  # fmt: skip
 
     def _without_preamble(self, texts: Encoded) -> Encoded:
@@ -270,13 +295,11 @@ class Accounts:
         return Encoded([text.removeprefix(self._preamble or "") for text in texts.values], texts.codes)
 
     def _compare(self, batch: Batch, step: Ints, key: Keys, successes: Ints) -> Ints:
-        """Keep what completions and answers tell of the grader; returns which failures gave the reference answer."""
+        """Keep what completions and answers tell of the grader; returns which failures read like the reference."""
         answer = batch.answer
         if batch.completion is not None:
-            hashes = np.append(batch.completion.keys(), np.uint64(0))[batch.completion.codes]
-            with np.errstate(over="ignore"):
-                content = (hashes * np.uint64(3) + key) * np.uint64(2) + successes.astype(np.uint64)
-            self._steps.add(step, np.zeros_like(key), rollouts=np.ones_like(key), checksum=_mixed(content))
+            if batch.relogged and batch.step is not None:
+                self._fingerprint(batch.completion, step, key, successes)
             self.completions.add(key, batch.completion, successes)
             if answer is None:
                 answer = _answers(batch.completion)
@@ -287,9 +310,18 @@ class Accounts:
             return np.zeros_like(successes)
         return _matched(answer, batch.reference) & (successes == 0)
 
+    def _fingerprint(self, completion: Encoded, step: Ints, key: Keys, successes: Ints) -> None:
+        """Keep of each step what only a step with the same rollouts in the same order has."""
+        hashes = np.append(completion.keys(), np.uint64(0))[completion.codes]
+        with np.errstate(over="ignore"):
+            content = (hashes * np.uint64(3) + key) * np.uint64(2) + successes.astype(np.uint64)
+            content = _mixed(content) + self._places.of(step)
+        varied = np.append(False, (hashes[1:] != hashes[:-1]) & (key[1:] == key[:-1]))
+        self._steps.add(step, np.zeros_like(key), rollouts=np.ones_like(key), checksum=_mixed(content), varied=varied)
+
     def log(self) -> Log:
         """Everything so far, as groups."""
-        step, key, rollouts, successes, low, high, tokens, measured, matched = self._groups.columns()
+        step, key, rollouts, successes, low, high, tokens, measured, matched, arguments = self._groups.columns()
         repeated = self._repeated()
         kept = ~np.isin(step, repeated)
         keys, of_all = np.unique(key, return_inverse=True)
@@ -303,6 +335,7 @@ class Accounts:
             tokens=tokens[kept],
             measured=measured[kept].astype(np.int64),
             matched=matched[kept].astype(np.int64),
+            several_arguments=(arguments & (arguments - np.uint8(1)))[kept] != 0,  # more than one bit
             keys=keys,
             seen=np.bincount(of_all, rollouts, minlength=len(keys)).astype(np.int64),
             texts=self._texts.of(keys),
@@ -314,9 +347,12 @@ class Accounts:
         )
 
     def _repeated(self) -> list[int]:
-        """Steps with the very rollouts of the step before, as TRL logs a generation batch at every update from it."""
-        step, _, rollouts, checksum = self._steps.columns()
-        same = (rollouts[1:] == rollouts[:-1]) & (checksum[1:] == checksum[:-1])
+        """Steps with the very rollouts of the step before, as TRL logs a generation batch at every update from it.
+
+        Where each prompt has but one completion in a step, as models give that are sure, equal steps may be chance.
+        """
+        step, _, rollouts, checksum, varied = self._steps.columns()
+        same = (rollouts[1:] == rollouts[:-1]) & (checksum[1:] == checksum[:-1]) & (varied[1:] > 0)
         return [int(number) for number in step[1:][same]]
 
 
@@ -328,7 +364,7 @@ def _answers(completions: Encoded) -> Encoded:
 
 
 def _matched(answers: Encoded, references: Encoded) -> Ints:
-    """1 where answer and reference are the same, otherwise 0."""
+    """1 where answer and reference read alike, otherwise 0."""
     matched = np.zeros(len(answers.codes), dtype=np.int64)
     both = np.flatnonzero((answers.codes >= 0) & (references.codes >= 0))
     width = len(references.values)

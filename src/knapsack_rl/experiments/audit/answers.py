@@ -19,7 +19,8 @@ _MOST_PAIRS = 1_000_000
 _SHORT = 64  # characters up to which a completion as a whole counts as its answer
 _BOXED = "\\boxed{"
 _ANSWER_TAG = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL | re.IGNORECASE)
-_WRAPPINGS = re.compile(r"\\(?:text|mathrm|mbox|textbf)\{([^{}]*)\}|\\left|\\right|\\[,;! ]|[\s$]")
+_WRAPPINGS = re.compile(r"\\(?:text|mathrm|mbox|textbf)\{([^{}]*)\}|\\left|\\right|[$]")
+_BLANKS = re.compile(r"(?:\\[,;! ]|\s)+")
 
 
 def final_answer(completion: str) -> str | None:
@@ -40,10 +41,7 @@ def final_answer(completion: str) -> str | None:
 
 
 def same_answer(answer: str, reference: str) -> bool:
-    r"""Whether two answers are the same text once blanks, dollar signs, ``\boxed``, ``\text`` and a final dot are gone.
-
-    Stricter than a grader may be: what is equal here, no grader should call wrong.
-    """
+    r"""Whether two answers read alike: ``\boxed``, ``\text``, dollar signs and a final dot aside, all blanks alike."""
     wanted = final_answer(reference)
     return _plain(answer) == _plain(reference if wanted is None else wanted) != ""
 
@@ -104,4 +102,5 @@ def _inside_braces(text: str, start: int) -> str | None:
 
 def _plain(answer: str) -> str:
     inside = _inside_braces(answer, answer.rfind(_BOXED) + len(_BOXED)) if _BOXED in answer else None
-    return _WRAPPINGS.sub(lambda found: found[1] or "", answer if inside is None else inside).rstrip(".").lower()
+    bare = _WRAPPINGS.sub(lambda found: found[1] or "", answer if inside is None else inside)
+    return _BLANKS.sub(" ", bare).strip().rstrip(".").rstrip()

@@ -39,7 +39,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found; `plans` and `expectation` are None where no prompt of the log came twice."""
+    """What an audit found; `plans` and `expectation` are None where no prompt came twice, or no group was mixed."""
 
     reading: Reading
     log: Log
@@ -76,7 +76,7 @@ def audit(logs: Sequence[str | Path], options: Options, on_rows: Callable[[int],
     if not len(log.step):
         raise InvalidInputError(_no_rows(reading))
     plans = expectation = None
-    if len(log.step) > len(log.keys):
+    if len(log.step) > len(log.keys) and log.mixed.any():
         plans = replay(log, *bounds)
         expectation = expect(log, plans)
     return Audit(reading, log, options, plans, expectation)

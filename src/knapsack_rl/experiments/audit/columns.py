@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 
@@ -28,7 +29,7 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
 # Names that are often fresh in every step or every row, so that they are only better than nothing.
 _LAST_RESORT_IDS = ("id", "uid", "index", "idx", "group", "group_id")
 _COUNTS = ("prompt", "scored", "successes")
-_TRL = ("prompt", "completion", "advantage")
+_TRL = ("prompt", "completion", "advantage")  # reward functions stand between the last two
 _CORRECTNESS = ("accuracy", "correct", "solution", "verif", "answer", "exact", "math")
 
 
@@ -55,13 +56,16 @@ class Columns:
         key: tells prompts apart; an id, or the prompt itself.
         text: shows a prompt to people.
         reward: summed if there are several; empty where `counted`.
+        trained: all rewards that training saw, `reward` among them; whether they differ decides on gradients.
         counted: each row is a whole group, with columns `scored` and `successes`, as ``knapsack-rl train`` writes them.
+        relogged: whether TRL wrote it, which logs a generation batch at every update that is made from it.
         remarks: sentences on what was chosen among several.
     """
 
     key: str
     text: str | None
     reward: tuple[str, ...]
+    trained: tuple[str, ...]
     step: str | None
     length: str | None
     category: str | None
@@ -69,6 +73,7 @@ class Columns:
     answer: str | None
     reference: str | None
     counted: bool = False
+    relogged: bool = False
     remarks: tuple[str, ...] = ()
 
     def needed(self) -> list[str]:
@@ -76,8 +81,8 @@ class Columns:
         single = (
             self.key, self.text, self.step, self.length, self.category, self.completion, self.answer, self.reference,
         )  # fmt: skip
-        counts = ["rollouts", "scored", "successes"] if self.counted else []
-        return list(dict.fromkeys([*(name for name in single if name is not None), *self.reward, *counts]))
+        counts = ["scored", "successes"] if self.counted else []
+        return list(dict.fromkeys([*(name for name in single if name is not None), *self.trained, *counts]))
 
     def said(self, asked: Asked) -> dict[str, str]:
         """What each role was read from, and whether that was a guess."""
@@ -110,9 +115,15 @@ def understand(file: str, names: Sequence[str], numeric: Collection[str], asked:
         asked: what the user named.
 
     Raises:
-        InvalidInputError: a named column is not there, or prompt or reward cannot be found; the message names the
-            columns, what was looked for and the flag to use.
+        InvalidInputError: two columns have one name, a named column is not there, or prompt or reward cannot be found;
+            the message names the columns, what was looked for and the flag to use.
     """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InvalidInputError(
+            f"{file}: expected columns with names of their own, got {_listed(twice)} more than once. "
+            "Rename or remove all but one."
+        )
     for field in fields(Asked):
         name = getattr(asked, field.name)
         if name is not None and name not in names:
@@ -123,13 +134,15 @@ def understand(file: str, names: Sequence[str], numeric: Collection[str], asked:
             )
     if not asked.reward and all(name in names for name in _COUNTS):
         return Columns(
-            key=asked.id or "prompt", text=asked.prompt or "prompt", reward=(), step=asked.step or _find("step", names),
-            length=None, category=asked.category or _find("category", names), completion=None, answer=None,
-            reference=None, counted=True,
+            key=asked.id or "prompt", text=asked.prompt or "prompt", reward=(), trained=(),
+            step=asked.step or _find("step", names), length=None,
+            category=asked.category or _find("category", names), completion=None, answer=None, reference=None,
+            counted=True,
         )  # fmt: skip
     key, text = _identity(file, names, asked)
-    reward, remark = _reward(file, names, numeric, asked)
-    rest = [name for name in names if name not in (key, text, *reward)]
+    reward = _reward(file, names, numeric, asked)
+    trained = _trained(names, numeric, reward)
+    rest = [name for name in names if name not in (key, text, *trained)]
 
     def role(kind: str, of: Sequence[str]) -> str | None:
         named: str | None = getattr(asked, kind)
@@ -139,13 +152,15 @@ def understand(file: str, names: Sequence[str], numeric: Collection[str], asked:
         key=key,
         text=text,
         reward=reward,
+        trained=trained,
         step=role("step", rest),
         length=role("length", [name for name in rest if name in numeric]),
         category=role("category", rest),
         completion=role("completion", rest),
         answer=role("answer", rest),
         reference=role("reference", rest),
-        remarks=remark,
+        relogged=_is_trl(names),
+        remarks=_reward_remarks(reward, trained),
     )
 
 
@@ -163,44 +178,60 @@ def _identity(file: str, names: Sequence[str], asked: Asked) -> tuple[str, str |
     return key, text if text is not None else key
 
 
-def _reward(
-    file: str, names: Sequence[str], numeric: Collection[str], asked: Asked
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The reward columns, and what is to be said about the choice."""
-    if asked.reward:
-        return (asked.reward,), ()
-    found = _find("reward", names)
+def _reward(file: str, names: Sequence[str], numeric: Collection[str], asked: Asked) -> tuple[str, ...]:
+    """The columns whose sum says what a success is."""
+    found = asked.reward or _find("reward", names)
     if found is not None:
-        return (found,), ()
-    several = _reward_functions(names, numeric)
+        return (found,)
+    several = _called_rewards(names, numeric) or _between(names, numeric)
     if not several:
         raise InvalidInputError(
             f"{file}: no column was recognised as a reward. Its columns are {_listed(names)}. "
             f"Looked for {', '.join(CANDIDATES['reward'])}, names with 'reward' in them, and TRL's columns between "
             "completion and advantage. Name one with --reward COLUMN."
         )
-    if len(several) == 1:
-        return several, ()
-    correct = [name for name in several if any(word in _plain(name) for word in _CORRECTNESS)]
-    if len(correct) == 1:
-        return (correct[0],), (
-            f"Of the reward columns {_listed(several)}, {correct[0]} was taken, since its name speaks of being right; "
-            "gradients come from the weighted sum of all of them, so a group that is called without gradient may have "
-            "had one from the others. --reward COLUMN takes another.",
+    correct = tuple(name for name in several if any(word in _plain(name) for word in _CORRECTNESS))
+    return correct if len(correct) == 1 else several
+
+
+def _trained(names: Sequence[str], numeric: Collection[str], reward: tuple[str, ...]) -> tuple[str, ...]:
+    """All reward functions if `reward` is among them; a column that is not is the whole reward by itself."""
+    functions = _between(names, numeric)
+    if not functions:  # beside functions, a column that is just called reward is their total
+        functions = tuple(name for name in _called_rewards(names, numeric) if _plain(name) not in CANDIDATES["reward"])
+    return functions if set(reward) <= set(functions) else reward
+
+
+def _reward_remarks(reward: tuple[str, ...], trained: tuple[str, ...]) -> tuple[str, ...]:
+    said = []
+    if reward != trained:
+        said.append(
+            f"Of the reward columns {_listed(trained)}, {_listed(reward)} decides on successes (the sum of the others "
+            "where it is empty), and the unweighted sum of all of them on gradients, since a log does not hold the "
+            "weights. --reward COLUMN takes another for successes."
         )
-    return several, (
-        f"The reward is the unweighted sum of {_listed(several)}: a log does not hold the weights. "
-        "--reward COLUMN takes one of them, and --success-above X says which sums are successes.",
-    )
+    if len(reward) > 1:
+        said.append(
+            f"The reward is the unweighted sum of {_listed(reward)}: a log does not hold the weights. "
+            "--reward COLUMN takes one of them, and --success-above X says which sums are successes."
+        )
+    return tuple(said)
 
 
-def _reward_functions(names: Sequence[str], numeric: Collection[str]) -> tuple[str, ...]:
-    """Columns named after reward functions: those called so, or what TRL puts between completion and advantage."""
-    called = tuple(name for name in names if name in numeric and "reward" in _plain(name))
-    if called or not all(name in names for name in _TRL):
-        return called
+def _called_rewards(names: Sequence[str], numeric: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in numeric and "reward" in _plain(name))
+
+
+def _between(names: Sequence[str], numeric: Collection[str]) -> tuple[str, ...]:
+    """TRL's reward functions, whatever they are called; users may have lengths logged beside them."""
+    if not _is_trl(names):
+        return ()
     between = names[names.index("completion") + 1 : names.index("advantage")]
-    return tuple(name for name in between if name in numeric)
+    return tuple(name for name in between if name in numeric and _plain(name) not in CANDIDATES["length"])
+
+
+def _is_trl(names: Sequence[str]) -> bool:
+    return all(name in names for name in _TRL)
 
 
 def _find(role: str, names: Sequence[str]) -> str | None:

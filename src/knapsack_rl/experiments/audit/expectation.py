@@ -27,6 +27,8 @@ _ERAS = 5  # parts of the log with priors of their own: the policy changes
 _FEW_GROUPS = 200  # fewer share the prior of their belief over the whole log
 _BUCKETS = 1000  # prompts beyond are resampled in bundles
 _REPLICATES = 400
+FEW_PROMPTS = 10  # resampling fewer says nothing
+_ALIKE = 1e-9  # samples that differ by less do so by rounding
 _AT_ONCE = 256  # candidates of a prior that are tried together, which bounds memory
 _SERIES = ("observed", "spent", "planned")
 
@@ -82,7 +84,7 @@ def candidate(position: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A ratio and its 95 % interval."""
+    """A ratio and its 95 % interval, NaN where there are too few prompts to tell or all samples are alike."""
 
     value: float
     low: float
@@ -98,10 +100,10 @@ class Expectation:
         spent: expected of fresh rollouts in the numbers that were spent; close to `observed` if the priors fit.
         planned: expected of the plan.
         gain: `planned` minus `spent`.
-        without_prior: expected of the plan where each N beyond what was drawn is counted as what was drawn, for which
-            no prior is needed.
+        without_prior: at least expected of the plan: each N beyond what was drawn is counted as what was drawn, for
+            which no prior is needed.
         covered: share of planned rollouts on groups with N <= n.
-        by_window: for each of `_SERIES` an array of shape (3, windows): value, low, high.
+        by_window: for each of `_SERIES` an array of shape (3, windows): value, low, high, as in an `Estimate`.
         window: for each group, its window.
         window_steps: shape (2, windows): first and last step.
         effective_planned: for each group, expected rollouts with gradient, of the plan.
@@ -113,7 +115,7 @@ class Expectation:
     spent: Estimate
     planned: Estimate
     gain: Estimate
-    without_prior: float
+    without_prior: Estimate
     covered: float
     by_window: dict[str, Floats]
     window: Ints
@@ -154,24 +156,22 @@ def expect(log: Log, plans: Replay, seed: int = 0) -> Expectation:
                 sums = np.bincount(slot[group], expected, minlength=slots[0] * slots[1]).reshape(slots)
                 mine = fits == fit
                 totals[name][mine] += weights[mine] @ sums.T
-    mixed = (log.successes > 0) & (log.successes < log.rollouts)
-    for_slots = np.bincount(slot, log.rollouts * mixed, minlength=slots[0] * slots[1]).reshape(slots)
+    for_slots = np.bincount(slot, log.rollouts * log.mixed, minlength=slots[0] * slots[1]).reshape(slots)
     totals["observed"] = weights @ for_slots.T
     budget = weights @ np.bincount(slot, log.rollouts, minlength=slots[0] * slots[1]).reshape(slots).T
     planned_budget = weights @ np.bincount(slot, plans.planned, minlength=slots[0] * slots[1]).reshape(slots).T
     shares = {name: (totals[name], planned_budget if name == "planned" else budget) for name in _SERIES}
     whole = {name: part.sum(axis=1) / all_.sum(axis=1) for name, (part, all_) in shares.items()}
-    capped = np.minimum(plans.planned, log.rollouts)
+    least = plans.planned * unbiased_mixed(np.minimum(plans.planned, log.rollouts), log.successes, log.rollouts)
+    at_least = weights @ np.bincount(bucket, least, minlength=clusters)
     return Expectation(
-        observed=_estimate(whole["observed"]),
-        spent=_estimate(whole["spent"]),
-        planned=_estimate(whole["planned"]),
-        gain=_estimate(whole["planned"] - whole["spent"]),
-        without_prior=float(
-            (plans.planned * unbiased_mixed(capped, log.successes, log.rollouts)).sum() / plans.planned.sum()
-        ),
+        observed=_estimate(whole["observed"], clusters),
+        spent=_estimate(whole["spent"], clusters),
+        planned=_estimate(whole["planned"], clusters),
+        gain=_estimate(whole["planned"] - whole["spent"], clusters),
+        without_prior=_estimate(at_least / planned_budget.sum(axis=1), clusters),
         covered=float(plans.planned[plans.planned <= log.rollouts].sum() / plans.planned.sum()),
-        by_window={name: _intervals(part, all_) for name, (part, all_) in shares.items()},
+        by_window={name: _intervals(part, all_, clusters) for name, (part, all_) in shares.items()},
         window=window,
         window_steps=steps,
         effective_planned=effective["planned"],
@@ -220,13 +220,15 @@ def _ratio_of_binomials(part: Ints, whole: Ints, chosen: Ints) -> Floats:
     return np.where(part < chosen, 0.0, np.exp(log_ratio))
 
 
-def _estimate(samples: Floats) -> Estimate:
-    """The first of the samples is the estimate itself."""
-    low, high = np.quantile(samples[1:], (0.025, 0.975))
-    return Estimate(float(samples[0]), float(low), float(high))
+def _estimate(samples: Floats, clusters: int) -> Estimate:
+    value, low, high = _intervals(samples[:, None], np.ones((len(samples), 1)), clusters)[:, 0].tolist()
+    return Estimate(value, low, high)
 
 
-def _intervals(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+def _intervals(part: NDArray[Any], whole: NDArray[Any], clusters: int) -> Floats:
+    """Value, low and high of each column; the first sample is the value itself."""
     with np.errstate(invalid="ignore", divide="ignore"):  # a sample may hold none of a window's prompts
         shares = part / whole
-    return np.concatenate((shares[:1], np.nanquantile(shares[1:], (0.025, 0.975), axis=0)))
+    low, high = np.nanquantile(shares[1:], (0.025, 0.975), axis=0)
+    unknown = (high - low < _ALIKE) | (clusters < FEW_PROMPTS)
+    return np.stack((shares[0], np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)))

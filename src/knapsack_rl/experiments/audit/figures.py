@@ -65,8 +65,8 @@ def concentration(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def expected_shares(table: pd.DataFrame) -> Figure:
-    """Effective gradient ratios of what was spent and what was planned; columns series, step, value, low, high."""
+def expected_shares(table: pd.DataFrame, what: str) -> Figure:
+    """Shares of rollouts, of what was spent and what was planned; columns series, step, value, low, high."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
     ends = []
@@ -79,7 +79,7 @@ def expected_shares(table: pd.DataFrame) -> Figure:
             low, high = 100.0 * rows["low"].to_numpy(), 100.0 * rows["high"].to_numpy()
             axes.fill_between(step, low, high, color=colour, alpha=0.18, linewidth=0)
         ends.append(((float(step[-1]), float(value[-1])), name, colour))
-    percent_axis(axes, "rollouts with gradient (%)")
+    percent_axis(axes, f"rollouts {what} (%)")
     step_axis(axes)
     label_ends(axes, ends)
     return figure

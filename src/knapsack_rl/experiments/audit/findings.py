@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from knapsack_rl.experiments.audit import graders, tables
+from knapsack_rl.experiments.audit.accounting import Log
 from knapsack_rl.experiments.audit.audit import Audit
-from knapsack_rl.experiments.audit.expectation import Estimate
+from knapsack_rl.experiments.audit.expectation import FEW_PROMPTS, Estimate, Expectation
 from knapsack_rl.experiments.report.wording import percent, plural
 
 
 def summary(audit: Audit) -> list[str]:
     """The findings, a paragraph each."""
-    log = audit.log
-    total, steps = int(log.rollouts.sum()), len(np.unique(log.step))
-    gradient, correct, wrong = (float((log.rollouts * groups).sum() / total) for groups in tables.kinds(log))
-    called = "visit" if audit.reading.steps_from == "order" else "step"
-    spent = (
-        f"{plural(total, 'rollout')} of {plural(len(log.keys), 'prompt')} in {plural(steps, called)}. "
-        f"{percent(1.0 - gradient)} of the rollouts had no gradient, since all rewards of their group were equal: "
-        f"{percent(correct)} all correct, {percent(wrong)} all wrong."
-    )
     return [
-        spent,
-        _prompts_sentence(audit),
+        *_outcome_sentences(audit),
         *_plan_sentences(audit),
         *_token_sentences(audit),
         *_grader_sentences(audit),
@@ -44,7 +35,8 @@ def remarks(audit: Audit) -> list[str]:
     if reading.steps_from == "order":
         said.append(
             "The log has no steps: consecutive rows of one prompt were taken for a group, and its nth group for its "
-            "nth visit. If rows of several prompts are interleaved, name a step with --step COLUMN."
+            "nth visit. Plans pair visits and not times: they put the nth visits of all prompts together, however far "
+            "apart these were. If rows of several prompts are interleaved, name a step with --step COLUMN."
         )
     if log.repeated_steps:
         said.append(
@@ -53,6 +45,34 @@ def remarks(audit: Audit) -> list[str]:
         )
     said += [*_reward_remarks(audit), *_shape_remarks(audit)]
     return said
+
+
+def _outcome_sentences(audit: Audit) -> list[str]:
+    """What was spent, and what on right and wrong, where the threshold tells them apart."""
+    log, above = audit.log, audit.options.success_above
+    rewards = log.rewards
+    if above < rewards.low < rewards.high:
+        return [
+            f"Every reward is above {above:g}, between {rewards.low:g} and {rewards.high:g}, so that all rollouts "
+            "count as successes: --success-above X has to say which of them are.",
+            f"{_spent(audit)}.",
+        ]
+    _, correct, wrong = (_part(log.rollouts, groups) for groups in tables.kinds(log))
+    balanced = _part(log.rollouts, log.without_gradient & log.mixed)
+    more = f", {percent(balanced)} mixed with rewards that add up to the same" if balanced else ""
+    spent = f"{_spent(audit)}: {percent(correct)} all correct, {percent(wrong)} all wrong{more}."
+    return [spent, _prompts_sentence(audit)]
+
+
+def _spent(audit: Audit) -> str:
+    log = audit.log
+    total, steps = int(log.rollouts.sum()), len(np.unique(log.step))
+    called = "visit" if audit.reading.steps_from == "order" else "step"
+    return (
+        f"{plural(total, 'rollout')} of {plural(len(log.keys), 'prompt')} in {plural(steps, called)}. "
+        f"{percent(_part(log.rollouts, log.without_gradient))} of the rollouts had no gradient, since all rewards of "
+        "their group were equal"
+    )
 
 
 def _prompts_sentence(audit: Audit) -> str:
@@ -73,21 +93,27 @@ def _prompts_sentence(audit: Audit) -> str:
 
 
 def _plan_sentences(audit: Audit) -> list[str]:
-    expectation = audit.expectation
-    if expectation is None:
+    log, expectation = audit.log, audit.expectation
+    if len(log.step) == len(log.keys):
         return [
             "No prompt came twice, so an allocator that learns from earlier visits would have known nothing: its plans "
             "would have been uniform throughout."
         ]
+    if expectation is None:
+        return ["No group had both successes and failures, so that nothing tells what other plans would have given."]
     gain = expectation.gain
-    more = gain.value * float(audit.log.rollouts.sum())
+    more = gain.value * float(log.rollouts.sum())
+    ordered = audit.reading.steps_from == "order"
+    known = "the nth visits of all prompts as one step" if ordered else "each step from earlier steps alone"
+    what = "have both successes and failures" if tables.only_successes(log) else "have a gradient"
+    least = expectation.without_prior.low
+    floor = "" if np.isnan(least) else f" Without a prior, at least {percent(least)}: the low end of its 95 % interval."
     return [
-        f"Planned with {audit.options.strategy}, each step from earlier steps alone and with the budget that was spent "
-        f"in it, {percent(expectation.planned.value)} of the rollouts would be expected to have a gradient "
-        f"({_interval(expectation.planned)}), against {percent(expectation.spent.value)} expected of what was spent "
-        f"({percent(expectation.observed.value)} observed): {_points(gain.value)} points "
-        f"({_points(gain.low)} to {_points(gain.high)}), or {more:+,.0f} rollouts. Without assuming anything about "
-        f"success rates, the plan reaches at least {percent(expectation.without_prior)} in expectation."
+        f"Planned with {audit.options.strategy}, {known} and with the budget that was spent in it, "
+        f"{percent(expectation.planned.value)} of the rollouts would be expected to {what} "
+        f"({interval(expectation.planned, expectation)}), against {percent(expectation.spent.value)} expected of what "
+        f"was spent ({percent(expectation.observed.value)} observed): {_points(gain.value)} points "
+        f"({interval(gain, expectation, _points)}), or {more:+,.0f} rollouts.{floor}"
     ]
 
 
@@ -110,7 +136,9 @@ def _token_sentences(audit: Audit) -> list[str]:
 def _grader_sentences(audit: Audit) -> list[str]:
     log = audit.log
     said = []
-    if log.successes.sum() in (0, log.rollouts.sum()) and len(log.keys) > 1:
+    rewards = log.rewards  # none where rows are groups
+    alike = log.successes.sum() in (0, log.rollouts.sum()) and not rewards.low < rewards.high
+    if alike and len(log.keys) > 1:
         said.append("Every rollout of the log has the same outcome: look at the grader before anything else.")
     unsolved = graders.unsolved_categories(log)
     if len(unsolved):
@@ -118,7 +146,9 @@ def _grader_sentences(audit: Audit) -> list[str]:
         said.append(_unsolved_sentence(len(unsolved), names))
     matched = int(log.matched.sum())
     if matched:
-        said.append(f"{plural(matched, 'rollout')} gave the reference answer and were scored as failures.")
+        said.append(
+            f"{plural(matched, 'rollout')} gave an answer that reads like the reference and failed nevertheless."
+        )
     return [" ".join(said)] if said else []
 
 
@@ -139,8 +169,7 @@ def _reward_remarks(audit: Audit) -> list[str]:
         )
     elif count and rewards.low == rewards.high:
         said.append(f"All {count:,} rewards are {rewards.low:g}.")
-    mixed = (audit.log.successes > 0) & (audit.log.successes < audit.log.rollouts)
-    graded = int((~audit.log.without_gradient & ~mixed).sum())
+    graded = int((~audit.log.without_gradient & ~audit.log.mixed).sum())
     if graded:
         said.append(
             f"{plural(graded, 'group')} had different rewards but all on one side of the threshold: they count as "
@@ -163,11 +192,32 @@ def _shape_remarks(audit: Audit) -> list[str]:
             f"{plural(audit.plans.widened, 'step')} spent less or more per prompt than --min-rollouts and "
             "--max-rollouts allow; there the bounds were widened to fit."
         )
-    if audit.expectation is not None and audit.expectation.clusters < 30:
+    said += _merged_remarks(log)
+    if audit.expectation is not None and FEW_PROMPTS <= audit.expectation.clusters < 30:
         said.append(f"With {plural(audit.expectation.clusters, 'prompt')}, intervals are rough.")
     if log.answers.lossy or log.completions.lossy:
         said.append("Completions are so many that those seen once were forgotten when graders were looked at.")
     return said
+
+
+def _merged_remarks(log: Log) -> list[str]:
+    """Groups that may have been several."""
+    shared = int(log.several_arguments.sum())
+    if shared:
+        return [
+            f"{plural(shared, 'group')} came from several of the LOGS that were given, with the same step and prompt, "
+            "and were merged. Give one run at a time."
+        ]
+    starts = np.flatnonzero(np.diff(log.step, prepend=log.step[0] - 1))
+    fewest = np.repeat(np.minimum.reduceat(log.rollouts, starts), np.diff(starts, append=len(log.step)))
+    larger = int((log.rollouts > fewest).sum())
+    # Plans that differ by prompt give sizes that are no multiples, sooner or later.
+    if 0 < larger < len(fewest) / 2 and fewest.min() > 1 and not (log.rollouts % fewest).any():
+        return [
+            f"{plural(larger, 'group')} had two or more times the rollouts of the others in their step. A prompt that "
+            "came several times in a step counts as one group; --id COLUMN tells its groups apart, if a column does."
+        ]
+    return []
 
 
 def console_lines(audit: Audit) -> Sequence[tuple[str, str]]:
@@ -187,8 +237,13 @@ def _part(rollouts: Any, chosen: Any) -> float:
     return float(rollouts[chosen].sum() / rollouts.sum())
 
 
-def _interval(estimate: Estimate) -> str:
-    return f"95 % interval {percent(estimate.low)} to {percent(estimate.high)}"
+def interval(estimate: Estimate, of: Expectation, write: Callable[[float], str] = percent) -> str:
+    """The interval of an estimate, or why there is none."""
+    if of.clusters < FEW_PROMPTS:
+        return "no interval: too few prompts"
+    if np.isnan(estimate.low):
+        return "no interval: every resample gives the same"
+    return f"95 % interval {write(estimate.low)} to {write(estimate.high)}"
 
 
 def _points(share: float) -> str:

@@ -28,8 +28,8 @@ def unsolved_categories(log: Log) -> pd.DataFrame:
 
     `chance` is the beta-binomial probability of no success if the category's success rate came from the beta
     distribution that fits the rates of the other categories; missing with fewer than three others. Columns: category,
-    prompts, rollouts, chance, same answer (prompts on which most rollouts agree), reference answer (rollouts that gave
-    it and failed).
+    prompts, rollouts, chance, same answer (prompts on which most rollouts agree), reference answer (rollouts whose
+    answer reads like it and that failed).
     """
     names = np.array(log.categories, dtype=object)
     rollouts, successes = by_prompt(log)
@@ -52,9 +52,9 @@ def unsolved_categories(log: Log) -> pd.DataFrame:
 def suspicious_prompts(log: Log) -> pd.DataFrame:
     """Prompts with evidence against their grader, the strongest first.
 
-    Columns: prompt (position), rollouts, successes, reference answer (rollouts that gave the reference answer and
-    failed), scored both ways (rollouts whose very completion was scored right once and wrong once), same answer (share
-    of rollouts with the most frequent answer, where it never succeeded), answer (that answer).
+    Columns: prompt (position), rollouts, successes, reference answer (rollouts whose answer reads like the reference
+    and that failed), scored both ways (rollouts whose very completion was scored right once and wrong once), same
+    answer (share of rollouts with the most frequent answer, where it never succeeded), answer (that answer).
     """
     rollouts, successes = by_prompt(log)
     table = pd.DataFrame(

@@ -7,7 +7,7 @@ import json
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -39,12 +39,28 @@ _CSV_BLOCK = 4 << 20  # a row of CSV must be smaller
 _BATCH_ROWS = 1 << 15
 _BATCH_BYTES = 16 << 20
 _SAMPLE_ROWS = 200
-_NUMBERED = re.compile(r"(?:(?:completions|step|global_step|iteration|iter)[_-]?)?(\d+)", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?:(?:completions|step|global_step|iteration|iter)[_-]?)?(\d{1,15})", re.IGNORECASE)
+_EXACT = 2**53  # from here on, different whole numbers are the same float
 _TRUTH = {"true": 1.0, "false": 0.0}
 _EXAMPLES_OF_A_KIND = 3
 _DAMAGE = (pa.ArrowException, OSError, EOFError)  # what pyarrow raises for files that are cut off or no such files
 
 Raw = dict[str, Any]  # columns by name: arrow arrays, or lists of what JSON held
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of a log.
+
+    Attributes:
+        path: where it is.
+        argument: position of the argument that led to it.
+        named: whether the argument was its very name, and not that of a folder or a pattern.
+    """
+
+    path: Path
+    argument: int = 0
+    named: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,16 +89,20 @@ class Batch:
 
     Attributes:
         step: None where neither a column nor the file's name tells it.
-        reward: of a row that is one rollout; NaN where a row is a whole group.
+        reward: of a row that is one rollout, and decides on its success; NaN where a row is a whole group.
+        trained: sum of all rewards that training saw, which decides on gradients.
         rollouts: of a row that is a whole group; None otherwise.
         successes: the same.
         tokens: length of the completion; NaN where it is not known.
+        relogged: whether TRL wrote the log, so that a step may hold the rollouts of the step before.
+        argument: position of the argument that led to the file.
     """
 
     step: Ints | None
     prompt: Encoded
     text: Encoded
     reward: Floats
+    trained: Floats
     tokens: Floats | None = None
     category: Encoded | None = None
     completion: Encoded | None = None
@@ -90,6 +110,8 @@ class Batch:
     reference: Encoded | None = None
     rollouts: Ints | None = None
     successes: Ints | None = None
+    relogged: bool = False
+    argument: int = 0
 
 
 @dataclass
@@ -111,25 +133,30 @@ class Problems:
 class Reading:
     """A log while it is read; complete once `batches` is exhausted."""
 
-    files: list[Path]
+    files: list[Found]
     asked: Asked
     problems: Problems = field(default_factory=Problems)
     columns: dict[Columns, str] = field(default_factory=dict)
     """How files were understood, and the first file of each kind."""
     rows: int = 0
     """Rows seen, good or bad."""
-    steps_from: str = "column"
+    steps_from: str = ""
+    """The "column", the "file name" or the "order" of rows; empty until something is read."""
 
     def batches(self) -> Iterator[Batch]:
         """All good rows.
 
         Raises:
-            InvalidInputError: a file has none of the columns that are needed.
+            InvalidInputError: a file has none of the columns that are needed, has two of one name, or its steps come
+                from elsewhere than those of the files before it. Of files that were not named but found, one must be
+                understood.
         """
         known: dict[tuple[str, ...], Columns] = {}
-        for path in self.files:
+        refusal: InvalidInputError | None = None
+        for found in self.files:
+            path = found.path
             try:
-                opened = _OPENERS[_kind(path)](path)
+                opened = _opened(path, self.asked)
             except _DAMAGE as error:
                 self.problems.note("files that cannot be read", f"{path}: {_first_line(error)}")
                 continue
@@ -137,15 +164,30 @@ class Reading:
                 self.problems.note("files without rows", str(path))
                 continue
             signature = (*opened.names, "|", *sorted(opened.numeric))
-            if signature not in known:
-                known[signature] = understand(str(path), opened.names, opened.numeric, self.asked)
-                self.columns.setdefault(known[signature], str(path))
-            yield from self._of_file(path, opened, known[signature])
+            try:
+                if signature not in known:
+                    known[signature] = understand(str(path), opened.names, opened.numeric, self.asked)
+                    self.columns.setdefault(known[signature], str(path))
+            except InvalidInputError as error:
+                if found.named:
+                    raise
+                self.problems.note("files that are no rollout log", str(path))
+                refusal = refusal or error
+                continue
+            yield from self._of_file(found, opened, known[signature])
+        if refusal is not None and not self.columns:
+            raise refusal
 
-    def _of_file(self, path: Path, opened: _Opened, columns: Columns) -> Iterator[Batch]:
+    def _of_file(self, found: Found, opened: _Opened, columns: Columns) -> Iterator[Batch]:
+        path = found.path
         number = _numbered(path)
-        if columns.step is None:
-            self.steps_from = "order" if number is None else "file name"
+        steps_from = "column" if columns.step is not None else "order" if number is None else "file name"
+        if self.steps_from not in ("", steps_from):
+            raise InvalidInputError(
+                f"LOGS: {path} takes its steps from the {steps_from}, the files before it from the {self.steps_from}; "
+                "expected the same of all. Audit them apart, or name the column with --step COLUMN."
+            )
+        self.steps_from = steps_from
         parts = opened.parts(columns.needed(), self.problems)
         while True:
             try:
@@ -157,25 +199,31 @@ class Reading:
                 return
             positions, raw = part
             self.rows += len(positions)
-            yield self._batch(path, columns, number, positions, raw)
+            yield self._batch(found, columns, number, positions, raw)
 
-    def _batch(self, path: Path, columns: Columns, number: int | None, positions: Ints, raw: Raw) -> Batch:
+    def _batch(self, file: Found, columns: Columns, number: int | None, positions: Ints, raw: Raw) -> Batch:
         """The good rows of what was read at once."""
         prompt = _encoded(raw[columns.key])
-        reward = _total([_numbers(raw[name]) for name in columns.reward], len(positions))
+        blank = prompt.values.index("") if "" in prompt.values else -1
+        rewards = {name: _numbers(raw[name]) for name in columns.trained}
+        trained = _total(list(rewards.values()), len(positions))
+        reward = _total([rewards[name] for name in columns.reward], len(positions))
+        reward = np.where(np.isnan(reward), trained, reward)  # a row of a task that another function rewards
         good = np.ones(len(positions), dtype=bool)
 
         def refuse(kind: str, bad: NDArray[np.bool_]) -> None:
             found = np.flatnonzero(bad & good)
             if found.size:
-                self.problems.note(kind, f"{path}, row {positions[found[0]]:,}", found.size)
+                self.problems.note(kind, f"{file.path}, row {positions[found[0]]:,}", found.size)
                 good[found] = False
 
-        refuse("rows without a prompt", prompt.codes < 0)
+        refuse("rows without a prompt", (prompt.codes < 0) | (prompt.codes == blank))
+        refuse("rows whose id is a number too large to be exact", _inexact(raw[columns.key]))
         step: Floats | None = None
         if columns.step is not None:
             step = _numbers(raw[columns.step])
             refuse("rows without a step", ~np.isfinite(step))
+            refuse("rows whose step is no whole number", (np.floor(step) != step) | (np.abs(step) >= _EXACT))
         counts: dict[str, Ints] = {}
         if columns.counted:
             scored, won = _numbers(raw["scored"]), _numbers(raw["successes"])
@@ -184,7 +232,7 @@ class Reading:
             counts = {"rollouts": scored[good].astype(np.int64), "successes": won[good].astype(np.int64)}
         else:
             refuse("rows without a reward", np.isnan(reward))
-            refuse("rows with an infinite reward", np.isinf(reward))
+            refuse("rows with an infinite reward", np.isinf(reward) | np.isinf(trained))
         if step is not None:
             steps: Ints | None = step[good].astype(np.int64)
         else:
@@ -198,16 +246,19 @@ class Reading:
             prompt=prompt.rows(good),
             text=(prompt if columns.text in (None, columns.key) else _encoded(raw[columns.text])).rows(good),
             reward=reward[good],
+            trained=trained[good],
             tokens=None if columns.length is None else _numbers(raw[columns.length])[good],
             category=texts(columns.category),
             completion=texts(columns.completion),
             answer=texts(columns.answer),
             reference=texts(columns.reference),
+            relogged=columns.relogged,
+            argument=file.argument,
             **counts,
         )
 
 
-def find_files(logs: Sequence[str | Path]) -> list[Path]:
+def find_files(logs: Sequence[str | Path]) -> list[Found]:
     """The files that `logs` name: files, folders and patterns, in the order given and inside folders by number.
 
     Of a folder that ``knapsack-rl train`` wrote, `allocations.parquet` is taken; of a folder that has a folder
@@ -216,23 +267,22 @@ def find_files(logs: Sequence[str | Path]) -> list[Path]:
     Raises:
         InvalidInputError: nothing is there, or a file is of a kind that is not known.
     """
-    found: list[Path] = []
-    for log in logs:
+    found: dict[Path, Found] = {}
+    for argument, log in enumerate(logs):
         path = Path(log)
         if path.is_dir():
-            found += _of_folder(path)
+            files = _of_folder(path)
         elif path.is_file():
-            found.append(path)
+            files = [path]
         else:
             matches = sorted((Path(match) for match in glob.glob(str(log), recursive=True)), key=natural_order)
             files = [match for match in matches if match.is_file()]
             if not files:
                 raise InvalidInputError(f"LOGS: {log} is no file, no folder, and no pattern that matches a file.")
-            found += files
-    found = list(dict.fromkeys(found))
-    for path in found:
-        _kind(path)
-    return found
+        for file in files:
+            _kind(file)
+            found.setdefault(file, Found(file, argument, named=file == path))
+    return list(found.values())
 
 
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
@@ -289,6 +339,13 @@ class _Opened:
     parts: Callable[[list[str], Problems], Iterator[tuple[Ints, Raw]]]
 
 
+def _opened(path: Path, asked: Asked) -> _Opened:
+    kind = _kind(path)
+    if kind == "json":
+        return _open_json(path, asked)
+    return _open_parquet(path) if kind == "parquet" else _open_csv(path)
+
+
 def _open_parquet(path: Path) -> _Opened:
     file = pa.parquet.ParquetFile(path)
     schema = file.schema_arrow
@@ -331,7 +388,10 @@ def _open_csv(path: Path) -> _Opened:
     def parts(needed: list[str], problems: Problems) -> Iterator[tuple[Ints, Raw]]:
         def invalid(row: Any) -> str:
             where = f"{path}, row {row.number:,}" if row.number is not None else str(path)
-            problems.note("rows with too few or too many columns", f"{where}: {row.text!r}")
+            lines = row.text.rstrip("\n").count("\n") + 1
+            if lines > 1:
+                where += f" and {lines - 1:,} more lines, perhaps after a quote that is not closed"
+            problems.note("rows with too few or too many columns", f"{where}: {row.text!r}", lines)
             return "skip"
 
         first = 1
@@ -357,13 +417,19 @@ def _filled(column: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(pc.binary_length(column), 0), None, column)
 
 
-def _open_json(path: Path) -> _Opened:
+def _open_json(path: Path, asked: Asked) -> _Opened:
+    missing = set(vars(asked).values()) - {None}  # a column that was named may begin after any number of rows
     sample: list[dict[str, Any]] = []
     for _, rows in _json_rows(path, Problems()):
-        sample += rows[: _SAMPLE_ROWS - len(sample)]
-        if len(sample) >= _SAMPLE_ROWS:
+        sample += rows[: max(0, _SAMPLE_ROWS - len(sample))]
+        late = [row for row in rows if not missing.isdisjoint(row)] if missing else []
+        sample += late[:_SAMPLE_ROWS]
+        missing.difference_update(*late)
+        if len(sample) >= _SAMPLE_ROWS and not missing:
             break
     names = list(dict.fromkeys(name for row in sample for name in row))
+    if not names and _is_array(path):
+        raise pa.ArrowInvalid("expected one JSON object a line (found a JSON array)")
 
     def is_numeric(name: str) -> bool:
         values = [row[name] for row in sample if row.get(name) is not None]
@@ -384,11 +450,9 @@ def _open_json(path: Path) -> _Opened:
     return _Opened(names, {name for name in names if is_numeric(name)}, parts)
 
 
-_OPENERS: Mapping[str, Callable[[Path], _Opened]] = {
-    "parquet": _open_parquet,
-    "csv": _open_csv,
-    "json": _open_json,
-}
+def _is_array(path: Path) -> bool:
+    with pa.input_stream(str(path), compression="detect") as stream:
+        return bool(stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["))
 
 
 def _picked(rows: list[dict[str, Any]], needed: list[str]) -> list[Sequence[Any]]:
@@ -469,12 +533,12 @@ def _numbers(column: Any) -> Floats:
             try:
                 column = column.cast(pa.string()).cast(pa.float64())
             except pa.ArrowInvalid:
-                return np.array([_number(value) for value in column.to_pylist()], dtype=np.float64)
+                return np.array([_number(value) for value in _values(column)], dtype=np.float64)
         if not pa.types.is_floating(column.type):
             try:
                 column = column.cast(pa.float64())
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                return np.array([_number(value) for value in column.to_pylist()], dtype=np.float64)
+                return np.array([_number(value) for value in _values(column)], dtype=np.float64)
         return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
     try:
         numbers = np.array(column, dtype=np.float64)
@@ -507,14 +571,34 @@ def _encoded(column: Any) -> Encoded:
     if isinstance(column, pa.Array):
         column = _as_texts(column)
     if isinstance(column, pa.Array):
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        values = [_text(value) for value in encoded.dictionary.to_pylist()]
+        values = [_text(value) for value in _values(encoded.dictionary)]
         return Encoded(values, encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64))
     texts = column
     if set(map(type, column)) != {str}:
-        texts = [None if value is None else _text(value) for value in column]
+        texts = [None if value is None or value != value else _text(value) for value in column]  # NaN is missing
     codes, values = pd.factorize(_object_array(texts))
     return Encoded(_sound(list(values)), codes.astype(np.int64))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Python's values; bytes where texts are not UTF-8, which parquet does not check."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return column.cast(pa.large_binary()).to_pylist()
+
+
+def _inexact(column: Any) -> NDArray[np.bool_]:
+    """Where a float is so large that other whole numbers would have become the same one."""
+    if isinstance(column, pa.Array):
+        floats = pa.types.is_floating(column.type)
+    else:
+        floats = float in set(map(type, column))
+        column = [value if isinstance(value, float) else None for value in column] if floats else column
+    return np.abs(_numbers(column)) >= _EXACT if floats else np.zeros(len(column), dtype=bool)
 
 
 def _as_texts(column: pa.Array) -> Any:

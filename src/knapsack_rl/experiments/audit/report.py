@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,15 @@ import pandas as pd
 
 from knapsack_rl.experiments.audit import figures, graders, tables
 from knapsack_rl.experiments.audit.audit import Audit
-from knapsack_rl.experiments.audit.expectation import Expectation
-from knapsack_rl.experiments.audit.findings import remarks, summary
+from knapsack_rl.experiments.audit.expectation import FEW_PROMPTS, Expectation
+from knapsack_rl.experiments.audit.findings import interval, remarks, summary
 from knapsack_rl.experiments.audit.replay import Replay
 from knapsack_rl.experiments.report.page import Chart, DataTable, Facts, Note, Part, Section, write_page
 from knapsack_rl.experiments.report.wording import percent
 
 _SUSPECTS = 30  # rows of the table
 _PROMPT_WIDTH = 70
+_STEPS_FROM = {"column": "the column", "file name": "the files' names", "order": "the order of rows"}
 _INTERVAL = (
     "The interval of 95 % comes from resampling prompts, with all their steps, and fitting the priors anew. It covers "
     "which prompts were drawn and how their rollouts fell. It does not cover that the model would have learned "
@@ -60,7 +62,7 @@ def _gradients(audit: Audit) -> list[Part]:
             "Rollouts with and without gradient",
             "Share of each step's rollouts in groups whose rewards differ (effective gradient ratio), and in groups "
             f"whose rewards are all equal because all were correct or all wrong. {smoothing}",
-            "the log",
+            _source(audit),
             figures.gradient_shares,
             data,
         )
@@ -70,15 +72,17 @@ def _gradients(audit: Audit) -> list[Part]:
 def _expected_gradients(audit: Audit) -> list[Part]:
     if audit.expectation is None:
         return []
+    what, band = tables.expected(audit.log), audit.expectation.clusters >= FEW_PROMPTS
     return [
         Chart(
             "expected-gradients",
-            "Effective gradients, spent and planned",
-            f"Share of rollouts with a gradient: as logged, as expected of fresh rollouts in the same numbers, and as "
-            f"expected of the plans of {audit.options.strategy}, with the plans' 95 % interval. Where the two lines of "
-            "what was spent lie together, the model of success rates fits the log.",
-            "the log",
-            figures.expected_shares,
+            f"Rollouts {what}, spent and planned",
+            "Share of rollouts in groups with both successes and failures: as logged, as expected of fresh rollouts in "
+            f"the same numbers, and as expected of the plans of {audit.options.strategy}"
+            f"{', with their 95 % interval' if band else ''}. Where the two lines of what was spent lie together, "
+            "nothing speaks against the model of success rates.",
+            _source(audit),
+            partial(figures.expected_shares, what=what),
             tables.expected_shares(audit.expectation),
         ),
     ]
@@ -90,10 +94,10 @@ def _counterfactual(audit: Audit) -> list[Part]:
     plans, expectation = audit.plans, audit.expectation
     windows = _window_table(audit, plans, expectation)
     beliefs = tables.by_belief(audit.log, plans, expectation)
-    whole = dict.fromkeys(("with gradient, spent", "with gradient, planned"), _count)
+    whole = dict.fromkeys(beliefs.columns[-2:], _count)
     shares = dict.fromkeys(("spent, observed", "spent, expected", "planned, expected", "from", "to"), percent)
     return [
-        Note(_INTERVAL),
+        *([Note(_INTERVAL)] if expectation.clusters >= FEW_PROMPTS else []),
         Note(_without_prior(expectation)),
         DataTable(
             "plans-by-belief",
@@ -105,7 +109,8 @@ def _counterfactual(audit: Audit) -> list[Part]:
         DataTable(
             "plans-by-window",
             "By part of the log",
-            "Effective gradient ratios; “from” and “to” are the 95 % interval of what is expected of the plans.",
+            "Shares of rollouts in groups with both successes and failures; “from” and “to” are the 95 % interval of "
+            "what is expected of the plans.",
             windows,
             formats=shares,
         ),
@@ -116,8 +121,9 @@ def _without_prior(expectation: Expectation) -> str:
     return (
         f"{percent(expectation.covered)} of the planned rollouts are on groups for which the log drew as many or more, "
         "so that no prior is needed to judge them. Counting every group as if it had got no more rollouts than the log "
-        f"drew gives a lower bound that needs no prior at all: {percent(expectation.without_prior)}. A first visit is "
-        "planned uniformly, since nothing is known."
+        f"drew needs no prior at all: at least {percent(expectation.without_prior.value)} in expectation "
+        f"({interval(expectation.without_prior, expectation)}). A first visit is planned uniformly, since nothing is "
+        "known."
     )
 
 
@@ -141,18 +147,20 @@ def _tokens(audit: Audit) -> list[Part]:
     totals = tables.token_totals(audit.log, audit.plans, audit.expectation)
     if not totals["spent"]:
         return [Note("No lengths were logged. --length COLUMN names a column with tokens per completion.")]
+    guessed = totals["rollouts"] - totals["rollouts measured"]
     rows = {
-        "Spent": f"{totals['spent']:,.0f} tokens, of {totals['rollouts measured']:,.0f} rollouts",
+        "Spent": f"{totals['spent']:,.0f} tokens, of {totals['rollouts']:,.0f} rollouts"
+        f"{f', {guessed:,.0f} of them by the mean length of their group' if guessed else ''}",
         "In groups without gradient": f"{totals['without gradient']:,.0f}, "
         f"{percent(totals['without gradient'] / totals['spent'])}",
     }
     if "planned" in totals:
         spent, planned = (
-            totals["with gradient, expected of what was spent"] / totals["spent"],
-            totals["with gradient, planned"] / totals["planned"],
+            totals["effective, spent"] / totals["spent"],
+            totals["effective, planned"] / totals["planned"],
         )
         rows["The plans"] = f"{totals['planned']:,.0f} tokens, by the mean length of each group in the log"
-        rows["Expected to have a gradient"] = (
+        rows[f"Expected {tables.expected(audit.log)}"] = (
             f"{percent(spent)} of the tokens spent, {percent(planned)} of those planned"
         )
     return [
@@ -169,7 +177,7 @@ def _concentration(audit: Audit) -> list[Part]:
             "Who took the budget",
             "Prompts in order of what they took, and the share of rollouts that those up to there took together. A "
             "diagonal would be an even spread.",
-            "the log",
+            _source(audit),
             figures.concentration,
             tables.concentration(audit.log),
         )
@@ -217,9 +225,9 @@ def _graders(audit: Audit) -> list[Part]:
             DataTable(
                 "suspicious-prompts",
                 "Prompts whose grading looks odd",
-                f"{_first_of(len(suspects))}“Reference answer”: rollouts that gave the reference answer and "
-                "failed. “Scored both ways”: rollouts with the very same completion, some right and some wrong. “Same "
-                "answer”: share of rollouts that gave the most frequent answer, on prompts without any success.",
+                f"{_first_of(len(suspects))}“Reference answer”: rollouts whose answer reads like the reference and "
+                "that failed. “Scored both ways”: rollouts with the very same completion, some right and some wrong. "
+                "“Same answer”: share of rollouts that gave the most frequent answer, on prompts without any success.",
                 shown,
                 formats={"prompt": _shown, "answer": _shown, "same answer": percent},
             )
@@ -243,7 +251,7 @@ def _looked_at(audit: Audit) -> str:
         "categories without a success": among("category"),
         "completions that were scored both ways": among("completion"),
         "prompts on which wrong answers agree": answers,
-        "reference answers that were scored as failures": answers and among("reference"),
+        "failures whose answer reads like the reference": answers and among("reference"),
     }
     done = [what for what, possible in looked.items() if possible]
     missing = [what for what, possible in looked.items() if not possible]
@@ -258,13 +266,11 @@ def _looked_at(audit: Audit) -> str:
 
 def _read(audit: Audit) -> list[Part]:
     reading = audit.reading
-    files = reading.files
+    files = [found.path for found in reading.files]
     rows = {
         "Files": f"{files[0]}" if len(files) == 1 else f"{len(files):,}, {files[0]} to {files[-1]}",
         "Rows": f"{reading.rows:,}",
-        "Steps from": {"column": "the column", "file name": "the files' names", "order": "the order of rows"}[
-            reading.steps_from
-        ],
+        "Steps from": _STEPS_FROM[reading.steps_from],
     }
     for columns, file in reading.columns.items():
         many = len(reading.columns) > 1
@@ -284,6 +290,14 @@ def _read(audit: Audit) -> list[Part]:
             )
         )
     return parts
+
+
+def _source(audit: Audit) -> str:
+    """The file that was read, or how many of which folders."""
+    files = [found.path for found in audit.reading.files]
+    if len(files) == 1:
+        return files[0].name
+    return f"{len(files):,} files of {', '.join(dict.fromkeys(str(file.parent) for file in files))}"
 
 
 def _count(value: float) -> str:

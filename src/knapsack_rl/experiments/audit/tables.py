@@ -16,6 +16,7 @@ from knapsack_rl.experiments.audit.replay import BELIEFS, Replay
 Floats = NDArray[np.float64]
 
 BLOCKS = ("with gradient", "all correct", "all wrong")
+_TELLING = 0.01  # share of the rollouts from which it matters that successes are not all there is to gradients
 
 
 def gradient_shares(log: Log) -> pd.DataFrame:
@@ -32,9 +33,19 @@ def gradient_shares(log: Log) -> pd.DataFrame:
 
 
 def kinds(log: Log) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which groups are of which of `BLOCKS`."""
-    correct = log.successes > 0
-    return ~log.without_gradient, log.without_gradient & correct, log.without_gradient & ~correct
+    """Which groups are of which of `BLOCKS`; mixed ones whose rewards add up to the same are of none."""
+    correct, wrong = log.successes == log.rollouts, log.successes == 0
+    return ~log.without_gradient, log.without_gradient & correct, log.without_gradient & wrong
+
+
+def only_successes(log: Log) -> bool:
+    """Whether expectations, which only know successes, are of something else than the log's gradients."""
+    return float(log.rollouts[log.mixed == log.without_gradient].sum()) > _TELLING * float(log.rollouts.sum())
+
+
+def expected(log: Log) -> str:
+    """What expectations are of, in two or three words."""
+    return "in mixed groups" if only_successes(log) else "with gradient"
 
 
 def concentration(log: Log, points: int = 200) -> pd.DataFrame:
@@ -106,27 +117,28 @@ def by_belief(log: Log, plans: Replay, expectation: Expectation) -> pd.DataFrame
             "groups": np.bincount(plans.belief, minlength=len(BELIEFS)),
             "rollouts spent": total(log.rollouts).astype(np.int64),
             "rollouts planned": total(plans.planned).astype(np.int64),
-            "with gradient, spent": total(expectation.effective_spent),
-            "with gradient, planned": total(expectation.effective_planned),
+            f"{expected(log)}, spent": total(expectation.effective_spent),
+            f"{expected(log)}, planned": total(expectation.effective_planned),
         }
     )
     return table[table["groups"] > 0]
 
 
 def token_totals(log: Log, plans: Replay | None, expectation: Expectation | None) -> dict[str, float]:
-    """Tokens spent and without gradient, and those of the plans by the mean length of each group.
+    """Tokens spent and without gradient, and those of the plans, all by the mean length of each group.
 
     Groups without lengths are left out.
     """
     known = log.measured > 0
     length = np.divide(log.tokens, log.measured, out=np.zeros_like(log.tokens), where=known)
     totals = {
-        "spent": float(log.tokens.sum()),
-        "without gradient": float(log.tokens[log.without_gradient].sum()),
+        "spent": float((log.rollouts * length).sum()),
+        "without gradient": float((log.rollouts * length)[log.without_gradient].sum()),
+        "rollouts": float(log.rollouts[known].sum()),
         "rollouts measured": float(log.measured.sum()),
     }
     if plans is not None and expectation is not None:
         totals["planned"] = float((plans.planned * length).sum())
-        totals["with gradient, expected of what was spent"] = float((expectation.effective_spent * length).sum())
-        totals["with gradient, planned"] = float((expectation.effective_planned * length).sum())
+        totals["effective, spent"] = float((expectation.effective_spent * length).sum())
+        totals["effective, planned"] = float((expectation.effective_planned * length).sum())
     return totals
