@@ -128,7 +128,7 @@ def _token_sentences(audit: Audit) -> list[str]:
     if "planned" in totals:
         said += (
             f" The plans would have taken {totals['planned']:,.0f} tokens, "
-            f"{100.0 * (totals['planned'] / totals['spent'] - 1.0):+.1f} %."
+            f"{_points(totals['planned'] / totals['spent'] - 1.0)} %."
         )
     return [said]
 
@@ -247,4 +247,4 @@ def interval(estimate: Estimate, of: Expectation, write: Callable[[float], str] 
 
 
 def _points(share: float) -> str:
-    return f"{100.0 * share:+.1f}"
+    return f"{round(100.0 * share, 1) + 0.0:+.1f}"  # + 0.0 takes the sign from -0.0
