@@ -100,7 +100,15 @@ def seeds(table: pd.DataFrame, roles: Roles, value: str, label: str, zero: bool 
         axes.plot([mean], [row + 0.05], "D", color=colour, markerfacecolor=face, markersize=5.5, markeredgewidth=1.5)
         text = f"{mean:+.1f}" if zero else f"{mean:.1f}"
         axes.annotate(
-            text, (mean, row), (0, 5), textcoords="offset points", ha="center", va="bottom", color=colour, fontsize=9
+            text,
+            (mean, row),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            color=colour,
+            fontsize=9,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
         )
     axes.set_yticks(range(len(arms)), [wrapped(roles.called(arm), 18) for arm, _ in arms], fontsize=9)
     axes.set_ylim(len(arms) - 0.45, -0.65)

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Makes everything in docs/evidence again: the comparisons, then the simulations. Finished runs are kept in runs/arms, so
+# that a second call takes minutes; the first takes hours of processor time. From a checkout with .venv:
+#
+#   bash docs/evidence/regenerate.sh [NAME ...]     NAME: a file of recipes/comparisons, or simulate
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS=1
+
+comparison() {
+  local file="recipes/comparisons/$1.yaml" kept="docs/evidence/$1" name
+  name=$(sed -n 's/^name: //p' "$file")
+  .venv/bin/knapsack-rl compare "$file"
+  rm -rf "$kept" && mkdir -p "$kept"
+  for table in comparison.yaml summary.md summary.csv runs.csv curves.csv cost_to_reach.csv tuning.csv; do
+    [ ! -e "runs/$name/$table" ] || cp "runs/$name/$table" "$kept" # without tuning there is no tuning.csv
+  done
+  for figure in accuracy-by-rollouts accuracy differences cost-to-reach effective-gradient-ratio across-settings; do
+    [ ! -e "runs/$name/figures/$figure.png" ] || cp "runs/$name/figures/$figure.png" "$kept"
+  done
+}
+
+simulations() {
+  local kept=docs/evidence/simulate
+  .venv/bin/knapsack-rl simulate --world all --optimizer adam sgd --output runs/worlds
+  cp runs/worlds/{results.csv,settings.json} "$kept"
+  .venv/bin/knapsack-rl simulate --optimizer adam sgd --seed 0 1 2 3 4 --output runs/five-seeds
+  cp runs/five-seeds/results.csv "$kept/five-seeds.csv"
+}
+
+[ $# -gt 0 ] || set -- demonstration learning-rates ablations group-sizes demonstration-trl reasoning-gym simulate
+for wanted in "$@"; do
+  if [ "$wanted" = simulate ]; then simulations; else comparison "$wanted"; fi
+done
