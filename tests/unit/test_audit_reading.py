@@ -112,7 +112,7 @@ def test_how_rows_are_ordered_and_split_does_not_matter(
         write(folder / f"part-{index}.{names[index]}", rows[start:end])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading_module, "_BATCH_ROWS", data.draw(st.integers(1, 50)))
-        patch.setattr(reading_module, "_BLOCK", data.draw(st.integers(1, 300)))
+        patch.setattr(reading_module, "_JSON_BLOCK", data.draw(st.integers(1, 300)))
         assert groups(read(folder)[0]) == counted(ROWS)
 
 
@@ -393,6 +393,36 @@ def test_ids_that_have_lost_digits_are_refused_and_not_merged(tmp_path: Path) ->
     assert read(tmp_path / "log.parquet")[0].texts == ["7"]
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        ["two", "three", "two"],
+        [7, 8, 7],
+        [7, 7.5, 8.0],
+        [2**53 + 1, 0.5, 2**53],
+        ["7", 7, None],
+        ["2026-01-01", "2026-01-02 10:00", "2026-01-01"],
+        [True, False, None],
+        [[{"role": "user", "content": "a"}], [{"role": "user", "content": "a", "name": "b"}], None],
+        ["\ud800", "b", ""],
+        [None, None, None, "a"],
+    ],
+    ids=str,
+)
+def test_json_means_the_same_by_the_fast_way_and_by_the_careful_one(
+    prompts: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps({"prompt": prompt, "reward": 1, "step": 1}) for prompt in prompts]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    fast, fast_reading = read(tmp_path / "log.jsonl")
+    monkeypatch.setattr(reading_module, "_plain_columns", lambda *_: None)
+    careful, careful_reading = read(tmp_path / "log.jsonl")
+    assert sorted(fast.texts) == sorted(careful.texts)
+    assert sorted(fast.keys) == sorted(careful.keys)
+    assert fast.rollouts.sum() == careful.rollouts.sum()
+    assert fast_reading.problems.counts == careful_reading.problems.counts
+
+
 @pytest.mark.parametrize("name", ["log.jsonl", "log.csv", "log.parquet"])
 def test_rows_that_are_groups_need_no_column_rollouts(tmp_path: Path, name: str) -> None:
     log, _ = read(write(tmp_path / name, [{"step": 1, "prompt": "a", "scored": 4, "successes": 3}]))
@@ -463,7 +493,7 @@ def test_files_of_a_folder_that_are_no_logs_are_counted_and_skipped(tmp_path: Pa
 
 def test_a_column_that_is_named_may_begin_late_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading_module, "_SAMPLE_ROWS", 5)
-    monkeypatch.setattr(reading_module, "_BLOCK", 300)
+    monkeypatch.setattr(reading_module, "_JSON_BLOCK", 300)
     rows = [row if i < 60 else row | {"size": i} for i, row in enumerate(ROWS)]
     log, _ = read(write(tmp_path / "log.jsonl", rows), length="size")
     assert (int(log.measured.sum()), int(log.tokens.sum())) == (len(ROWS) - 60, sum(range(60, len(ROWS))))
