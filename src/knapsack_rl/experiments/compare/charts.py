@@ -53,11 +53,12 @@ def across(comparison: Comparison, runs: pd.DataFrame) -> list[Chart]:
     data = _with_interval(data.rename(columns={"accuracy": "single"}), ["arm", key], "single")
     data = data.rename(columns={"mean": "accuracy"})
     name = key.replace("_", " ")
+    figure_9 = " (figure 9 of the paper)" if key == "group_size" else ""
     return [
         Chart(
             "across-settings",
             f"Accuracy against {name}",
-            f"Held-out accuracy at equal {comparison.equal} within each {name} (figure 9 of the paper). Diamonds: "
+            f"Held-out accuracy at equal {comparison.equal} within each {name}{figure_9}. Diamonds: "
             "means with their 95 % bootstrap intervals; small dots: single seeds. What a run costs may differ "
             f"between values of {name}. {_look(comparison)}",
             "runs.csv",
