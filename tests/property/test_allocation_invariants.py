@@ -169,6 +169,7 @@ def test_a_larger_budget_never_has_less_value(case: Case, more: int) -> None:
     assert larger.value >= case.plan().value - 1e-15
 
 
+@settings(deadline=None)
 @given(st.integers(0, 20), st.integers(1, 9), st.integers(0, 9), st.integers(0, 500))
 def test_an_infeasible_budget_says_which_way_and_by_how_much(count: int, low: int, spread: int, budget: int) -> None:
     high = low + spread
@@ -180,6 +181,7 @@ def test_an_infeasible_budget_says_which_way_and_by_how_much(count: int, low: in
         kr.allocate([0.5] * count, budget, low, high)
 
 
+@settings(deadline=None)
 @given(probabilities, st.integers(1, 300), st.sampled_from(ALGORITHMS))
 def test_more_rollouts_never_have_less_value_and_gain_ever_less(rate: float, n: int, algorithm: str) -> None:
     values = kr.value([n, n + 1, n + 2], rate, algorithm)
@@ -188,6 +190,7 @@ def test_more_rollouts_never_have_less_value_and_gain_ever_less(rate: float, n: 
     assert second <= first + 2e-16
 
 
+@settings(deadline=None)
 @given(
     st.one_of(st.none(), st.text(), st.lists(st.floats() | st.text() | st.none()), st.floats(), st.complex_numbers())
 )

@@ -96,6 +96,7 @@ def test_saving_and_resuming_changes_nothing(before: Visits, after: Visits, ids:
             assert resumed.success_rates(ids).tobytes() == original.success_rates(ids).tobytes()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_on_disk_are_mistaken_for_a_state(content: bytes) -> None:
     allocator = kr.BudgetAllocator()

@@ -12,6 +12,7 @@ import knapsack_rl as kr
 groups = st.lists(st.integers(0, 30).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), max_size=20)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 20), max_size=20), st.integers(1, 12), st.integers(0, 2**64))
 def test_shuffling_keeps_every_job(rollouts: list[int], workers: int, seed: int) -> None:
     jobs = kr.dispatch.shuffled_jobs(rollouts, workers, seed)
@@ -34,6 +35,7 @@ def test_balancing_keeps_every_group_and_bounds_the_largest_load(costs: list[flo
     assert parts.imbalance >= 1.0 - 1e-12
 
 
+@settings(deadline=None)
 @given(groups.filter(lambda rows: any(n for _, n in rows)))
 def test_shares_of_a_step_add_up(rows: list[tuple[int, int]]) -> None:
     successes, rollouts = [s for s, _ in rows], [n for _, n in rows]
@@ -42,6 +44,7 @@ def test_shares_of_a_step_add_up(rows: list[tuple[int, int]]) -> None:
     assert 0.0 <= kr.metrics.effective_gradient_ratio(successes, rollouts) <= 1.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=40))
 def test_transition_rows_sum_to_1(pairs: list[tuple[float, float]]) -> None:
     matrix = kr.metrics.transition_matrix([b for b, _ in pairs], [a for _, a in pairs])
@@ -56,6 +59,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(json_values)
 def test_prompt_ids_depend_neither_on_key_order_nor_on_missing_fields(prompt: object) -> None:
     def reordered(value: object) -> object:
@@ -67,6 +71,7 @@ def test_prompt_ids_depend_neither_on_key_order_nor_on_missing_fields(prompt: ob
     assert kr.prompt_id(reordered(prompt)) == kr.prompt_id(prompt)
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_different_texts_have_different_ids(first: str, second: str) -> None:
     assert (kr.prompt_id(first) == kr.prompt_id(second)) == (first == second)

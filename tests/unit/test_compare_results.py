@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("scipy", reason="the report extra is not installed")
@@ -161,6 +161,7 @@ def test_the_interval_of_the_mean_covers_about_what_its_documentation_says() -> 
     assert np.mean(hits) == pytest.approx(0.83, abs=0.05)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=8))
 def test_an_interval_holds_the_mean_and_stays_within_the_values(values: list[float]) -> None:
     low, high = results.interval(values)
