@@ -132,14 +132,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_train(commands: Commands) -> None:
-    train = commands.add_parser(
-        "train",
+def _add(commands: Commands, name: str, purpose: str, description: str | None) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
         allow_abbrev=False,
-        help="train one run",
-        description=_TRAIN_HELP,
+        help=purpose,
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _add_train(commands: Commands) -> None:
+    train = _add(commands, "train", "train one run", _TRAIN_HELP)
     train.add_argument("words", nargs="*", metavar="[RECIPE] [KEY=VALUE ...]", help="a YAML file, and changes to it")
     train.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="where run directories are")
     train.add_argument("--dry-run", action="store_true", help="check the recipe, build what it takes, train nothing")
@@ -147,13 +151,7 @@ def _add_train(commands: Commands) -> None:
 
 
 def _add_compare(commands: Commands) -> None:
-    compare = commands.add_parser(
-        "compare",
-        allow_abbrev=False,
-        help="compare strategies over several seeds, at equal cost",
-        description=_COMPARE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    compare = _add(commands, "compare", "compare strategies over several seeds, at equal cost", _COMPARE_HELP)
     compare.add_argument(
         "words", nargs="*", metavar="[FILE] [KEY=VALUE ...]", help="a comparison or a recipe, and changes to it"
     )
@@ -164,12 +162,8 @@ def _add_compare(commands: Commands) -> None:
 
 
 def _add_audit(commands: Commands) -> None:
-    audit = commands.add_parser(
-        "audit",
-        allow_abbrev=False,
-        help="what existing rollout logs wasted, and what an allocation would have planned",
-        description=_AUDIT_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    audit = _add(
+        commands, "audit", "what existing rollout logs wasted, and what an allocation would have planned", _AUDIT_HELP
     )
     audit.add_argument("logs", nargs="+", metavar="LOGS", help="files, folders or patterns")
     for name, meaning in _AUDIT_COLUMNS.items():
@@ -187,12 +181,9 @@ def _add_audit(commands: Commands) -> None:
 
 
 def _add_simulate(commands: Commands) -> None:
-    simulate = commands.add_parser(
-        "simulate",
-        allow_abbrev=False,
-        help="the paper's scale in seconds, without a language model",
-        description=_SIMULATE_HELP + "".join(f"  {name:11} {world.purpose}\n" for name, world in WORLDS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    worlds = "".join(f"  {name:11} {world.purpose}\n" for name, world in WORLDS.items())
+    simulate = _add(
+        commands, "simulate", "the paper's scale in seconds, without a language model", _SIMULATE_HELP + worlds
     )
     for option, default, meaning in (
         ("--world", "paper", "worlds, or all"),
@@ -211,7 +202,7 @@ def _add_simulate(commands: Commands) -> None:
 
 
 def _add_report(commands: Commands) -> None:
-    report = commands.add_parser("report", allow_abbrev=False, help="write report.html from run directories")
+    report = _add(commands, "report", "write report.html from run directories", None)
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     report.add_argument("--output", type=Path, default=None, metavar="FILE", help="the page to write")
     report.set_defaults(run=_report)
@@ -263,7 +254,7 @@ def _compare(parsed: argparse.Namespace, command: str) -> int:
     except interrupted as stop:
         _say(console, f"stopped by {stop}. To go on:\n  {command}")
         return 128 + int(stop.number)
-    console.print(_module("compare.progress").table(outcome.summary))
+    console.print(_module("compare.summary_table").table(outcome.summary))
     _say(console, f"report  {outcome.report}")
     if outcome.failures:
         _say(console, f"{len(outcome.failures)} run(s) failed; the same command tries them again")

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -48,12 +47,7 @@ RUNS = 4 + 4  # of the tuning and of the report
 TIMES = ["seconds", "allocation_share"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cached_warm_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,12 +41,7 @@ evaluation: {{every: 5, samples: 4}}
 TIMES = {"time", "training_seconds", "step_time", "allocation_seconds"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cached_warm_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
+pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
 
 
 @pytest.fixture(scope="module")

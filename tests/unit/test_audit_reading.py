@@ -113,6 +113,7 @@ def test_how_rows_are_ordered_and_split_does_not_matter(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading_module, "_BATCH_ROWS", data.draw(st.integers(1, 50)))
         patch.setattr(reading_module, "_JSON_BLOCK", data.draw(st.integers(1, 300)))
+        patch.setattr(reading_module, "_JSON_SAMPLE", data.draw(st.integers(1, 300)))
         assert groups(read(folder)[0]) == counted(ROWS)
 
 
@@ -493,7 +494,7 @@ def test_files_of_a_folder_that_are_no_logs_are_counted_and_skipped(tmp_path: Pa
 
 def test_a_column_that_is_named_may_begin_late_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading_module, "_SAMPLE_ROWS", 5)
-    monkeypatch.setattr(reading_module, "_JSON_BLOCK", 300)
+    monkeypatch.setattr(reading_module, "_JSON_SAMPLE", 300)
     rows = [row if i < 60 else row | {"size": i} for i, row in enumerate(ROWS)]
     log, _ = read(write(tmp_path / "log.jsonl", rows), length="size")
     assert (int(log.measured.sum()), int(log.tokens.sum())) == (len(ROWS) - 60, sum(range(60, len(ROWS))))

@@ -13,7 +13,7 @@ pytest.importorskip("pydantic", reason="the train extra is not installed")
 
 from knapsack_rl.experiments.compare import results
 from knapsack_rl.experiments.compare.comparison import Comparison
-from knapsack_rl.experiments.compare.progress import markdown
+from knapsack_rl.experiments.compare.summary_table import markdown
 
 COMPARISON = Comparison(
     name="hand-made", arms={"uniform": None, "knapsack": None, "oracle": None}, seeds=[1, 2, 3], equal="rollouts"

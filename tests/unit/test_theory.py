@@ -30,7 +30,9 @@ def test_exact_information_gain_is_an_update_of_a_softmax(p: float, learning_rat
 def test_exact_information_gain_is_the_formula_of_a_small_step() -> None:
     rates = np.linspace(0.02, 0.98, 49)
     small = theory.exact_information_gain(rates, 1e-6) / 1e-6
-    np.testing.assert_allclose(small, theory.first_order_gain(rates), rtol=1e-4)
+    others = theory._others(theory.ACTIONS, 0) * (1.0 - rates[:, None])
+    before_its_last_term_is_dropped = rates * (1.0 - rates) ** 2 + rates * (others**2).sum(axis=1)  # proof, step 4
+    np.testing.assert_allclose(small, before_its_last_term_is_dropped, rtol=1e-4)
     np.testing.assert_allclose(small, kr.information_gain(rates), rtol=0.05)
 
 

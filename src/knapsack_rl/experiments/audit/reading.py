@@ -34,6 +34,7 @@ _KINDS = {
 }  # fmt: skip
 _COMPRESSED = (".gz", ".zst", ".bz2", ".lz4")
 _JSON_BLOCK = 4 << 20
+_JSON_SAMPLE = 1 << 18  # bytes of a file that are enough to see its columns
 _CSV_BLOCK = 4 << 20  # a row of CSV must be smaller
 _BATCH_ROWS = 1 << 15
 _BATCH_BYTES = 16 << 20
@@ -348,11 +349,6 @@ def _opened(path: Path, asked: Asked) -> _Opened:
 def _open_parquet(path: Path) -> _Opened:
     file = pa.parquet.ParquetFile(path)
     schema = file.schema_arrow
-    numeric = {
-        column.name
-        for column in schema
-        if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)
-    }
 
     def parts(needed: list[str], problems: Problems) -> Iterator[tuple[Ints, Raw]]:
         groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
@@ -363,7 +359,12 @@ def _open_parquet(path: Path) -> _Opened:
             yield np.arange(first, first + batch.num_rows), {name: batch.column(name) for name in needed}
             first += batch.num_rows
 
-    return _Opened(schema.names if file.metadata.num_rows else [], numeric, parts)
+    return _Opened(schema.names if file.metadata.num_rows else [], _numeric(schema), parts)
+
+
+def _numeric(schema: pa.Schema) -> set[str]:
+    kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+    return {column.name for column in schema if any(is_of(column.type) for is_of in kinds)}
 
 
 def _open_csv(path: Path) -> _Opened:
@@ -403,12 +404,7 @@ def _open_csv(path: Path) -> _Opened:
     if not pa.input_stream(str(path), compression="detect").read(1):
         return _Opened([], set(), parts)
     schema = stream(lambda row: "skip").schema
-    numeric = {
-        column.name
-        for column in schema
-        if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)
-    }
-    return _Opened(schema.names, numeric, parts)
+    return _Opened(schema.names, _numeric(schema), parts)
 
 
 def _filled(column: pa.Array) -> pa.Array:
@@ -419,7 +415,7 @@ def _filled(column: pa.Array) -> pa.Array:
 def _open_json(path: Path, asked: Asked) -> _Opened:
     missing = set(vars(asked).values()) - {None}  # a column that was named may begin after any number of rows
     sample: list[dict[str, Any]] = []
-    for first, count, block in _json_blocks(path):
+    for first, count, block in _json_blocks(path, _JSON_SAMPLE):
         _, rows = _parsed(path, block, count, first, Problems())
         sample += rows[: max(0, _SAMPLE_ROWS - len(sample))]
         late = [row for row in rows if not missing.isdisjoint(row)] if missing else []
@@ -436,7 +432,7 @@ def _open_json(path: Path, asked: Asked) -> _Opened:
         return bool(values) and all(isinstance(value, (int, float)) for value in values)
 
     def parts(needed: list[str], problems: Problems) -> Iterator[tuple[Ints, Raw]]:
-        for first, count, block in _json_blocks(path):
+        for first, count, block in _json_blocks(path, _JSON_BLOCK):
             plain = _plain_columns(block, count, needed)
             if plain is not None:
                 yield np.arange(first, first + count), plain
@@ -452,12 +448,12 @@ def _is_array(path: Path) -> bool:
         return bool(stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["))
 
 
-def _json_blocks(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Blocks of whole lines: the number of the first line, how many there are, and their bytes."""
+def _json_blocks(path: Path, size: int) -> Iterator[tuple[int, int, bytes]]:
+    """Blocks of whole lines, of about `size` bytes: the number of the first line, how many there are, their bytes."""
     rest, first = b"", 1
     with pa.input_stream(str(path), compression="detect") as stream:
         while True:
-            read = stream.read(_JSON_BLOCK)
+            read = stream.read(size)
             block = rest + read
             if first == 1:
                 block = block.removeprefix(b"\xef\xbb\xbf")

@@ -19,8 +19,8 @@ from knapsack_rl.experiments.compare import arms as running
 from knapsack_rl.experiments.compare import results
 from knapsack_rl.experiments.compare.arms import Failure
 from knapsack_rl.experiments.compare.comparison import Arm, Grid
-from knapsack_rl.experiments.compare.progress import markdown
 from knapsack_rl.experiments.compare.report import write_report
+from knapsack_rl.experiments.compare.summary_table import markdown
 from knapsack_rl.experiments.interruption import Interruption
 
 POOL = "arms"

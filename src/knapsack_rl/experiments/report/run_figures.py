@@ -132,7 +132,7 @@ def budget_histogram(table: pd.DataFrame) -> Figure:
             fontsize=9,
         )
         if rollouts.max() > 2.0 * mean:
-            below = count[rollouts > 0.5 * rollouts.max()].max()  # the text reaches to the left, over higher bars
+            below = count[rollouts > 0.75 * rollouts.max()].max()  # the text reaches to the left, over higher bars
             axes.annotate(
                 f"largest {rollouts.max()}",
                 (float(rollouts.max()), float(below)),

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl import allocate
 from knapsack_rl.experiments.simulate.policy import sigmoid
-from knapsack_rl.values import expected_rollouts, information_gain, rollouts_for_confidence, value
+from knapsack_rl.values import expected_rollouts, rollouts_for_confidence, value
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -85,13 +85,6 @@ def exact_information_gain(
     # new p = p e^{lr (1 - p)} / (p e^{lr (1 - p)} + sum_k p_k e^{-lr p_k}), as a sigmoid of its log-odds
     log_odds = np.log(p) + learning_rate * (1.0 - p) - np.log((others * np.exp(-learning_rate * others)).sum(axis=1))
     return np.asarray(sigmoid(log_odds) - p)
-
-
-def first_order_gain(success_rates: Floats, actions: int = ACTIONS, seed: int = 0) -> Floats:
-    """Step 4 of the proof, p (1 - p)^2 + p sum_k p_k^2, before its last term is dropped. Arguments as above."""
-    p = np.asarray(success_rates, dtype=np.float64)
-    others = _others(actions, seed) * (1.0 - p[:, None])
-    return np.asarray(information_gain(p) + p * (others**2).sum(axis=1))
 
 
 def table_3() -> dict[str, list[float]]:
