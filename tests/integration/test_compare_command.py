@@ -109,6 +109,17 @@ def test_a_comparison_leaves_its_tables_its_page_and_every_run(file: Path, done:
         assert json.loads(environments(done)[run["folder"]])["threads"] == 1
 
 
+def test_arms_of_a_seed_have_the_same_warm_start_problems_and_order_of_prompts(done: Path) -> None:
+    runs, curves = table(done, "runs"), table(done, "curves")
+    begun = curves[(curves["step"] == 0) & (curves["benchmark"] == "mean")]
+    assert (begun.groupby("seed")["accuracy"].nunique() == 1).all()
+    for _, of_seed in runs.groupby("seed"):
+        visits = [pd.read_parquet(done / "arms" / folder / "allocations.parquet") for folder in of_seed["folder"]]
+        assert len(visits) == 2
+        assert visits[0][["step", "prompt"]].equals(visits[1][["step", "prompt"]])
+        assert not visits[0]["rollouts"].equals(visits[1]["rollouts"])
+
+
 def test_the_comparison_on_record_is_the_same_comparison(file: Path, done: Path) -> None:
     original, recorded = comparison.read(file), comparison.read(done / "small" / "comparison.yaml")
     assert recorded.tuning() == original.tuning()
