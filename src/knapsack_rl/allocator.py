@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knapsack_rl import identity
-from knapsack_rl.allocation import Plan, allocate, check_budget, uniform
+from knapsack_rl.allocation import Plan, check_budget
+from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateError
-from knapsack_rl.success_rate import RecentRewards
+from knapsack_rl.strategies import STRATEGIES
+from knapsack_rl.strategy import Settings, View
+from knapsack_rl.success_rate.features import Features, as_features
 from knapsack_rl.validation import as_confidence, as_integer, as_successes, one_of
 from knapsack_rl.values import ALGORITHMS
 
@@ -26,51 +28,9 @@ Keys = NDArray[np.uint64]
 STATE_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a rule needs to know besides beliefs and budget; the arguments of `BudgetAllocator`, checked."""
-
-    group_size: int
-    min_rollouts: int
-    max_rollouts: int
-    algorithm: str
-    fallback: bool
-    confidence: float
-
-
-def _uniform(rates: Floats, budget: int, settings: Settings) -> Plan:
-    return uniform(rates, budget, algorithm=settings.algorithm)
-
-
-def _knapsack(rates: Floats, budget: int, settings: Settings) -> Plan:
-    return allocate(
-        rates,
-        budget,
-        min_rollouts=settings.min_rollouts,
-        max_rollouts=settings.max_rollouts,
-        algorithm=settings.algorithm,
-        fallback=settings.fallback,
-        confidence=settings.confidence,
-    )
-
-
-@dataclass(frozen=True)
-class _Strategy:
-    window: int
-    """Rewards that the estimator looks back on; 0 is the last visit."""
-    rule: Callable[[Floats, int, Settings], Plan]
-
-
-_STRATEGIES = {
-    "uniform": _Strategy(window=0, rule=_uniform),
-    "knapsack": _Strategy(window=0, rule=_knapsack),
-    "knapsack-window": _Strategy(window=16, rule=_knapsack),
-}
-
-
 def strategies() -> tuple[str, ...]:
     """The names that `BudgetAllocator(strategy=...)` accepts."""
-    return tuple(_STRATEGIES)
+    return tuple(STRATEGIES)
 
 
 class BudgetAllocator:
@@ -132,36 +92,47 @@ class BudgetAllocator:
             algorithm,
             bool(fallback),
             as_confidence(confidence),
+            self.seed,
         )
-        self._estimator = RecentRewards(_STRATEGIES[strategy].window)
+        self._strategy = STRATEGIES[strategy]
+        self._estimator = self._strategy.estimator()
 
-    def ask(self, prompt_ids: Iterable[str | int]) -> Plan:
-        """Plan a step: `len(prompt_ids) * group_size` rollouts over these prompts.
+    def ask(self, prompt_ids: Iterable[str | int], features: Any = None) -> Plan:
+        """Plan a whole step in one shot: `len(prompt_ids) * group_size` rollouts over these prompts.
 
         Args:
             prompt_ids: strings or integers; a prompt that appears twice gets two plans.
+            features: what is known about the prompts besides their outcomes, for strategies that learn from it: a
+                mapping of column names to columns with one entry per prompt, which hold text (a category) or numbers (a
+                length; of shape (M, width) for a vector such as a hidden state), or one array of numbers. `tell` needs
+                the same.
 
         Returns:
             The plan, with one number of rollouts per id, in the order of the ids. Asking again gives the same plan.
 
         Raises:
-            InvalidInputError: an id is neither a string nor an integer.
+            InvalidInputError: an id is neither a string nor an integer, or a column of `features` does not fit.
 
-        Cost: O(M + budget), whatever the number of known prompts.
+        Cost: O(M + budget), whatever the number of known prompts; for `adaptive` with d features O(M d) more.
         """
-        return self._plan(identity.keys(prompt_ids))
+        keys = identity.keys(prompt_ids)
+        nothing = np.zeros(len(keys), dtype=np.int64)
+        view = self._view(keys, as_features(features, len(keys)), nothing, nothing, nothing, nothing)
+        return self._strategy.rule(view, len(keys) * self.settings.group_size)
 
-    def tell(self, prompt_ids: Iterable[str | int], successes: ArrayLike, rollouts: ArrayLike) -> None:
+    def tell(
+        self, prompt_ids: Iterable[str | int], successes: ArrayLike, rollouts: ArrayLike, features: Any = None
+    ) -> None:
         """Learn what came back: `successes[i]` of `rollouts[i]` scored rollouts of prompt i were right.
 
         Batches may be late, partial, repeated or overlapping; each call is a visit of its prompts. A prompt that
         appears twice in a call has its counts added up; one with no scored rollouts is not counted as visited.
 
         Raises:
-            InvalidInputError: lengths differ, a count is negative or no whole number, or successes exceed rollouts.
-                Nothing has been learned then.
+            InvalidInputError: lengths differ, a count is negative or no whole number, successes exceed rollouts, or a
+                column of `features` (see `ask`) does not fit. Nothing has been learned then.
 
-        Cost: O(M), whatever the number of known prompts.
+        Cost: O(M), whatever the number of known prompts; for `adaptive` with d features O(M d^2 + d^3).
         """
         keys = identity.keys(prompt_ids)
         won, tried = as_successes(successes, rollouts)
@@ -169,15 +140,26 @@ class BudgetAllocator:
             raise InvalidInputError(
                 f"prompt_ids, successes, rollouts: expected one length, got {len(keys)} ids and {len(won)} counts."
             )
-        self._estimator.update(keys, won, tried)
+        self._estimator.update(keys, won, tried, as_features(features, len(keys)))
 
-    def step(self, prompt_ids: Iterable[str | int]) -> Step:
-        """Open a step that may place its budget in several waves. The strategies so far need one."""
-        return Step(self, identity.as_ids(prompt_ids))
+    def step(self, prompt_ids: Iterable[str | int], features: Any = None) -> Step:
+        """Open a step that may place its budget in several waves; `features` as in `ask`."""
+        ids = identity.as_ids(prompt_ids)
+        return Step(self, ids, as_features(features, len(ids)))
 
-    def success_rates(self, prompt_ids: Iterable[str | int]) -> Floats:
+    def visited(self, prompt_ids: Iterable[str | int]) -> NDArray[np.bool_]:
+        """Whether anything was told about each of these prompts, in the order of the ids."""
+        return self._estimator.known(identity.keys(prompt_ids))
+
+    def success_rates(self, prompt_ids: Iterable[str | int], features: Any = None) -> Floats:
         """Believed success rates of these prompts, float64 in the order of the ids, NaN where never visited."""
-        return self._estimator.mean(identity.keys(prompt_ids))
+        keys = identity.keys(prompt_ids)
+        return self._estimator.rates(keys, as_features(features, len(keys)))
+
+    def belief(self, prompt_ids: Iterable[str | int], features: Any = None) -> Belief:
+        """What is believed about these prompts' success rates, as Beta distributions; never visited ones included."""
+        keys = identity.keys(prompt_ids)
+        return self._estimator.belief(keys, as_features(features, len(keys)))
 
     def metrics(self) -> dict[str, float]:
         """What is believed about all known prompts. O(known prompts).
@@ -186,7 +168,7 @@ class BudgetAllocator:
             `known_prompts`; and over these `mean_success_rate`, `never_solved` and `always_solved` (shares, by the
             estimate); the latter three are left out while nothing is known.
         """
-        rates = self._estimator.all_means()
+        rates = self._estimator.all_rates()
         if not rates.size:
             return {"known_prompts": 0.0}
         return {
@@ -247,25 +229,32 @@ class BudgetAllocator:
             ) from error
         self.load_state_dict(state)
 
-    def _plan(self, keys: Keys) -> Plan:
-        budget = len(keys) * self.settings.group_size
-        return _STRATEGIES[self.strategy].rule(self._estimator.mean(keys), budget, self.settings)
+    def _view(self, keys: Keys, features: Features, placed: Ints, scored: Ints, successes: Ints, pending: Ints) -> View:
+        return View(keys, features, self._estimator, self.settings, placed, scored, successes, pending)
 
 
 class Step:
     """One step of training, placed in waves: ask, generate, tell, until nothing remains.
 
+    All waves come from the same policy. Beliefs stay as they were at the start of the step until its last `tell`, which
+    makes one visit of it; a step that is given up before has taught nothing.
+
     Attributes:
         prompt_ids: the ids of the step.
         remaining: rollouts of the budget that have not been placed and told of yet.
+        successes: shape (M,), right ones so far.
+        scored: shape (M,), those that came back so far.
     """
 
-    def __init__(self, allocator: BudgetAllocator, prompt_ids: list[str | int]) -> None:
+    def __init__(self, allocator: BudgetAllocator, prompt_ids: list[str | int], features: Features) -> None:
         self.prompt_ids = prompt_ids
         self.remaining = len(prompt_ids) * allocator.settings.group_size
         self._allocator = allocator
+        self._features = features
+        self._keys = identity.keys(prompt_ids)
+        self.successes, self.scored, self._placed = np.zeros((3, len(prompt_ids)), dtype=np.int64)
+        self._wave = 0
         self._asked: Plan | None = None
-        self._placed = 0  # rollouts of the plan that was asked for
 
     def ask(self) -> Plan:
         """Rollouts to add now, per prompt. Asking again before `tell` gives the same plan.
@@ -276,8 +265,12 @@ class Step:
         if not self.remaining:
             raise StateError("step: ask came after the whole budget was placed. Loop `while step.remaining:`.")
         if self._asked is None:
-            self._asked = self._allocator.ask(self.prompt_ids)
-            self._placed = int(self._asked.rollouts.sum())
+            strategy, settings = self._allocator._strategy, self._allocator.settings
+            nothing = np.zeros_like(self._placed)
+            view = self._allocator._view(self._keys, self._features, self._placed, self.scored, self.successes, nothing)
+            amount = strategy.waves(self._wave, len(self._keys), self.remaining, settings)
+            amount = min(max(amount, int(view.missing.sum()), 1), self.remaining)
+            self._asked = strategy.rule(view, amount)
         return self._asked
 
     def tell(self, successes: ArrayLike, rollouts: ArrayLike) -> None:
@@ -285,10 +278,19 @@ class Step:
 
         Raises:
             StateError: nothing was asked.
-            InvalidInputError: as `BudgetAllocator.tell`.
+            InvalidInputError: as `BudgetAllocator.tell`, or more came back than was asked for.
         """
         if self._asked is None:
             raise StateError("step: tell came before ask. Ask for a plan, generate, then tell what came back.")
-        self._allocator.tell(self.prompt_ids, successes, rollouts)
-        self.remaining -= self._placed
-        self._asked = None
+        won, tried = as_successes(successes, rollouts)
+        if len(won) != len(self._keys):
+            raise InvalidInputError(
+                f"successes, rollouts: expected one number for each of the {len(self._keys)} prompts of the step, "
+                f"got {len(won)}."
+            )
+        self.successes, self.scored = self.successes + won, self.scored + tried
+        self._placed = self._placed + self._asked.rollouts
+        self.remaining -= int(self._asked.rollouts.sum())
+        self._asked, self._wave = None, self._wave + 1
+        if not self.remaining:
+            self._allocator._estimator.update(self._keys, self.successes, self.scored, self._features)

@@ -22,17 +22,17 @@ def counts(*numbers: int) -> np.ndarray:
 
 def test_a_prompt_is_unknown_until_it_was_visited() -> None:
     estimator = RecentRewards(0)
-    assert np.isnan(estimator.mean(keys(1, 2))).all()
+    assert np.isnan(estimator.rates(keys(1, 2))).all()
     estimator.update(keys(1), counts(1), counts(4))
     assert len(estimator) == 1
-    np.testing.assert_array_equal(estimator.mean(keys(2, 1)), [np.nan, 0.25])
+    np.testing.assert_array_equal(estimator.rates(keys(2, 1)), [np.nan, 0.25])
 
 
 def test_without_a_window_the_last_visit_alone_counts_whatever_its_size() -> None:
     estimator = RecentRewards(0)
     estimator.update(keys(1), counts(100), counts(128))
     estimator.update(keys(1), counts(1), counts(2))
-    assert estimator.mean(keys(1)) == 0.5
+    assert estimator.rates(keys(1)) == 0.5
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 16])
@@ -48,16 +48,16 @@ def test_a_window_is_the_mean_of_the_last_16_rewards(size: int) -> None:
         for history, successes in zip(rewards, won.tolist(), strict=True):
             history += [1.0] * successes + [0.0] * (size - successes)
         expected = [np.mean(history[-WINDOW:]) for history in rewards]
-        np.testing.assert_array_equal(estimator.mean(prompts), expected, err_msg=f"after visit {visit}")
+        np.testing.assert_array_equal(estimator.rates(prompts), expected, err_msg=f"after visit {visit}")
 
 
 def test_a_window_forgets_a_success_after_16_further_failures() -> None:
     estimator = RecentRewards(WINDOW)
     estimator.update(keys(1), counts(1), counts(2))
     for _ in range(8):
-        assert estimator.mean(keys(1)) > 0
+        assert estimator.rates(keys(1)) > 0
         estimator.update(keys(1), counts(0), counts(2))
-    assert estimator.mean(keys(1)) == 0.0
+    assert estimator.rates(keys(1)) == 0.0
 
 
 def test_a_window_that_cuts_through_a_visit_stays_within_one_reward_of_that_visits_rate() -> None:
@@ -70,21 +70,21 @@ def test_a_window_that_cuts_through_a_visit_stays_within_one_reward_of_that_visi
         estimator.update(keys(1), counts(again), counts(second))
         kept = min(first, WINDOW - second)
         expected = (again + kept * won / first) / (second + kept)
-        assert float(estimator.mean(keys(1))[0]) == pytest.approx(expected, abs=1 / (second + kept))
+        assert float(estimator.rates(keys(1))[0]) == pytest.approx(expected, abs=1 / (second + kept))
 
 
 def test_a_visit_larger_than_the_window_counts_as_a_whole() -> None:
     estimator = RecentRewards(WINDOW)
     estimator.update(keys(1), counts(3), counts(8))
     estimator.update(keys(1), counts(1), counts(128))
-    assert estimator.mean(keys(1)) == 1 / 128
+    assert estimator.rates(keys(1)) == 1 / 128
 
 
 def test_a_short_history_is_a_short_window() -> None:
     estimator = RecentRewards(WINDOW)
     estimator.update(keys(1), counts(1), counts(3))
     estimator.update(keys(1), counts(2), counts(2))
-    assert estimator.mean(keys(1)) == 3 / 5
+    assert estimator.rates(keys(1)) == 3 / 5
 
 
 @pytest.mark.parametrize("window", [0, WINDOW])
@@ -94,7 +94,7 @@ def test_rows_of_one_prompt_are_parts_of_one_visit(window: int) -> None:
         estimator.update(keys(1, 2), counts(3, 3), counts(4, 4))
     whole.update(keys(1, 2), counts(3, 1), counts(8, 2))
     parts.update(keys(1, 2, 1, 1), counts(1, 1, 0, 2), counts(2, 2, 3, 3))
-    np.testing.assert_array_equal(whole.mean(keys(1, 2)), parts.mean(keys(1, 2)))
+    np.testing.assert_array_equal(whole.rates(keys(1, 2)), parts.rates(keys(1, 2)))
 
 
 @pytest.mark.parametrize("window", [0, WINDOW])
@@ -105,7 +105,7 @@ def test_visits_without_rollouts_are_no_visits(window: int) -> None:
     estimator.update(keys(), counts(), counts())
     estimator.update(keys(1), counts(1), counts(1))
     estimator.update(keys(1), counts(0), counts(0))
-    assert estimator.mean(keys(1)) == 1.0
+    assert estimator.rates(keys(1)) == 1.0
 
 
 @pytest.mark.parametrize("window", [0, WINDOW])
@@ -119,8 +119,8 @@ def test_beliefs_about_many_prompts_survive_the_growth_of_the_table(window: int)
         estimator.update(fresh, won, np.full(size, 8))
         known |= dict(zip(fresh.tolist(), (won / 8).tolist(), strict=True))
     everyone = np.array(list(known), dtype=np.uint64)
-    assert estimator.mean(everyone).tolist() == list(known.values())
-    assert sorted(estimator.all_means().tolist()) == sorted(known.values())
+    assert estimator.rates(everyone).tolist() == list(known.values())
+    assert sorted(estimator.all_rates().tolist()) == sorted(known.values())
 
 
 @pytest.mark.parametrize("window", [0, WINDOW])
@@ -140,7 +140,7 @@ def test_a_restored_estimator_goes_on_exactly_like_the_original(window: int) -> 
     restored.load_state_dict(original.state_dict())
     for _ in range(10):
         visit(original, restored)
-        np.testing.assert_array_equal(original.mean(people), restored.mean(people))
+        np.testing.assert_array_equal(original.rates(people), restored.rates(people))
 
 
 def test_a_state_dict_is_a_copy() -> None:
@@ -153,8 +153,8 @@ def test_a_state_dict_is_a_copy() -> None:
     other.update(keys(1), counts(0), counts(4))
     third = RecentRewards(0)
     third.load_state_dict(state)
-    assert third.mean(keys(1)) == 0.25
-    assert estimator.mean(keys(1)) == 1.0
+    assert third.rates(keys(1)) == 0.25
+    assert estimator.rates(keys(1)) == 1.0
 
 
 DAMAGE = {
@@ -184,7 +184,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage: dict, window: in
     estimator.update(keys(1, 2), counts(1, 2), counts(4, 4))
     with pytest.raises(StateError, match="state: expected"):
         estimator.load_state_dict(estimator.state_dict() | damage)
-    assert estimator.mean(keys(1, 2)).tolist() == [0.25, 0.5]
+    assert estimator.rates(keys(1, 2)).tolist() == [0.25, 0.5]
 
 
 @pytest.mark.parametrize("window", [0, WINDOW])

@@ -1,0 +1,103 @@
+"""Discounted Beta: a prompt's own outcomes, older ones counting less, on a prior that all prompts share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl.beta import Belief
+from knapsack_rl.errors import StateError
+from knapsack_rl.success_rate.features import NONE, Features
+from knapsack_rl.success_rate.table import Table, one_visit
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+
+_FADING = 0.9  # of the evidence behind the prior, at each update
+_RHO = (0.02, 0.9)  # bounds of the intra-class correlation
+
+
+class DiscountedBeta:
+    """p_i ~ Beta(a + S_i, b + F_i), with S <- discount S + successes and F <- discount F + failures at each visit.
+
+    The prior Beta(a, b) is fixed, or empirical: its mean is the recent mean over everyone's visits, and its weight
+    a + b = 1/rho - 1 comes from the intra-class correlation rho of their outcomes, by moments. The moments are those of
+    visits whose size was decided before their first outcome; where sampling stops by outcomes they are off.
+
+    Args:
+        discount: what is left of older outcomes at a new visit, in [0, 1].
+        prior: a and b, or None for the empirical prior.
+    """
+
+    def __init__(self, discount: float = 0.5, prior: tuple[float, float] | None = None) -> None:
+        self.discount, self.prior = discount, prior
+        self._prompts = Table(wins=np.float32, losses=np.float32, won=np.float32, tried=np.float32)
+        self._moments = np.array([0.5, 1.0, 0.3, 1.0])  # of rates: sum, weight; of correlation: numerator, denominator
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def known(self, keys: Keys) -> NDArray[np.bool_]:
+        """Whether each prompt was ever visited. O(len(keys))."""
+        return self._prompts.find(keys) >= 0
+
+    def rates(self, keys: Keys, features: Features = NONE) -> Floats:
+        """Believed means, shape (len(keys),), NaN where never visited. O(len(keys))."""
+        return np.where(self._prompts.find(keys) >= 0, self.belief(keys, features).mean, np.nan)
+
+    def all_rates(self) -> Floats:
+        """Success rates of all known prompts at their last visit, in order of their first. O(known prompts)."""
+        return np.asarray(self._prompts["won"] / self._prompts["tried"], dtype=np.float64)
+
+    def belief(self, keys: Keys, features: Features) -> Belief:
+        """The belief about each prompt's success rate; features play no part."""
+        rows, (a, b) = self._prompts.find(keys), self._shared()
+        return Belief(a + self._prompts.read("wins", rows), b + self._prompts.read("losses", rows))
+
+    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
+        """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
+        visited, won, tried, _ = one_visit(keys, successes, rollouts)
+        mean = self._moments[0] / self._moments[1]
+        spread = mean * (1.0 - mean)
+        excess = ((won - tried * mean) ** 2 - tried * spread)[tried > 1].sum()
+        pairs = (tried * (tried - 1) * spread).sum()
+        self._moments = _FADING * self._moments + [(won / tried).sum(), len(visited), excess, pairs]
+        table, rows = self._prompts, self._prompts.rows(visited)
+        table["wins"][rows] = self.discount * table["wins"][rows] + won
+        table["losses"][rows] = self.discount * table["losses"][rows] + (tried - won)
+        table["won"][rows], table["tried"][rows] = won, tried
+
+    def _shared(self) -> tuple[float, float]:
+        if self.prior is not None:
+            return self.prior
+        rates, weight, excess, pairs = self._moments
+        mean = float(np.clip(rates / weight, 0.005, 0.995))
+        strength = 1.0 / float(np.clip(excess / max(pairs, 1e-9), *_RHO)) - 1.0
+        return mean * strength, (1.0 - mean) * strength
+
+    def state_dict(self) -> dict[str, Any]:
+        """The beliefs as plain numbers and arrays."""
+        return {"discount": self.discount, "moments": self._moments.copy(), **self._prompts.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the beliefs by saved ones.
+
+        Raises:
+            StateError: the state is not what `state_dict` writes, or of another discount. Nothing has changed then.
+        """
+        prompts = self._prompts.restored(state)
+        try:
+            discount, moments = float(state["discount"]), np.array(state["moments"], dtype=np.float64)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"state: expected discount and moments of an estimator, got {error!r}.") from error
+        if discount != self.discount:
+            raise StateError(f"state: expected beliefs with discount {self.discount}, got {discount}.")
+        if moments.shape != (4,) or not np.all(np.isfinite(moments)) or moments[1] <= 0.0:
+            raise StateError("state: expected four finite moments with a positive weight.")
+        if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0) & (prompts["tried"] > 0)):
+            raise StateError("state: expected no negative counts, and visits with rollouts.")
+        self._prompts, self._moments = prompts, moments

@@ -1,0 +1,107 @@
+"""What is known about a prompt besides its outcomes: categories, and numbers such as its length."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.validation import as_floats
+
+Floats = NDArray[np.float64]
+Keys = NDArray[np.uint64]
+
+MOST_NUMBERS = 256
+"""Numbers a prompt may have in all; a hidden state that is wider needs a projection first."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Checked features of M prompts, columns in order of their names.
+
+    Attributes:
+        categories: name -> shape (M,), a 64-bit key of the column's name and the prompt's value.
+        numbers: name -> shape (M, width).
+    """
+
+    categories: dict[str, Keys]
+    numbers: dict[str, Floats]
+
+    def of(self, positions: NDArray[np.int64]) -> Features:
+        """Those of some of the prompts."""
+        return Features(
+            {name: column[positions] for name, column in self.categories.items()},
+            {name: column[positions] for name, column in self.numbers.items()},
+        )
+
+    def stacked(self, prompts: int) -> Floats:
+        """All numbers of each of the prompts, shape (prompts, numbers)."""
+        return np.concatenate([np.zeros((prompts, 0)), *self.numbers.values()], axis=1)
+
+
+NONE = Features({}, {})
+
+
+def as_features(features: Any, prompts: int) -> Features:
+    """Features as the user gives them, checked.
+
+    Args:
+        features: a mapping of column names to columns of `prompts` strings (a category; None counts as one) or numbers,
+            or of shape (prompts, width); or one such array of numbers without a name; or None.
+        prompts: how many there must be.
+
+    Raises:
+        InvalidInputError: a column has another length, is neither text nor finite numbers, or there are more than
+            `MOST_NUMBERS` numbers a prompt.
+    """
+    if features is None:
+        return NONE
+    columns = features if isinstance(features, Mapping) else {"features": features}
+    categories, numbers = {}, {}
+    for name in sorted(columns, key=str):
+        column, where = columns[name], f"features[{name!r}]" if isinstance(features, Mapping) else "features"
+        try:
+            length = len(column)
+        except TypeError:
+            raise InvalidInputError(f"{where}: expected a column of {prompts} values, got {column!r}.") from None
+        if length != prompts or isinstance(column, (str, bytes)):
+            raise InvalidInputError(f"{where}: expected one value for each of the {prompts} prompts, got {length}.")
+        if _is_text(column):
+            categories[str(name)] = _keys(str(name), column)
+            continue
+        values = as_floats(where, column)
+        if values.ndim not in (1, 2) or not np.all(np.isfinite(values)):
+            raise InvalidInputError(
+                f"{where}: expected text, or finite numbers of shape ({prompts},) or ({prompts}, width), "
+                f"got shape {values.shape}{'' if np.all(np.isfinite(values)) else ' with NaN or infinity'}."
+            )
+        numbers[str(name)] = values.reshape(prompts, -1) if prompts else values.reshape(0, 1)
+    width = sum(column.shape[1] for column in numbers.values())
+    if width > MOST_NUMBERS:
+        raise InvalidInputError(
+            f"features: expected at most {MOST_NUMBERS} numbers for each prompt, got {width}. "
+            "Project a wide hidden state to fewer dimensions first."
+        )
+    return Features(categories, numbers)
+
+
+def _is_text(column: Any) -> bool:
+    kind = getattr(getattr(column, "dtype", None), "kind", None)
+    if kind is not None and kind != "O":
+        return bool(kind in "UTS")
+    return len(column) > 0 and all(value is None or isinstance(value, str) for value in column)
+
+
+def _keys(name: str, column: Any) -> Keys:
+    """64-bit keys of a column's values; equal texts in two columns are two categories."""
+    made: dict[Any, int] = {}
+    for value in column:
+        if value not in made:
+            text = repr((name, None if value is None else str(value))).encode("utf-8", "surrogatepass")
+            made[value] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    return np.fromiter((made[value] for value in column), dtype=np.uint64, count=len(column))

@@ -1,0 +1,106 @@
+"""Transition table: what became of prompts whose last two visits went alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl.beta import Belief
+from knapsack_rl.errors import StateError
+from knapsack_rl.success_rate.features import NONE, Features
+from knapsack_rl.success_rate.table import Table, one_visit
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+
+_OUTCOMES = 6  # unvisited, none right, at most a quarter, at most a half, more, all right
+_FADING = 0.95  # of a cell's evidence, at each update
+_FADING_OF_ALL = 0.9
+_PRIOR = 10.0  # visits that the mean over all cells counts for in each
+
+
+class TransitionTable:
+    """p_i ~ Beta by moments of the recent success rates of prompts in the same cell.
+
+    A cell is the outcome of the last visit and of the one before, each in one of six classes. The moments are those of
+    visits whose size was decided before their first outcome; where sampling stops by outcomes they are off.
+    """
+
+    def __init__(self) -> None:
+        self._prompts = Table(cell=np.uint8, won=np.float32, tried=np.float32)
+        # Sums over visits: rates, visits, products of two rollouts' rewards, visits that have two rollouts.
+        self._cells = np.zeros((_OUTCOMES**2, 4))
+        self._all = np.array([1.0, 2.0, 0.4, 1.0])
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def known(self, keys: Keys) -> NDArray[np.bool_]:
+        """Whether each prompt was ever visited. O(len(keys))."""
+        return self._prompts.find(keys) >= 0
+
+    def rates(self, keys: Keys, features: Features = NONE) -> Floats:
+        """Believed means, shape (len(keys),), NaN where never visited. O(len(keys))."""
+        return np.where(self._prompts.find(keys) >= 0, self.belief(keys, features).mean, np.nan)
+
+    def all_rates(self) -> Floats:
+        """Success rates of all known prompts at their last visit, in order of their first. O(known prompts)."""
+        return np.asarray(self._prompts["won"] / self._prompts["tried"], dtype=np.float64)
+
+    def belief(self, keys: Keys, features: Features) -> Belief:
+        """The belief about each prompt's success rate; features play no part."""
+        cells = self._cells[self._prompts.read("cell", self._prompts.find(keys)).astype(np.int64)]
+        mean_of_all = self._all[0] / self._all[1]
+        square_of_all = max(self._all[2] / self._all[3], 1.02 * mean_of_all**2)
+        mean = (cells[:, 0] + _PRIOR * mean_of_all) / (cells[:, 1] + _PRIOR)
+        square = (cells[:, 2] + _PRIOR * square_of_all) / (cells[:, 3] + _PRIOR)
+        mean = np.clip(mean, 1e-3, 1.0 - 1e-3)
+        spread = mean * (1.0 - mean)
+        weight = spread / np.clip(square - mean**2, 0.01 * spread, 0.9 * spread) - 1.0
+        return Belief(mean * weight, (1.0 - mean) * weight)
+
+    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
+        """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
+        visited, won, tried, _ = one_visit(keys, successes, rollouts)
+        table, rows = self._prompts, self._prompts.rows(visited)
+        pairs = tried > 1
+        both = np.where(pairs, won * (won - 1) / np.maximum(tried * (tried - 1), 1), 0.0)
+        seen = np.stack((won / tried, np.ones(len(won)), both, pairs), axis=1)
+        cells = table["cell"][rows]
+        self._cells = _FADING * self._cells
+        np.add.at(self._cells, cells, seen)
+        self._all = _FADING_OF_ALL * self._all + seen.sum(axis=0)
+        table["cell"][rows] = _OUTCOMES * _outcome(won, tried) + cells // _OUTCOMES
+        table["won"][rows], table["tried"][rows] = won, tried
+
+    def state_dict(self) -> dict[str, Any]:
+        """The beliefs as plain arrays."""
+        return {"cells": self._cells.copy(), "all": self._all.copy(), **self._prompts.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the beliefs by saved ones.
+
+        Raises:
+            StateError: the state is not what `state_dict` writes. Nothing has changed then.
+        """
+        prompts = self._prompts.restored(state)
+        try:
+            cells, everyone = (np.array(state[name], dtype=np.float64) for name in ("cells", "all"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"state: expected cells and all of a transition table, got {error!r}.") from error
+        sound = cells.shape == self._cells.shape and everyone.shape == (4,) and bool(np.all(np.isfinite(cells)))
+        if not sound or not np.all(cells >= 0.0) or not np.all(np.isfinite(everyone) & (everyone > 0.0)):
+            raise StateError("state: expected a 36 x 4 table of sums that are not negative.")
+        if not np.all((prompts["cell"] < _OUTCOMES**2) & (prompts["tried"] > 0)):
+            raise StateError("state: expected cells of the table, and visits with rollouts.")
+        self._prompts, self._cells, self._all = prompts, cells, everyone
+
+
+def _outcome(won: Ints, tried: Ints) -> Ints:
+    """Class of a visit's outcome, 1 to 5."""
+    rate = won / tried
+    return np.asarray(1 + (won > 0) + (rate > 0.25) + (rate > 0.5) + (won == tried), dtype=np.int64)
