@@ -597,6 +597,79 @@ def test_allocations_of_dynamic_sampling_hold_dropped_rollouts_too(recipe_path: 
     assert len(evaluated) == len({rollouts // (5 * 32) for rollouts in evaluated}) + (STEPS % 5 > 0)
 
 
+# Waves, weights and baselines
+
+
+def test_a_step_in_waves_spends_its_budget_exactly_and_scores_each_rollout_once(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["allocator.strategy=adaptive"])
+    waves = set()
+    for step in steps_of(recipe):
+        (rollouts,) = step.kept
+        assert sum(step.planned) == len(rollouts) == 32
+        assert np.bincount(rollouts.groups, minlength=8).tolist() == step.planned == step.scored
+        assert np.bincount(rollouts.groups, rollouts.rewards, 8).tolist() == step.successes
+        waves.add(step.waves)
+    assert max(waves) == 3
+
+
+def test_later_waves_add_nothing_to_groups_that_are_mixed_already(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["allocator.strategy=adaptive", "allocator.max_rollouts=32"])
+    stopped = 0
+    for step in steps_of(recipe):
+        (rollouts,) = step.kept
+        for prompt in range(8):
+            first = rollouts.rewards[rollouts.groups == prompt][:2]
+            if 0 < first.sum() < 2:
+                assert step.planned[prompt] == 2
+                stopped += 1
+    assert stopped, "the test would show nothing"
+
+
+def test_without_waves_a_step_is_planned_in_one_shot(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["allocator.strategy=adaptive", "allocator.waves=false"])
+    assert {step.waves for step in steps_of(recipe)} == {1}
+
+
+def test_a_run_in_waves_is_the_same_bit_for_bit_when_it_is_run_again(recipe_path: Path, tmp_path: Path) -> None:
+    runs = [run(recipe_path, tmp_path / name, "allocator.strategy=adaptive") for name in "ab"]
+    assert_same_training(*runs)
+    assert metrics(runs[0]) == metrics(runs[1])
+
+
+def test_categories_reach_the_allocator_and_unknown_columns_are_refused(recipe_path: Path, tmp_path: Path) -> None:
+    with_categories = run(recipe_path, tmp_path / "a", "allocator.strategy=adaptive")
+    without = run(recipe_path, tmp_path / "b", "allocator.strategy=adaptive", "allocator.features=[]")
+    believed = [allocations(directory)["belief_wins"].to_numpy() for directory in (with_categories, without)]
+    assert not np.array_equal(*believed)
+    with pytest.raises(kr.InvalidInputError, match=r"allocator\.features: expected columns .*, got 'topic'"):
+        run(recipe_path, tmp_path / "c", "allocator.strategy=adaptive", "allocator.features=[topic]")
+
+
+def test_weights_multiply_the_advantages_of_a_group_by_the_root_of_the_mean_size_over_its_size(
+    recipe_path: Path,
+) -> None:
+    plain, weighted = (
+        Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+        for recipe in (recipe_file.read(recipe_path, [f"training.rollout_weights={name}"]) for name in ("none", "sqrt"))
+    )
+    step = minimal_grpo.Step(rows=[0, 1], planned=[2, 6])
+    groups = np.array([0, 1, 1, 0, 1, 1, 1, 1])
+    rewards = np.array([1.0, 0, 0, 0, 1, 0, 0, 0])
+    rollouts = Rollouts(groups, groups, torch.zeros(8, 1), torch.ones(8), rewards)
+    factors = plain._advantages(step, rollouts) / weighted._advantages(step, rollouts)
+    assert factors == pytest.approx(np.sqrt(np.array([2, 6]) / 4)[groups])
+
+
+def test_a_baseline_from_the_belief_gives_every_rollout_an_advantage(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["training.baseline=belief", "training.advantage_clip=2"])
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+    step = minimal_grpo.Step(rows=[0, 1], wins=[1.0, 0.1], losses=[3.0, 9.9])
+    groups = np.array([0, 0, 1, 1])
+    rollouts = Rollouts(groups, groups, torch.zeros(4, 1), torch.ones(4), np.array([1.0, np.nan, 1.0, 0.0]))
+    expected = [0.75 / np.sqrt(0.1875), 0.0, 2.0, -0.01 / np.sqrt(0.0099)]
+    assert loop._advantages(step, rollouts) == pytest.approx(expected)
+
+
 # The oracle
 
 

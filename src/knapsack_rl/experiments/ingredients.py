@@ -36,6 +36,23 @@ def problems_and_model(recipe: Recipe, display: Display) -> tuple[Task, Any, Any
         raise InvalidInputError(f"model.path: cannot load {recipe.model.path!r}: {error}") from error
 
 
+def feature_columns(recipe: Recipe, task: Task) -> list[str]:
+    """Columns of the problems that the allocator is told.
+
+    Raises:
+        InvalidInputError: The task has no such column.
+    """
+    present = task.train.column_names
+    if recipe.allocator.features is None:
+        return [name for name in ("category",) if name in present]
+    for name in recipe.allocator.features:
+        if name not in present:
+            raise InvalidInputError(
+                f"allocator.features: expected columns of the problems ({', '.join(present)}), got {name!r}."
+            )
+    return recipe.allocator.features
+
+
 def allocator(recipe: Recipe) -> kr.BudgetAllocator:
     """The recipe's allocator; for an oracle the one that keeps score, since the oracle plans by itself."""
     settings = recipe.allocator

@@ -1,11 +1,11 @@
 """A whole GRPO loop for small models on a CPU, in one file: the `minimal` trainer, and how to use ask and tell.
 
-Every part of a step is here in the open. `Loop` has the first four, in `_round` and `_sampled`, and calls the last one:
+Every part of a step is here in the open. `Loop` has the first four, in `_in_waves` and `_sampled`, and calls the last:
 
-    ask       the allocator splits the step's budget over its prompts           plan = allocator.ask(ids)
+    ask       the allocator splits the step's budget over its prompts           plan = waves.ask()
     generate  each prompt is read once, its rollouts share the cache            tokens, lengths = policy.sample(...)
     score     the task's verifier: right or wrong                               rewards = task.reward(...)
-    tell      the allocator learns what came back                               allocator.tell(ids, successes, scored)
+    tell      the allocator learns what came back, or plans the next wave       waves.tell(successes, scored)
     update    clipped policy gradient on the rollouts with an advantage         loss = policy.update(...)
 
 It trains what TRL's GRPOTrainer trains with the same recipe (the `dapo` loss without KL term, AdamW, the same order of
@@ -31,6 +31,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 import knapsack_rl as kr
+from knapsack_rl.beta import Belief
 from knapsack_rl.errors import KnapsackError, StateError
 from knapsack_rl.experiments import ingredients, recipe_file
 from knapsack_rl.experiments.environment import record_end, record_start
@@ -82,6 +83,12 @@ class Rollouts:
         """Successes and scored rollouts of each of the step's prompts."""
         successes = np.bincount(self.groups[self.rewards > 0.0], minlength=prompts)
         return successes, np.bincount(self.groups[~np.isnan(self.rewards)], minlength=prompts)
+
+
+def fixed_baseline_advantages(rewards: Floats, expected: Floats, clip: float | None) -> Floats:
+    """(r - m) / sqrt(m (1 - m)), where m is what was believed before the step; 0 where there is no reward."""
+    advantages = np.where(np.isnan(rewards), 0.0, rewards - expected) / np.sqrt(expected * (1.0 - expected))
+    return advantages if clip is None else np.clip(advantages, -clip, clip)
 
 
 def group_advantages(rewards: Floats, groups: Ints, clip: float | None) -> Floats:
@@ -234,13 +241,21 @@ class Step:
     scored: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     unvisited: list[bool] = field(default_factory=list)
+    wins: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
     kept: list[Rollouts] = field(default_factory=list)
     tokens: int = 0
     fallback: int = 0
+    waves: int = 0
     seconds: float = 0.0
     """Spent on planning and on learning what came back."""
     uncharged: float = 0.0
     """Seconds that an oracle sampled."""
+
+    @property
+    def belief(self) -> Belief:
+        """What was believed about the prompts before the step."""
+        return Belief(np.array(self.wins), np.array(self.losses))
 
 
 class Loop:
@@ -254,6 +269,7 @@ class Loop:
         self.random = torch.Generator().manual_seed(recipe.seed)
         self.oracle_random = torch.Generator().manual_seed(recipe.seed + 1)
         self.columns: Columns = {name: list(task.train[name]) for name in task.train.column_names}
+        self.features = ingredients.feature_columns(recipe, task)
 
     def step(self, budget: int) -> tuple[Step, float]:
         """Generate for a step with at most `budget` rollouts, and update on them; returns the step and the loss."""
@@ -266,31 +282,48 @@ class Loop:
                 break
             self._round(step, [next(self.order) for _ in range(missing)])
         rollouts = joined(step.kept, self.policy.tokenizer.pad_token_id)
-        advantages = group_advantages(rollouts.rewards, rollouts.groups, training.advantage_clip)
+        advantages = self._advantages(step, rollouts)
         prompts = [self.columns["prompt"][row] for row in rollouts.rows]
         return step, self.policy.update(prompts, rollouts, advantages, self.random) if len(rollouts) else 0.0
+
+    def _advantages(self, step: Step, rollouts: Rollouts) -> Floats:
+        training, groups = self.recipe.training, rollouts.groups
+        if training.baseline == "belief":
+            advantages = fixed_baseline_advantages(rollouts.rewards, step.belief.mean[groups], training.advantage_clip)
+        else:
+            advantages = group_advantages(rollouts.rewards, groups, training.advantage_clip)
+        if training.rollout_weights == "sqrt":
+            advantages *= np.sqrt(training.group_size / np.bincount(groups))[groups]
+        return advantages
 
     def _round(self, step: Step, rows: list[int]) -> None:
         """Plan, generate, score and tell for these prompts; keep what the update will use."""
         ids = [self.columns["id"][row] for row in rows]
+        features = {name: [self.columns[name][row] for row in rows] for name in self.features}
         started = time.perf_counter()
         rates = self._true_rates(rows) if self.recipe.allocator.strategy == ORACLE else None
         step.uncharged += time.perf_counter() - started
 
         started = time.perf_counter()
-        step.unvisited += np.isnan(self.allocator.success_rates(ids)).tolist()
-        plan = self.allocator.ask(ids) if rates is None else self._oracle_plan(rates)
+        believed = self.allocator.belief(ids, features)
+        step.unvisited += (~self.allocator.visited(ids)).tolist()
+        step.wins += believed.wins.tolist()
+        step.losses += believed.losses.tolist()
         step.seconds += time.perf_counter() - started
 
-        rollouts = self._generate(rows, plan.rollouts, self.random)
+        if rates is None and self.recipe.allocator.waves:
+            planned, rollouts = self._in_waves(step, rows, ids, features)
+        else:
+            plan = self.allocator.ask(ids, features) if rates is None else self._oracle_plan(rates)
+            planned, rollouts = plan.rollouts, self._generate(rows, plan.rollouts, self.random)
+            self.allocator.tell(ids, *rollouts.counts(len(rows)), features)
+            step.fallback += plan.fallback
+            step.waves += 1
 
-        started = time.perf_counter()
         successes, scored = rollouts.counts(len(rows))
-        self.allocator.tell(ids, successes, scored)
-        step.seconds += time.perf_counter() - started
-
         with np.errstate(invalid="ignore"):
-            step.rewards += (np.bincount(rollouts.groups, np.nan_to_num(rollouts.rewards)) / scored).tolist()
+            rewards = np.bincount(rollouts.groups, np.nan_to_num(rollouts.rewards), len(rows)) / scored
+        step.rewards += rewards.tolist()
         step.tokens += int(rollouts.lengths.sum())
         if self.recipe.training.dynamic_sampling:
             mixed = (successes > 0) & (successes < scored)
@@ -301,10 +334,28 @@ class Loop:
             )
         )
         step.rows += rows
-        step.planned += plan.rollouts.tolist()
+        step.planned += planned.tolist()
         step.successes += successes.tolist()
         step.scored += scored.tolist()
-        step.fallback += plan.fallback
+
+    def _in_waves(
+        self, step: Step, rows: list[int], ids: list[str], features: dict[str, list[Any]]
+    ) -> tuple[Ints, Rollouts]:
+        """Ask, generate, score and tell until the budget is spent; one wave for strategies that need no second look."""
+        placed, parts = np.zeros(len(rows), dtype=np.int64), []
+        waves = self.allocator.step(ids, features)
+        while waves.remaining:
+            started = time.perf_counter()
+            plan = waves.ask()
+            step.seconds += time.perf_counter() - started
+            parts.append(self._generate(rows, plan.rollouts, self.random))
+            started = time.perf_counter()
+            waves.tell(*parts[-1].counts(len(rows)))
+            step.seconds += time.perf_counter() - started
+            placed += plan.rollouts
+            step.fallback += plan.fallback
+            step.waves += 1
+        return placed, joined(parts, self.policy.tokenizer.pad_token_id)
 
     def _generate(self, rows: list[int], counts: Ints, random: torch.Generator) -> Rollouts:
         """`counts[i]` scored rollouts of the problem in row `rows[i]`."""
@@ -316,8 +367,9 @@ class Loop:
             max_completion_length=training.max_completion_length,
             max_problems=None,
         )
-        problems = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        tokens, lengths, rewards = self._sampled(problems, counts, how, random)
+        some = np.flatnonzero(counts)
+        problems = {name: [values[rows[position]] for position in some] for name, values in self.columns.items()}
+        tokens, lengths, rewards = self._sampled(problems, counts[some], how, random)
         groups = np.repeat(np.arange(len(rows)), counts)
         return Rollouts(groups, np.asarray(rows)[groups], tokens, lengths, rewards)
 
@@ -407,6 +459,8 @@ def step_metrics(step: Step, loss: float) -> dict[str, float]:
         "rollouts/q75": q75,
         "rollouts/max": high,
         "never_visited": float(np.mean(step.unvisited)),
+        "belief/log_score": float(step.belief.log_likelihood(*map(np.array, (step.successes, step.scored))).mean()),
+        "waves": float(step.waves),
         "fallback_rollouts": float(step.fallback),
         "allocation_seconds": step.seconds,
     }
@@ -494,4 +548,5 @@ def _append_allocations(directory: RunDirectory, numbers: range, steps: list[Ste
         np.concatenate([step.planned for step in steps]),
         np.concatenate([step.scored for step in steps]),
         np.concatenate([step.successes for step in steps]),
+        Belief(*(np.concatenate([getattr(step, name) for step in steps]) for name in ("wins", "losses"))),
     )

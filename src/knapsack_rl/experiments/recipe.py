@@ -43,10 +43,13 @@ class Allocator(_Block):
     """What `knapsack_rl.BudgetAllocator` is made of; `training.group_size` sets the budget.
 
     The strategy `oracle` is a reference and no competitor: before every step it draws `oracle_samples` more rollouts of
-    each prompt, which are not charged, and plans with what they say.
+    each prompt, which are not charged, and plans with what they say. Without `waves` every step is planned in one shot.
+    `features` are columns of the problems that a strategy may learn from; by default `category`, where there is one.
     """
 
     strategy: Annotated[str, AfterValidator(_known_strategy)] = "knapsack"
+    waves: bool = True
+    features: list[str] | None = None
     min_rollouts: PositiveInt = 2
     max_rollouts: PositiveInt = 128
     fallback: bool = True
@@ -75,6 +78,8 @@ class Training(_Block):
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.28
     advantage_clip: PositiveFloat | None = 5.0
+    baseline: Literal["group", "belief"] = "group"
+    rollout_weights: Literal["none", "sqrt"] = "none"
     temperature: PositiveFloat = 1.0
     top_p: Fraction = 1.0
     max_completion_length: PositiveInt

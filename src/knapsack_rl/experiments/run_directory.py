@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.experiments.recipe_file import differences
 
@@ -152,17 +153,25 @@ class RunDirectory:
         rollouts: ArrayLike,
         scored: ArrayLike,
         successes: ArrayLike,
+        belief: Belief | None = None,
     ) -> None:
-        """Record one row per visit of a prompt; `steps` is the step of all of them, or that of each."""
+        """Record one row per visit of a prompt; `steps` is the step of all of them, or that of each.
+
+        `belief` is what was believed before the step.
+        """
         import pyarrow as pa
         from pyarrow import parquet
 
         when = np.broadcast_to(np.asarray(steps), len(prompts))
         counts = {"rollouts": rollouts, "scored": scored, "successes": successes}
+        unknown = np.full(len(prompts), np.nan)
+        wins, losses = (unknown, unknown) if belief is None else (belief.wins, belief.losses)
         columns = {
             "step": pa.array(when, pa.int32()),
             "prompt": pa.array(prompts, pa.string()),
             **{name: pa.array(values, pa.int32()) for name, values in counts.items()},
+            "belief_wins": pa.array(wins, pa.float32()),
+            "belief_losses": pa.array(losses, pa.float32()),
         }
         self.allocations.mkdir(exist_ok=True)
         unfinished = self.allocations / ".unfinished"
