@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knapsack_rl import identity
+from knapsack_rl import identity, rivals
 from knapsack_rl.allocation import Plan, check_budget
 from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateError
-from knapsack_rl.strategies import STRATEGIES
+from knapsack_rl.strategies import STRATEGIES as OWN
 from knapsack_rl.strategy import Settings, View
 from knapsack_rl.success_rate.features import Features, as_features
 from knapsack_rl.validation import as_confidence, as_integer, as_successes, one_of
@@ -26,6 +26,7 @@ Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 STATE_VERSION = 1
+STRATEGIES = {**OWN, **rivals.STRATEGIES}
 
 
 def strategies() -> tuple[str, ...]:
