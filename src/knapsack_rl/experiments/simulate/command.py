@@ -21,6 +21,7 @@ _COLUMNS = {
     "effective_gradient_ratio": ("EGR", "{:.3f}"),
     "unsolved": ("unsolved", "{:,.0f}"),
     "largest_budget": ("largest\nbudget", "{:.0f}"),
+    "belief_rmse": ("belief\nRMSE", "{:.3f}"),
     "seconds": ("seconds", "{:.1f}"),
 }
 """Column of the results -> (heading, format)."""

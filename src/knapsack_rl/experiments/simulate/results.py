@@ -13,7 +13,7 @@ import numpy as np
 
 from knapsack_rl.errors import InvalidInputError, MissingExtraError
 from knapsack_rl.experiments.simulate import simulation
-from knapsack_rl.experiments.simulate.simulation import GROUP_SIZE, ORACLE, STEPS, Arm, Simulation, strategy_names
+from knapsack_rl.experiments.simulate.simulation import GROUP_SIZE, ORACLE, STEPS, Arm, Simulation, arm_named
 from knapsack_rl.experiments.simulate.worlds import DEFAULT_WORLD, OPTIMIZERS, WORLDS
 from knapsack_rl.metrics import STATUSES
 from knapsack_rl.validation import as_integer, one_of
@@ -36,7 +36,8 @@ class Grid:
 
     Attributes:
         worlds: names in `WORLDS`.
-        strategies: compared with uniform, the oracle and the control, which always run.
+        strategies: compared with uniform, the oracle and the control, which always run; names that
+            `simulation.arm_named` knows.
         optimizers: names in `OPTIMIZERS`.
         seeds: each 0 or more.
         steps: updates of a run.
@@ -54,11 +55,12 @@ class Grid:
     def __post_init__(self) -> None:
         for name, given, choices in (
             ("world", self.worlds, tuple(WORLDS)),
-            ("strategy", self.strategies, strategy_names()),
             ("optimizer", self.optimizers, OPTIMIZERS),
         ):
             for word in given:
                 one_of(name, word, choices)
+        for strategy in self.strategies:
+            arm_named(strategy)
         for name, values in (("world", self.worlds), ("optimizer", self.optimizers), ("seed", self.seeds)):
             if len(set(values)) < len(values) or not values:
                 raise InvalidInputError(f"{name}: expected each once, got {', '.join(map(str, values))}.")
@@ -74,7 +76,7 @@ class Grid:
         allocation of them helps.
         """
         names = dict.fromkeys((UNIFORM, *self.strategies, ORACLE))
-        return (*(Arm(name, name) for name in names), Arm(CONTROL, UNIFORM, 2 * GROUP_SIZE))
+        return (*map(arm_named, names), Arm(CONTROL, UNIFORM, 2 * GROUP_SIZE))
 
     def runs(self) -> Iterator[tuple[str, str, int, Arm]]:
         """World, optimiser, seed and arm of every run."""
@@ -202,6 +204,8 @@ def _result(done: Simulation) -> pd.DataFrame:
         "largest_budget": int(steps["max"].max()),
         "unsolved": done.unsolved,
         **gains,
+        "log_score": float(steps["log_score"].mean()),
+        "belief_rmse": float(steps["belief_rmse"].mean()),
         "seconds": done.seconds,
     }
     return pd.DataFrame([row])

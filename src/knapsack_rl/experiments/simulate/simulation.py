@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl import BudgetAllocator, allocate, strategies
 from knapsack_rl import metrics as step_metrics
+from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.simulate.policy import Policy
 from knapsack_rl.experiments.simulate.worlds import World
@@ -25,6 +26,8 @@ BATCH, GROUP_SIZE, STEPS = 256, 8, 1000
 MIN_ROLLOUTS, MAX_ROLLOUTS = 2, 128
 HELD_OUT = 4096
 ORACLE = "oracle"
+TOLD = ", told features"
+"""Ends the name of an arm whose strategy is told the features that drive the world's difficulties."""
 FRESH = 8
 """Rollouts of every prompt from the final policy, the same for every arm, by which it is judged solved or not."""
 _EVALUATIONS = 50
@@ -45,11 +48,24 @@ class Arm:
         strategy: one of `strategy_names()`. The `oracle` is told the true success rates of the step and solves the
             paper's knapsack on them within the same bounds; no real run can do that.
         group_size: mean rollouts a prompt.
+        told: whether the strategy is told the prompts' features; not all learn from them.
     """
 
     name: str
     strategy: str
     group_size: int = GROUP_SIZE
+    told: bool = False
+
+
+def arm_named(name: str) -> Arm:
+    """The arm of a strategy, or of one that is told features: "adaptive", "adaptive, told features".
+
+    Raises:
+        InvalidInputError: there is no such strategy, or it has nothing to learn from features (the oracle).
+    """
+    strategy = name.removesuffix(TOLD)
+    told = strategy != name
+    return Arm(name, one_of("strategy", strategy, strategies() if told else strategy_names()), told=told)
 
 
 @dataclass
@@ -57,8 +73,8 @@ class Simulation:
     """What a run leaves behind.
 
     Attributes:
-        steps: one value a step for every name in `_record` and `_plans`; `mean_success_rate` and `held_out` are NaN
-            between evaluations.
+        steps: one value a step for every name in `_Run._record` and what it calls; `mean_success_rate` and `held_out`
+            are NaN between evaluations, `log_score` and `belief_rmse` for the oracle, which has no belief.
         budgets: shape (MAX_ROLLOUTS + 1,), how many visits got so many rollouts.
         first: status (0 to 4) of each prompt at its first visit, -1 where never visited.
         last: the same at its last visit.
@@ -130,13 +146,16 @@ class _Run:
         self.policy = Policy(world, seed, optimizer, HELD_OUT)
         strategy = one_of("strategy", arm.strategy, strategy_names())
         self.allocator = None if strategy == ORACLE else _allocator(strategy, arm.group_size)
+        # Without the constant, which tells prompts nothing apart.
+        self._features = self.policy.features[:, 1:] if arm.told else None
         self.result = Simulation(first=np.full(world.prompts, -1), last=np.full(world.prompts, -1))
         self._order = np.empty(0, dtype=np.int64)
 
     def step(self, step: int) -> None:
         """Allocate, sample, learn, record."""
-        begin = time.process_time()
         rows = self._rows(step)
+        believed = self.allocator.belief(rows.tolist(), self._told(rows)) if self.allocator else None
+        begin = time.process_time()
         rates = self.policy.success_rates(rows)
         draws = np.random.default_rng((self.seed, 1, step)).random((self.batch, MAX_ROLLOUTS))
         wins = np.zeros((self.batch, MAX_ROLLOUTS + 1), dtype=np.int64)
@@ -146,6 +165,7 @@ class _Run:
         self.policy.update(rows, successes, rollouts)
         self.result.seconds += time.process_time() - begin
         self._record(rows, rates, rollouts, successes, waves)
+        self._record_belief(believed, rates, rollouts, successes)
 
     def _place(self, rows: Ints, rates: Floats, wins: Ints) -> tuple[Ints, int]:
         """Rollouts of each prompt in this step, and in how many waves they were placed."""
@@ -153,13 +173,16 @@ class _Run:
         if self.allocator is None:
             return _oracle(rates, budget), 1
         rollouts, waves = np.zeros(self.batch, dtype=np.int64), 0
-        step = self.allocator.step(rows.tolist())
+        step = self.allocator.step(rows.tolist(), self._told(rows))
         while step.remaining:
             more = step.ask().rollouts
             index = np.arange(self.batch)
             step.tell(wins[index, rollouts + more] - wins[index, rollouts], more)
             rollouts, waves = rollouts + more, waves + 1
         return rollouts, waves
+
+    def _told(self, rows: Ints) -> NDArray[np.float32] | None:
+        return None if self._features is None else self._features[rows]
 
     def _rows(self, step: int) -> Ints:
         per_epoch = self.prompts // self.batch
@@ -187,6 +210,15 @@ class _Run:
         new = self.result.first[rows] < 0
         self.result.first[rows[new]] = status[new]
         self.result.last[rows] = status
+
+    def _record_belief(self, believed: Belief | None, rates: Floats, rollouts: Ints, successes: Ints) -> None:
+        """How good the belief from before the step was: by what came out, and by the true p, which only this knows."""
+        score = error = np.nan
+        if believed is not None:
+            score = float(believed.log_likelihood(successes, rollouts).mean())
+            error = float(np.sqrt(np.mean((believed.mean - rates) ** 2)))
+        for name, number in (("log_score", score), ("belief_rmse", error)):
+            self.result.steps.setdefault(name, []).append(number)
 
     def _against_references(self, rates: Floats, rollouts: Ints, mixed: NDArray[np.bool_] | None) -> dict[str, float]:
         """Value (equation 5) and expected EGR of this plan, of uniform's and of the oracle's, at the same true p.
