@@ -41,15 +41,18 @@ class BudgetAllocator:
 
     Strategies: `uniform` (every prompt the same, the baseline), `knapsack` (the paper's: success rate of the last
     visit, uniform on the first, fallback for the never-solved), `knapsack-window` (the same with the mean of the last
-    16 rewards, as in the paper's reference code).
+    16 rewards, as in the paper's reference code), `adaptive` (a learned belief and three waves in a step),
+    `knapsack-discounted`, `knapsack-transitions` and `knapsack-regression` (the paper's value in expectation under other
+    beliefs, in one shot), `pilot-spread` (everything beyond the minimum evenly over prompts without a success so far in
+    the step), and those of other papers in `rivals`. docs/beliefs.md has more on them.
 
     Args:
         strategy: one of `strategies()`.
         group_size: mean rollouts per prompt; a step of M prompts has the budget M * group_size.
         min_rollouts: fewest rollouts a prompt gets, 1 or more.
         max_rollouts: most rollouts a prompt gets.
-        seed: for whatever is drawn at random around a plan, such as `dispatch.shuffled_jobs`; plans themselves need
-            no randomness.
+        seed: for whatever is drawn at random around a plan, such as `dispatch.shuffled_jobs`, and in those of the
+            rivals that draw. A plan is a function of the seed, the ids and what was told.
         algorithm: `grpo`, `rloo` or `reinforce`; decides when a gradient is non-zero (paper, appendix B).
         fallback: whether never-solved prompts get the surplus (paper, section 4.2).
         confidence: chance of a non-zero gradient that a prompt's cost aims at (paper, theorem 1).
