@@ -42,9 +42,9 @@ class BudgetAllocator:
     Strategies: `uniform` (every prompt the same, the baseline), `knapsack` (the paper's: success rate of the last
     visit, uniform on the first, fallback for the never-solved), `knapsack-window` (the same with the mean of the last
     16 rewards, as in the paper's reference code), `adaptive` (a learned belief and three waves in a step),
-    `knapsack-discounted`, `knapsack-transitions` and `knapsack-regression` (the paper's value in expectation under other
-    beliefs, in one shot), `pilot-spread` (everything beyond the minimum evenly over prompts without a success so far in
-    the step), and those of other papers in `rivals`. docs/beliefs.md has more on them.
+    `knapsack-discounted`, `knapsack-transitions` and `knapsack-regression` (the paper's value in expectation under
+    other beliefs, in one shot), `pilot-spread` (everything beyond the minimum evenly over prompts without a success so
+    far in the step), and those of other papers in `rivals`. docs/beliefs.md has more on them.
 
     Args:
         strategy: one of `strategies()`.
