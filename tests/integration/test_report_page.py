@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import knapsack_rl as kr
+from knapsack_rl.beta import Belief
 from knapsack_rl.experiments.report.run_report import write_report
 from knapsack_rl.experiments.run_directory import RunDirectory
 
@@ -33,6 +35,8 @@ FIGURES = {
     "status-counts",
     "prompt-reward",
     "single-prompts",
+    "calibration",
+    "log-score",
 }
 
 
@@ -47,13 +51,14 @@ def write_run(
     prompts: int = 96,
     per_step: int = 32,
     seed: int = 0,
+    beliefs: bool = True,
 ) -> Path:
     """A run directory whose rewards are drawn from success rates that rise while a real allocator plans."""
     rng = np.random.default_rng(seed)
     logit = rng.normal(-1.0, 4.0, size=prompts)
     allocator = kr.BudgetAllocator(strategy=strategy, group_size=8, min_rollouts=2, max_rollouts=64, seed=seed)
     records: list[dict[str, object]] = []
-    plans: list[tuple[int, list[str], list[int], list[int]]] = []
+    plans: list[tuple[int, list[str], list[int], list[int], Belief | None]] = []
     ids = [f"prompt-{index:03d}" for index in range(prompts)]
     order = np.arange(prompts)
 
@@ -69,6 +74,7 @@ def write_run(
             rng.shuffle(order)
         start = (step - 1) * per_step % prompts
         batch = order[start : start + per_step]
+        belief = allocator.belief([ids[index] for index in batch])
         plan = allocator.ask([ids[index] for index in batch])
         successes = rng.binomial(plan.rollouts, 1 / (1 + np.exp(-logit[batch])))
         allocator.tell([ids[index] for index in batch], successes, plan.rollouts)
@@ -86,8 +92,10 @@ def write_run(
                 "prompt_reward": float(np.mean(successes / plan.rollouts)),
                 "allocation_seconds": 0.0004,
             }
+            | ({"belief/log_score": float(belief.log_likelihood(successes, plan.rollouts).mean())} if beliefs else {})
         )
-        plans.append((step, [ids[index] for index in batch], plan.rollouts.tolist(), successes.tolist()))
+        names = [ids[index] for index in batch]
+        plans.append((step, names, plan.rollouts.tolist(), successes.tolist(), belief if beliefs else None))
         if evaluate_every and step % evaluate_every == 0:
             evaluate(step)
     directory = RunDirectory(folder)
@@ -107,8 +115,8 @@ def write_run(
     directory.write_environment(environment)
     for record in records:
         directory.append_metrics(record)
-    for step, names, rollouts, successes in plans:
-        directory.append_allocations(step, names, rollouts, rollouts, successes)
+    for step, names, rollouts, successes, believed in plans:
+        directory.append_allocations(step, names, rollouts, rollouts, successes, believed)
     directory.release()
     return folder
 
@@ -127,8 +135,8 @@ def test_page_shows_every_figure_without_sideways_scrolling(finished_run: Path, 
     pages.check_layout(seen, width)
     assert {figure["name"] for figure in seen["figures"]} == FIGURES
     assert [table["name"] for table in seen["tables"]] == ["key-numbers", "top-prompts"]
-    sections = ["Key numbers", "Learning", "Budgets", "Prompts", "How the run was made", "How this page was made"]
-    assert seen["headings"] == ["demo", *sections]
+    shown = ["Key numbers", "Learning", "Budgets", "Predictions", "Prompts"]
+    assert seen["headings"] == ["demo", *shown, "How the run was made", "How this page was made"]
 
 
 def test_page_names_no_address(finished_run: Path) -> None:
@@ -160,6 +168,20 @@ def test_figure_of_only_some_runs_says_so(finished_run: Path, tmp_path: Path) ->
     partial = {name for name, caption in found if "Only demo: the others have no such data yet." in caption}
     assert partial == {"held-out-accuracy", "transitions"}
     assert "single-prompts" not in {name for name, _ in found}  # no prompt was visited twice in both
+
+
+def test_run_that_recorded_no_beliefs_has_a_page_without_predictions(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", beliefs=False)
+    shutil.rmtree(run / "allocations.parquet")
+    visit = {"step": [1, 2], "prompt": ["a", "a"], "rollouts": [8, 8], "scored": [8, 8], "successes": [0, 4]}
+    pq.write_table(pa.table(visit), run / "allocations.parquet")  # as earlier versions wrote it
+
+    page = write_report([run])
+
+    figures = {path.stem for path in (run / "figures").glob("*.svg")}
+    assert figures == FIGURES - {"calibration", "log-score"}
+    assert "Predictions" not in page.read_text(encoding="utf-8")
+    assert not any("Log score" in quantity for quantity in table_cells(page))
 
 
 def test_every_figure_lies_beside_the_page_as_svg_png_and_csv(finished_run: Path) -> None:
@@ -201,6 +223,16 @@ def test_key_numbers_are_those_of_the_data(finished_run: Path) -> None:
     assert cells["Effective gradient ratio, mean"] == f"{100 * ratio:.1f} %"
     assert cells["Prompts per step, mean"] == "32"
     assert cells["Effective prompts per step, mean"] == f"{mixed / 40:.1f}"
+    scores = [  # ln B(wins + s, losses + f) - ln B(wins, losses)
+        sum(
+            sign * math.lgamma(x)
+            for sign, x in ((1, a + s), (1, b + n - s), (-1, a + b + n), (-1, a), (-1, b), (1, a + b))
+        )
+        for a, b, s, n in (
+            (row["belief_wins"], row["belief_losses"], row["successes"], row["scored"]) for row in allocations
+        )
+    ]
+    assert cells["Log score of predictions, mean (nats)"] == f"{np.mean(scores):.3f}"
     assert cells["Prompts visited"] == "96"
     assert cells["Prompts without a success at the first visit"] == str(unsolved[0])
     assert cells["Prompts without a success at the last visit"] == str(unsolved[1])

@@ -132,6 +132,71 @@ def test_a_prompt_whose_rollouts_were_never_scored_has_no_success_rate() -> None
     assert table["first"][1] == 0.25
 
 
+def believing(wins: float, losses: float, successes: np.ndarray, rollouts: np.ndarray) -> Run:
+    """A run with one belief about all of its prompts, one visit each."""
+    run = run_of(
+        *((1, f"prompt-{index}", *counts) for index, counts in enumerate(zip(rollouts, successes, strict=True)))
+    )
+    run.allocations["belief_wins"], run.allocations["belief_losses"] = np.float32(wins), np.float32(losses)
+    return run
+
+
+def test_observed_success_rate_is_the_share_of_successes_where_every_group_has_one_size() -> None:
+    run = believing(1.5, 0.5, np.array([0, 3, 4, 4]), np.full(4, 4))
+    run.allocations.loc[3, ["belief_wins", "belief_losses"]] = 0.2, 1.8
+    run.allocations.loc[2, ["scored", "successes"]] = 0  # never scored, so nothing was observed
+
+    table = run_data.calibration(run)
+
+    assert table["run"].tolist() == ["run", "run"]
+    assert table["believed"].tolist() == pytest.approx([0.1, 0.75])
+    assert table["observed"].tolist() == pytest.approx([1.0, 3 / 8])
+    assert table["visits"].tolist() == [1, 2]
+
+
+def until_the_first_success(p: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Successes and rollouts of groups that sample until a success, or `most` times."""
+    rewards = rng.random((len(p), most)) < p[:, None]
+    rollouts = np.where(rewards.any(axis=1), rewards.argmax(axis=1) + 1, most)
+    return rewards.any(axis=1).astype(np.int64), rollouts
+
+
+def test_a_right_belief_is_on_the_line_even_where_groups_stop_by_their_own_outcomes() -> None:
+    rng = np.random.default_rng(0)
+    successes, rollouts = until_the_first_success(rng.beta(0.6, 0.9, 20_000), 32, rng)
+
+    row = run_data.calibration(believing(0.6, 0.9, successes, rollouts)).iloc[0]
+
+    assert row["believed"] == pytest.approx(0.4, abs=1e-6)
+    assert abs(row["observed"] - row["believed"]) < 3.0 * row["error"] < 0.02
+    assert (successes / rollouts).mean() > 0.5  # what a plain mean would have called the success rate
+
+
+@pytest.mark.parametrize("sampled", ["beforehand", "until the first success"])
+def test_a_wrong_belief_is_off_the_line_on_the_side_of_the_truth(sampled: str) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.beta(1.4, 0.6, 5000)  # 0.7 in the mean
+    successes, rollouts = until_the_first_success(p, 32, rng)
+    if sampled == "beforehand":
+        rollouts = rng.integers(2, 32, len(p))
+        successes = rng.binomial(rollouts, p)
+
+    row = run_data.calibration(believing(0.8, 1.2, successes, rollouts)).iloc[0]
+
+    assert row["observed"] - row["believed"] > 10.0 * row["error"]
+    if sampled == "beforehand":
+        assert row["observed"] == pytest.approx(0.7, abs=0.01)
+
+
+def test_without_recorded_beliefs_nothing_is_said_of_them() -> None:
+    run = run_of((1, "a", 8, 4))
+
+    assert run_data.calibration(run).empty
+    assert run_data.calibration(run_of()).empty
+    unknown = believing(np.nan, np.nan, np.array([1]), np.array([2]))
+    assert run_data.calibration(unknown).empty
+
+
 def test_mean_over_benchmarks_leaves_out_evaluations_that_lack_one() -> None:
     run = run_of(
         evaluations=[

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import textwrap
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -24,6 +24,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 Arguments = ParamSpec("Arguments")
+Dashes = Literal["-", "--"]
+Style = tuple[str, Dashes]
+"""Colour and dashes of a line."""
 
 # name -> (light, dark). Files are drawn in the light colours; a page turns them into CSS variables, so the
 # same drawing follows the reader's colour scheme. The series are Okabe and Ito's colour-blind-safe hues,
@@ -147,7 +150,37 @@ def groups(table: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
     return [(str(name), rows) for name, rows in table.groupby(column, sort=False)]
 
 
-def smoothed_line(axes: Axes, rows: pd.DataFrame, colour: str, scale: float) -> tuple[float, float]:
+def run_styles(runs: Sequence[str]) -> dict[str, Style]:
+    """Colour and dashes of each run's line: the first five solid, the next five in the same colours dashed."""
+    count = len(RUN_COLOURS)
+    return {run: (RUN_COLOURS[index % count], "-" if index < count else "--") for index, run in enumerate(runs)}
+
+
+def legend_height(styles: Mapping[str, Style]) -> float:
+    """Inches that `name_lines` needs above the panels; 0 where lines are named at their ends."""
+    return 0.19 * len(styles) if len(styles) > len(RUN_COLOURS) else 0.0
+
+
+def name_lines(
+    figure: Figure,
+    ends: Mapping[Axes, Sequence[tuple[tuple[float, float], str, str]]],
+    styles: Mapping[str, Style],
+) -> None:
+    """Name runs at the ends of their lines (`label_ends`, by panel), or above the panels where they are too many."""
+    if len(styles) <= len(RUN_COLOURS):
+        for axes, labels in ends.items():
+            label_ends(axes, labels)
+        return
+    legend_above(
+        figure,
+        [Line2D([], [], color=colour, linestyle=dash, label=run) for run, (colour, dash) in styles.items()],
+        length=2.1,  # of two dashes
+    )
+
+
+def smoothed_line(
+    axes: Axes, rows: pd.DataFrame, colour: str, scale: float, dashes: Dashes = "-"
+) -> tuple[float, float]:
     """Draw the raw curve lightly and its running mean on it; return where the running mean ends.
 
     ``rows`` has the columns step, value and running_mean, by rising step; both are multiplied by ``scale``.
@@ -156,7 +189,7 @@ def smoothed_line(axes: Axes, rows: pd.DataFrame, colour: str, scale: float) -> 
     smooth = scale * rows["running_mean"].to_numpy()
     marker = "o" if len(step) == 1 else ""
     axes.plot(step, scale * rows["value"].to_numpy(), color=colour, linewidth=0.8, alpha=0.3)
-    axes.plot(step, smooth, color=colour, marker=marker)
+    axes.plot(step, smooth, color=colour, marker=marker, linestyle=dashes)
     return float(step[-1]), float(smooth[-1])
 
 
@@ -203,7 +236,7 @@ def grid(count: int, columns: int, panel_height: float, margin: float) -> tuple[
     return figure, panels[:count]
 
 
-def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
+def legend_above(figure: Figure, handles: Sequence[Artist], length: float = 1.3) -> None:
     """Name the lines and markers in ``handles``, by their labels and in their colours, above all panels."""
     texts = [wrapped(str(handle.get_label()), 44) for handle in handles]
     longest = max(len(line) for text in texts for line in text.splitlines())
@@ -214,7 +247,7 @@ def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
         ncols=max(1, min(len(texts), 52 // (longest + 5))),
         frameon=False,
         fontsize=9,
-        handlelength=1.3,
+        handlelength=length,
         columnspacing=1.4,
         borderpad=0.1,
     )

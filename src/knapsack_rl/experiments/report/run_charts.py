@@ -19,6 +19,7 @@ RATIOS = {
     "all correct": "zero_gradient_ratio/all_positive",
     "all wrong": "zero_gradient_ratio/all_negative",
 }
+LOG_SCORE = "belief/log_score"
 _GRID = 9  # prompts in the figure of single prompts, three in a row
 
 
@@ -103,6 +104,39 @@ def budgets(runs: Sequence[Run]) -> list[Chart]:
             "(dark) and the median (line), on a logarithmic axis. Never-visited prompts get the mean, so a first "
             "epoch is uniform.",
             source="allocations.parquet",
+        ),
+    ]
+
+
+def predictions(runs: Sequence[Run]) -> list[Chart]:
+    """How well the prompts' success rates were known before their rollouts."""
+    return [
+        *_chart(
+            runs,
+            "calibration",
+            run_figures.calibration,
+            [run_data.calibration(run) for run in runs],
+            title="How well success rates were predicted",
+            caption="What was believed of a prompt before a step against what came out, over all visits, in "
+            f"{run_data.BINS} bins of the believed success rate; bars: two standard errors. A belief that is right "
+            "lies on the dashed line; above it prompts do better than believed. A visit counts by how far its rollouts "
+            "move the belief, n / (n + wins + losses) for n rollouts and a belief of so many wins and losses. Where n "
+            "was fixed beforehand, this is the most precise mean of success rates. Where a group's own outcomes decide "
+            "when it gets no more rollouts (steps in waves), a plain mean would leave the line even for a belief that "
+            "is right, and this one does not.",
+            source="allocations.parquet",
+        ),
+        *_chart(
+            runs,
+            "log-score",
+            run_figures.log_score,
+            [run_data.curve(run, LOG_SCORE) for run in runs],
+            title="Log score of the predictions",
+            caption="Log probability (nats) that the belief gave to a prompt's outcomes before they were seen, mean "
+            "over the prompts of a step: higher is better, and 0 would be certainty that came true. More rollouts, and "
+            "success rates near one half, are harder to predict, so this compares beliefs at one allocation and not "
+            f"runs that allocate differently. {_smoothing(runs)}",
+            source="metrics.jsonl",
         ),
     ]
 

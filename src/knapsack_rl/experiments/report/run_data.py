@@ -17,8 +17,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.metrics import STATUSES, status, transition_matrix
+
+BINS = 10
+"""Of believed success rates, equally wide."""
+_BELIEF = ["belief_wins", "belief_losses"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Run:
     """What a run directory holds; each of the three tables may be empty.
 
     ``steps`` has a row for each training step, ``evaluations`` one for each benchmark of each evaluation, in the
-    order of the run, and ``allocations`` one for each visit: a prompt in a step.
+    order of the run, and ``allocations`` one for each visit: a prompt in a step. What was believed about the prompt
+    before it, in the columns belief_wins and belief_losses, is NaN where it was not recorded.
     """
 
     name: str
@@ -153,12 +159,14 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
 
 def _read_allocations(folder: Path) -> pd.DataFrame:
     columns = ["step", "prompt", "rollouts", "scored", "successes"]
+    kinds = dict.fromkeys(columns, "int64") | dict.fromkeys(_BELIEF, "float32")
     path = folder / "allocations.parquet"
     # The trainer writes a folder with a file for each step; a single file reads the same.
     if not (path.is_file() or any(path.glob("*.parquet"))):  # stopped before the first step
-        return pd.DataFrame({column: pd.Series(dtype="int64") for column in columns})
+        return pd.DataFrame({column: pd.Series(dtype=kind) for column, kind in kinds.items()})
     try:
-        return pd.read_parquet(path, columns=columns)
+        table = pd.read_parquet(path)
+        return table[columns].join(table.reindex(columns=_BELIEF))  # runs of earlier versions recorded no belief
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are kinds of these
         raise InvalidInputError(
             f"run_dirs: {path} cannot be read as a parquet table with the columns {', '.join(columns)}: {error}"
@@ -173,6 +181,46 @@ def success_rates(run: Run) -> pd.DataFrame:
     scored = run.allocations[run.allocations["scored"] > 0]
     seen = scored.groupby(["prompt", "step"], as_index=False)[["scored", "successes"]].sum()
     return seen.assign(rate=seen["successes"] / seen["scored"])
+
+
+def calibration(run: Run) -> pd.DataFrame:
+    """Believed success rates against what came out, in `BINS` bins of the former; empty where no belief is known.
+
+    Columns: run, believed, observed, error (standard error of observed - believed), visits.
+
+    For a belief Beta(a, b) and s successes of n scored rollouts, believed and observed are means over the visits of a
+    bin of m = a / (a + b) and of s / n with the weight w = n / (a + b + n). Then w (s / n - m) is what the visit moves
+    the posterior mean, (a + s) / (a + b + n) - m. If the belief is right, that is 0 on average whatever rule stopped
+    the sampling (a martingale), and the two agree, even where groups stop by their own outcomes and a plain mean of
+    s / n is biased. Where n was decided beforehand these are the weights of least variance.
+    """
+    visited = run.allocations.reindex(columns=[*_BELIEF, "scored", "successes"]).astype(np.float64)
+    visited = visited[(visited["scored"] > 0) & visited[_BELIEF].notna().all(axis=1)]
+    belief = Belief(*(visited[name].to_numpy() for name in _BELIEF))
+    scored, believed = visited["scored"].to_numpy(), belief.mean
+    weight = scored / (belief.wins + belief.losses + scored)
+    observed = visited["successes"].to_numpy() / scored
+    rows = pd.DataFrame(
+        {
+            "weight": weight,
+            "believed": weight * believed,
+            "observed": weight * observed,
+            "error": (weight * (observed - believed)) ** 2,
+        }
+    )
+    bins = rows.groupby(np.minimum((BINS * believed).astype(np.int64), BINS - 1))
+    total = bins.sum()
+    return _labelled(
+        run,
+        pd.DataFrame(
+            {
+                "believed": total["believed"] / total["weight"],
+                "observed": total["observed"] / total["weight"],
+                "error": np.sqrt(total["error"]) / total["weight"],
+                "visits": bins.size(),
+            }
+        ).reset_index(drop=True),
+    )
 
 
 def visits(run: Run) -> Visits | None:

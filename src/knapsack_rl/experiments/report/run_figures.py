@@ -27,8 +27,11 @@ from knapsack_rl.experiments.report.drawing import (
     groups,
     label_ends,
     legend_above,
+    legend_height,
+    name_lines,
     names,
     percent_axis,
+    run_styles,
     shortened,
     smoothed_line,
     step_axis,
@@ -67,19 +70,21 @@ def gradient_ratios(table: pd.DataFrame) -> Figure:
         label_ends(axes, ends)
         step_axis(axes)
         return figure
-    quantities = names(table, "quantity")
-    figure = Figure(figsize=(WIDTH, 1.0 + 1.9 * len(quantities)), layout="constrained")
+    quantities, styles, ends_of = names(table, "quantity"), run_styles(runs), {}
+    height = 1.0 + 1.9 * len(quantities) + legend_height(styles)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(quantities), sharex=True))
     for axes, quantity in zip(panels, quantities, strict=True):
         rows_of_quantity = table[table["quantity"] == quantity]
-        ends = [
-            (smoothed_line(axes, rows, colour, 100.0), run, colour)
-            for (run, rows), colour in zip(groups(rows_of_quantity, "run"), RUN_COLOURS, strict=False)
+        ends_of[axes] = [
+            (smoothed_line(axes, rows, colour, 100.0, dashes), run, colour)
+            for run, rows in groups(rows_of_quantity, "run")
+            for colour, dashes in [styles[run]]
         ]
         of_what = "rollouts" if quantity == "effective gradients" else "prompts"
         axes.set_title(f"{quantity} (share of {of_what})")
         percent_axis(axes, "share (%)")
-        label_ends(axes, ends)
+    name_lines(figure, ends_of, styles)
     step_axis(panels[-1])
     return figure
 
@@ -87,13 +92,48 @@ def gradient_ratios(table: pd.DataFrame) -> Figure:
 @styled
 def prompt_reward(table: pd.DataFrame) -> Figure:
     """Mean reward over the prompts of a step. Columns: run, step, value, running_mean."""
+    return _over_steps(table, "mean reward of a prompt")
+
+
+@styled
+def log_score(table: pd.DataFrame) -> Figure:
+    """Mean log probability of the outcomes of a step's prompts. Columns: run, step, value, running_mean."""
+    return _over_steps(table, "log score (nats per prompt)")
+
+
+@styled
+def calibration(table: pd.DataFrame) -> Figure:
+    """Believed success rates against observed ones.
+
+    Columns: run, believed, observed, error (a standard error of the difference); all in [0, 1].
+    """
+    runs = names(table, "run")
+    figure = Figure(figsize=(WIDTH, 3.7 + 0.2 * (len(runs) - 1)), layout="constrained")
+    axes = figure.subplots()
+    axes.axline((0.0, 0.0), slope=1.0, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    for (_, rows), colour in zip(groups(table, "run"), RUN_COLOURS, strict=False):
+        believed, observed = 100.0 * rows["believed"], 100.0 * rows["observed"]
+        axes.errorbar(believed, observed, yerr=200.0 * rows["error"], fmt="none", ecolor=colour, elinewidth=1.1)
+        axes.plot(believed, observed, color=colour, linewidth=1.2, marker="o", markersize=4.5)
+    axes.set_xlim(0.0, 100.0)
+    percent_axis(axes, "observed success rate (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("believed success rate (%)")
+    if len(runs) > 1:
+        handles = zip(runs, RUN_COLOURS, strict=False)
+        legend_above(figure, [Line2D([], [], color=colour, marker="o", label=run) for run, colour in handles])
+    return figure
+
+
+def _over_steps(table: pd.DataFrame, label: str) -> Figure:
+    """A metric of each run by step. Columns: run, step, value, running_mean."""
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = figure.subplots()
     ends = [
         (smoothed_line(axes, rows, colour, 1.0), run, colour)
         for (run, rows), colour in zip(groups(table, "run"), RUN_COLOURS, strict=False)
     ]
-    axes.set_ylabel("mean reward of a prompt")
+    axes.set_ylabel(label)
     axes.margins(y=0.12)
     if len(ends) > 1:
         label_ends(axes, ends)
@@ -110,7 +150,9 @@ def budget_histogram(table: pd.DataFrame) -> Figure:
     runs = names(table, "run")
     figure = Figure(figsize=(WIDTH, 1.2 + 1.8 * len(runs)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(runs), sharex=True, sharey=True))
-    for axes, (run, rows), colour in zip(panels, groups(table, "run"), RUN_COLOURS, strict=False):
+    styles = run_styles(runs)
+    for axes, (run, rows) in zip(panels, groups(table, "run"), strict=True):
+        colour = styles[run][0]
         rollouts, count = rows["rollouts"].to_numpy(), rows["count"].to_numpy()
         axes.bar(rollouts, count, width=0.86, bottom=0.0, color=colour, linewidth=0)
         axes.set_yscale("log")
@@ -133,12 +175,13 @@ def budget_histogram(table: pd.DataFrame) -> Figure:
         )
         if rollouts.max() > 2.0 * mean:
             below = count[rollouts > 0.75 * rollouts.max()].max()  # the text reaches to the left, over higher bars
+            room = rollouts.max() < 0.6 * table["rollouts"].max()  # beside the last bar
             axes.annotate(
                 f"largest {rollouts.max()}",
-                (float(rollouts.max()), float(below)),
-                xytext=(0, 5),
+                (float(rollouts.max()), 1.0 if room else float(below)),
+                xytext=(5, 0) if room else (0, 5),
                 textcoords="offset points",
-                ha="right",
+                ha="left" if room else "right",
                 va="bottom",
                 color=colour,
                 fontsize=9,
@@ -160,7 +203,9 @@ def budget_quantiles(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.0 + 2.1 * len(runs)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(runs), sharex=True, sharey=True))
     top = float(max(table["max"].max(), 2.0))
-    for axes, (run, rows), colour in zip(panels, groups(table, "run"), RUN_COLOURS, strict=False):
+    styles = run_styles(runs)
+    for axes, (run, rows) in zip(panels, groups(table, "run"), strict=True):
+        colour = styles[run][0]
         step = rows["step"].to_numpy()
         marker = "o" if len(step) == 1 else ""
         axes.fill_between(step, rows["min"], rows["max"], color=colour, alpha=0.16, linewidth=0)
@@ -244,14 +289,17 @@ def status_counts(table: pd.DataFrame) -> Figure:
         ]
     else:
         at_last = table[table["visit"] == "last"]
-        series = [(run, rows, colour) for (run, rows), colour in zip(groups(at_last, "run"), RUN_COLOURS, strict=False)]
+        styles = run_styles(runs)
+        series = [(run, rows, styles[run][0]) for run, rows in groups(at_last, "run")]
     figure = Figure(figsize=(WIDTH, 1.7 + 0.95 * len(series)), layout="constrained")
     axes = figure.subplots()
     thickness = 0.8 / len(series)
     for index, (name, rows, colour) in enumerate(series):
         counts = rows.set_index("status")["prompts"].reindex(STATUSES).to_numpy()
         centres = np.arange(5) + (index - (len(series) - 1) / 2) * thickness
-        bars = axes.barh(centres, counts, height=thickness * 0.9, color=colour, linewidth=0)
+        # The sixth and later have the colours of the first again, and lighter bars.
+        alpha = 1.0 if index < len(RUN_COLOURS) else 0.5
+        bars = axes.barh(centres, counts, height=thickness * 0.9, color=colour, alpha=alpha, linewidth=0)
         axes.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=9, color=colour)
         # Their names stand above, in the bars' order and colours: beside long bars there is no room for them.
         lines_above = len(series) - 1 - index

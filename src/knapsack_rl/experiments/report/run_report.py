@@ -27,6 +27,7 @@ except ImportError as error:
     ) from error
 
 _TOP_PROMPTS = 20
+_LOG_SCORE = "Log score of predictions, mean (nats)"
 
 
 def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
@@ -79,6 +80,7 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
                 ],
             ),
             Section("Budgets", [*run_charts.budgets(runs), *_top_prompts(runs)]),
+            Section("Predictions", run_charts.predictions(runs)),
             Section("Prompts", [*run_charts.statuses(runs, visits), *run_charts.single_prompts(runs)]),
             Section("How the runs were made" if len(runs) > 1 else "How the run was made", _how_made(runs)),
         ],
@@ -169,6 +171,7 @@ def _key_numbers(runs: Sequence[Run], visits: dict[str, Visits | None]) -> DataT
         "Effective gradient ratio, mean": (percent, lambda run: run.mean("effective_gradient_ratio")),
         "Prompts per step, mean": (lambda mean: f"{mean:.4g}", lambda run: run_data.groups_per_step(run)[0]),
         "Effective prompts per step, mean": (lambda mean: f"{mean:.1f}", lambda run: run_data.groups_per_step(run)[1]),
+        _LOG_SCORE: (lambda mean: f"{mean:.3f}", lambda run: run.mean(run_charts.LOG_SCORE)),
         "Prompts visited": of_visits(lambda seen: len(seen.first)),
         "Prompts without a success at the first visit": of_visits(lambda seen: int((seen.first == 0).sum())),
         "Prompts without a success at the last visit": of_visits(lambda seen: int((seen.last == 0).sum())),
@@ -179,6 +182,8 @@ def _key_numbers(runs: Sequence[Run], visits: dict[str, Visits | None]) -> DataT
     rows = {quantity: [read(run) for run in runs] for quantity, (_, read) in quantities.items()}
     if rows["Steps planned"] == rows["Steps"]:
         del rows["Steps planned"]
+    if not any(rows[_LOG_SCORE]):  # runs of earlier versions
+        del rows[_LOG_SCORE]
     values = pd.DataFrame.from_dict(rows, orient="index", columns=[run.name for run in runs], dtype=object)
     return DataTable(
         name="key-numbers",
