@@ -27,6 +27,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_reads_well_on_a_phone_and_on_a_screen(page: Path, tmp_path: Path, width: int) -> None:
     seen = pages.read_in_browser(page, tmp_path, width)
     pages.check_layout(seen, width)
-    assert len(seen["figures"]) == 2 * 8 + 3
-    assert {table["name"] for table in seen["tables"]} == {"against-paper", "results", "theory-table-3"}
+    assert len(seen["figures"]) == 2 * 9 + 3
+    assert {table["name"] for table in seen["tables"]} == {"against-paper", "results", "beliefs", "theory-table-3"}
     assert all((page.parent / file).is_file() for file in seen["files"])

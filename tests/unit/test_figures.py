@@ -19,6 +19,7 @@ from matplotlib.transforms import Bbox
 
 from knapsack_rl.experiments.report import drawing
 from knapsack_rl.experiments.report import run_figures as figures
+from knapsack_rl.experiments.simulate import figures as simulated
 from knapsack_rl.metrics import STATUSES
 
 LONG = "knapsack-without-fallback-64"
@@ -105,6 +106,23 @@ def prompts(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
     )
 
 
+def calibrations(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
+    rates = np.linspace(0.05, 0.95, 10)[: max(1, steps // 2)]
+    return pd.DataFrame(
+        [{"run": run, "believed": rate, "observed": rate**1.2, "error": 0.02} for run in runs for rate in rates]
+    )
+
+
+def spent(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
+    """Success rates that end at the same place."""
+    return pd.concat(
+        [
+            curves(runs, steps).assign(prompts=kind, rollouts=lambda rows: 2048 * rows["step"])
+            for kind in ("training", "held-out")
+        ]
+    )
+
+
 DRAWINGS: list[tuple[Callable[[pd.DataFrame], Figure], Callable[[tuple[str, ...], int], pd.DataFrame]]] = [
     (figures.gradient_ratios, ratios),
     (figures.prompt_reward, curves),
@@ -115,6 +133,10 @@ DRAWINGS: list[tuple[Callable[[pd.DataFrame], Figure], Callable[[tuple[str, ...]
     (figures.held_out_accuracy, accuracies),
     (figures.benchmark_accuracy, accuracies),
     (figures.single_prompts, prompts),
+    (figures.calibration, calibrations),
+    (figures.log_score, curves),
+    (simulated.success_rates, spent),
+    (simulated.belief_errors, curves),
 ]
 every_drawing = pytest.mark.parametrize(("draw", "table"), DRAWINGS, ids=[draw.__name__ for draw, _ in DRAWINGS])
 any_size = pytest.mark.parametrize("steps", [1, 120])
@@ -125,10 +147,40 @@ any_runs = pytest.mark.parametrize("runs", [("demo",), ("uniform", LONG), ("a", 
 @any_size
 @any_runs
 def test_no_two_texts_of_a_figure_overlap_or_leave_it(draw, table, runs, steps) -> None:
-    figure = draw(table(runs, steps))
+    check_texts(draw(table(runs, steps)))
 
+
+MANY = tuple(f"knapsack-variant-{letter}" for letter in "abcdefghi")
+TWICE_THE_COLOURS: list[tuple[Callable[[pd.DataFrame], Figure], Callable[[tuple[str, ...], int], pd.DataFrame]]] = [
+    (figures.gradient_ratios, ratios),
+    (figures.budget_histogram, histogram),
+    (figures.budget_quantiles, quantiles),
+    (figures.status_counts, counts),
+    (simulated.success_rates, spent),
+    (simulated.belief_errors, curves),
+]
+
+
+@pytest.mark.parametrize(("draw", "table"), TWICE_THE_COLOURS, ids=[draw.__name__ for draw, _ in TWICE_THE_COLOURS])
+def test_more_runs_than_colours_are_all_drawn_and_named_below_the_mark_of_a_simulation(draw, table) -> None:
+    figure = simulated.marked(draw, "simulated: world paper, Adam, seed 0")(table(MANY, 120))
+
+    texts = check_texts(figure)
+
+    assert "simulated: world paper, Adam, seed 0" in texts
+    assert set(MANY) <= set(texts)
+
+
+def test_runs_beyond_the_colours_have_lines_that_are_dashed() -> None:
+    styles = drawing.run_styles(MANY)
+
+    assert len(set(styles.values())) == len(MANY)
+    assert [dashes for _, dashes in styles.values()] == ["-"] * 5 + ["--"] * 4
+
+
+def check_texts(figure: Figure) -> list[str]:
+    """All texts of a figure; fails where two of them overlap or one leaves the figure."""
     boxes = drawn_texts(figure)
-
     edges = figure.bbox.padded(1.0)
     assert [text for text, box in boxes if not (edges.contains(*box.min) and edges.contains(*box.max))] == []
     assert [
@@ -137,6 +189,7 @@ def test_no_two_texts_of_a_figure_overlap_or_leave_it(draw, table, runs, steps) 
         for other, other_box in boxes[:index]
         if box.padded(-0.5).overlaps(other_box.padded(-0.5))
     ] == []
+    return [text for text, _ in boxes]
 
 
 class TextRecorder(RendererAgg):

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 import knapsack_rl as kr
+from knapsack_rl.beta import Belief
 from knapsack_rl.experiments.simulate.policy import Adam, Policy, Sgd, logit_gradients
-from knapsack_rl.experiments.simulate.simulation import MAX_ROLLOUTS, MIN_ROLLOUTS, Arm, Simulation, simulate
+from knapsack_rl.experiments.simulate.simulation import (
+    HELD_OUT,
+    MAX_ROLLOUTS,
+    MIN_ROLLOUTS,
+    Arm,
+    Simulation,
+    arm_named,
+    simulate,
+)
 from knapsack_rl.experiments.simulate.worlds import OPTIMIZERS, WORLDS, Rates, World
 
 TINY = World("A test.", prompts=96, readable=0.5, spread=2.0, unsolvable=0.1, features=4)
@@ -188,7 +198,10 @@ def test_what_a_wave_adds_does_not_change_the_rollouts_before_it(monkeypatch: py
     class InTwoWaves:
         """Uniform, but half of the rollouts after the other half."""
 
-        def step(self, rows: list[int]) -> InTwoWaves:
+        def belief(self, rows: list[int], features: None) -> Belief:
+            return Belief(np.ones(len(rows)), np.ones(len(rows)))
+
+        def step(self, rows: list[int], features: None) -> InTwoWaves:
             self.remaining, self.asked = 8 * len(rows), np.full(len(rows), 4)
             return self
 
@@ -226,6 +239,46 @@ def test_no_plan_is_worth_more_than_the_oracles_at_the_same_success_rates() -> N
             np.testing.assert_array_equal(value, best)
         if arm is UNIFORM:
             np.testing.assert_allclose(value, uniform, rtol=1e-12)
+
+
+def test_beliefs_are_held_against_the_true_success_rates_and_against_the_outcomes() -> None:
+    """In a first step Jeffreys' prior is believed, and all else follows from the seed."""
+    p = Policy(TINY, 0, "adam", HELD_OUT).success_rates(np.random.default_rng((0, 2, 0)).permutation(96)[:32])
+    wins = (np.random.default_rng((0, 1, 0)).random((32, MAX_ROLLOUTS))[:, :8] < p[:, None]).sum(axis=1).tolist()
+
+    found = run(UNIFORM, steps=1).steps
+
+    assert found["belief_rmse"] == [pytest.approx(np.sqrt(np.mean((p - 0.5) ** 2)))]
+    chances = [math.gamma(k + 0.5) * math.gamma(8.5 - k) / math.gamma(9.0) / math.pi for k in wins]
+    assert found["log_score"] == [pytest.approx(np.mean(np.log(chances)))]
+
+
+def test_the_oracle_believes_nothing() -> None:
+    found = run(ORACLE, steps=2).steps
+
+    assert np.isnan(found["belief_rmse"]).all()
+    assert np.isnan(found["log_score"]).all()
+
+
+def test_a_strategy_that_is_told_features_predicts_better_where_they_explain_the_difficulty() -> None:
+    world = dataclasses.replace(TINY, prompts=3200, explained=0.9)
+    told, untold = (run(arm_named(f"adaptive{end}"), world, steps=80) for end in (", told features", ""))
+
+    first_visits = slice(40, None)  # nothing else is known of these prompts
+    assert np.mean(told.steps["belief_rmse"][first_visits]) < 0.8 * np.mean(untold.steps["belief_rmse"][first_visits])
+
+
+def test_strategies_that_do_not_learn_from_features_do_the_same_when_told() -> None:
+    told, untold = run(arm_named("knapsack, told features")), run(KNAPSACK)
+
+    for name, values in told.steps.items():
+        np.testing.assert_array_equal(values, untold.steps[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["oracle, told features", "knapsak, told features", "adaptive, told"])
+def test_arms_without_a_strategy_are_refused(name: str) -> None:
+    with pytest.raises(kr.InvalidInputError, match="strategy: expected one of"):
+        arm_named(name)
 
 
 def test_statuses_cover_every_visited_prompt() -> None:

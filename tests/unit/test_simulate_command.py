@@ -116,25 +116,58 @@ def test_arms_spend_the_same_and_the_control_twice_as_much(tables: Tables) -> No
 
 def test_every_figure_of_a_simulation_says_so(tables: Tables) -> None:
     drawn = [part for part in charts.of_world(tables, "small", "sgd", every=True) if isinstance(part, charts.Chart)]
-    assert len(drawn) == 8
+    assert len(drawn) == 9
     for chart in drawn:
         assert chart.title.startswith("Simulated: ")
         assert chart.draw(chart.data).get_suptitle() == "simulated: world small, SGD, seed 0"
 
 
+def with_more_runs(tables: Tables, names: list[str]) -> Tables:
+    """The tables with copies of knapsack under other names."""
+    wider = {
+        part: pd.concat([table, *(table[table["run"] == "knapsack"].assign(run=name) for name in names)])
+        for part, table in vars(tables).items()
+        if part != "settings"
+    }
+    return Tables(**wider, settings=tables.settings)
+
+
 def test_runs_without_a_colour_are_named_as_left_out(tables: Tables) -> None:
-    some = tables.steps[tables.steps["run"] == "knapsack"]
-    more = [getattr(tables, name).query("run == 'knapsack'").assign(run="other") for name in ("steps", "budgets")]
-    statuses = tables.statuses.query("run == 'knapsack'").assign(run="other")
-    wider = Tables(
-        results=tables.results,
-        steps=pd.concat([tables.steps, more[0], some.assign(run="another")]),
-        budgets=pd.concat([tables.budgets, more[1], more[1].assign(run="another")]),
-        statuses=pd.concat([tables.statuses, statuses, statuses.assign(run="another")]),
-        settings=tables.settings,
-    )
-    notes = [part for part in charts.of_world(wider, "small", "adam", every=True) if isinstance(part, charts.Note)]
-    assert [note.text for note in notes] == [f"A figure holds 5 runs; in the table only: {CONTROL}."]
+    wider = with_more_runs(tables, [f"other-{number}" for number in range(1, 9)])
+    parts = charts.of_world(wider, "small", "adam", every=True)
+    notes = [part.text for part in parts if isinstance(part, charts.Note)]
+    assert notes == ["A figure holds 10 runs; in the table only: other-7; other-8."]
+    shown = {part.name.removeprefix("small-adam-"): part for part in parts if isinstance(part, charts.Chart)}
+    assert set(shown["success"].data["run"]) == {
+        "uniform",
+        "knapsack",
+        *(f"other-{number}" for number in range(1, 7)),
+        "oracle",
+        CONTROL,
+    }
+    assert "oracle" not in set(shown["beliefs"].data["run"])
+    assert shown["figure-7"].data["run"].nunique() == 5
+    assert shown["figure-7"].caption.endswith("Not shown: other-4; other-5; other-6.")
+
+
+def test_beliefs_of_every_run_but_the_oracles_are_in_the_results(tables: Tables) -> None:
+    known = tables.results.groupby("run")[["belief_rmse", "log_score"]].agg(lambda values: values.notna().all())
+    assert known.all(axis=1).to_dict() == {"uniform": True, "knapsack": True, "oracle": False, CONTROL: True}
+    of_knapsack = tables.steps.query("run == 'knapsack' and optimizer == 'sgd' and seed == 1")
+    row = tables.results.query("run == 'knapsack' and optimizer == 'sgd' and seed == 1").iloc[0]
+    assert row["belief_rmse"] == pytest.approx(of_knapsack["belief_rmse"].sum() / 20)
+    assert row["log_score"] == pytest.approx(of_knapsack["log_score"].sum() / 20)
+
+
+def test_a_strategy_that_is_told_features_is_named_like_any_other() -> None:
+    arms = Grid(strategies=("adaptive", "adaptive, told features")).arms
+    assert [(arm.name, arm.strategy, arm.told) for arm in arms] == [
+        ("uniform", "uniform", False),
+        ("adaptive", "adaptive", False),
+        ("adaptive, told features", "adaptive", True),
+        ("oracle", "oracle", False),
+        (CONTROL, "uniform", False),
+    ]
 
 
 def test_figures_of_theory_say_what_their_axes_show() -> None:

@@ -23,10 +23,13 @@ _RATIOS = {
     "all correct": "all_correct",
     "all wrong": "all_wrong",
 }
-_CURVES = 5
-"""Runs in a figure: as many as there are colours."""
+_CURVES = 10
+"""Runs in a figure: each colour solid and dashed."""
+_HEAT_MAPS = 5
+"""Runs in the figure of transitions, whose panels are large."""
 _BLOCK = 5  # steps in a point of a curve
 _WINDOW = 50  # steps in a running mean
+_SMOOTHING = f"Light: means of {_BLOCK} steps; bold: mean of the last {_WINDOW}."
 
 
 def only(table: pd.DataFrame, **chosen: str | int) -> pd.DataFrame:
@@ -46,19 +49,21 @@ def of_world(tables: Tables, world: str, optimizer: str, *, every: bool) -> list
     seed = tables.settings["seeds"][0]
     runs = list(dict.fromkeys(only(tables.steps, world=world, optimizer=optimizer)["run"]))
     others = [run for run in runs if run not in (UNIFORM, ORACLE, CONTROL)]
-    shown = [UNIFORM, *others, ORACLE, CONTROL][:_CURVES]
+    others = others[: _CURVES - 3]
+    shown = [UNIFORM, *others, ORACLE, CONTROL]
 
     def rows(table: pd.DataFrame, some: Sequence[str]) -> dict[str, pd.DataFrame]:
         return {run: only(table, world=world, optimizer=optimizer, run=run, seed=seed) for run in some}
 
-    compared = [UNIFORM, *others][:_CURVES]
+    compared = [UNIFORM, *others]
     parts: list[Part] = [
         _gradients(rows(tables.steps, [UNIFORM]), "figure-2", "Effective and zero gradients of uniform (figure 2)"),
         _gradients(rows(tables.steps, shown), "figure-6", "Effective and zero gradients (figure 6)"),
         _progress(rows(tables.steps, shown)),
         _histogram(rows(tables.budgets, [run for run in shown if run not in (UNIFORM, CONTROL)])),
-        _quantiles(rows(tables.steps, others[:_CURVES])),
-        _transitions(rows(tables.statuses, compared)),
+        _quantiles(rows(tables.steps, others)),
+        _beliefs(rows(tables.steps, compared)),
+        _transitions(rows(tables.statuses, compared[:_HEAT_MAPS]), compared[_HEAT_MAPS:]),
         _status_counts(rows(tables.statuses, compared), "last"),
         _status_counts(rows(tables.statuses, shown), "after"),
     ]
@@ -66,7 +71,7 @@ def of_world(tables: Tables, world: str, optimizer: str, *, every: bool) -> list
     charts = [chart for chart in parts if isinstance(chart, Chart) and len(chart.data)]
     kept = charts if every else [chart for chart in charts if chart.name in ("figure-6", "success")]
     left_out = [run for run in runs if run not in shown]
-    notes = [Note(f"A figure holds {_CURVES} runs; in the table only: {', '.join(left_out)}.")] if left_out else []
+    notes = [Note(f"A figure holds {_CURVES} runs; in the table only: {'; '.join(left_out)}.")] if left_out else []
     return [*(_placed(chart, f"{world}-{optimizer}", mark) for chart in kept), *notes]
 
 
@@ -87,30 +92,43 @@ def _labelled(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _gradients(steps: Mapping[str, pd.DataFrame], name: str, title: str) -> Chart:
-    curves = {}
-    for run, rows in steps.items():
-        block = (rows["step"] - 1) // _BLOCK
-        table = rows[["step", *_RATIOS.values()]].groupby(block.to_numpy()).agg({"step": "last", **_means()})
-        window = max(1, _WINDOW // _BLOCK)
-        smooth = table.rolling(window, min_periods=1).mean()
-        curves[run] = pd.concat(
-            pd.DataFrame({"quantity": label, "step": table["step"], "value": table[key], "running_mean": smooth[key]})
-            for label, key in _RATIOS.items()
-        )
+    curves = {
+        run: pd.concat(_curve(rows, key).assign(quantity=label) for label, key in _RATIOS.items())[
+            ["quantity", "step", "value", "running_mean"]
+        ]
+        for run, rows in steps.items()
+    }
     return Chart(
         name,
         title,
         "Share of rollouts with a non-zero advantage (effective gradient ratio, equation 4), and shares of prompts "
-        f"whose rollouts were all correct or all wrong. Light: means of {_BLOCK} steps; bold: mean of the last "
-        f"{_WINDOW}.",
+        f"whose rollouts were all correct or all wrong. {_SMOOTHING}",
         "steps.parquet",
         run_figures.gradient_ratios,
         _labelled(curves),
     )
 
 
-def _means() -> dict[str, str]:
-    return dict.fromkeys(_RATIOS.values(), "mean")
+def _curve(rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Means of blocks of steps, and their running mean."""
+    block = ((rows["step"] - 1) // _BLOCK).to_numpy()
+    table = rows[["step", key]].groupby(block).agg({"step": "last", key: "mean"}).rename(columns={key: "value"})
+    return table.assign(running_mean=table["value"].rolling(max(1, _WINDOW // _BLOCK), min_periods=1).mean())
+
+
+def _beliefs(steps: Mapping[str, pd.DataFrame]) -> Chart:
+    return Chart(
+        "beliefs",
+        "How well success rates were predicted",
+        "Root of the mean squared difference between what was believed before a step and the true success rate, which "
+        "only a simulation knows, over the prompts of the step. All strategies meet the same prompts, but each trains "
+        f"its own policy and sees as much of a prompt as it spends on it. Means of {_BLOCK} steps. Beliefs improve "
+        "from epoch to epoch, as every prompt has then been seen once more. The vertical axis leaves out where the "
+        "curves were in the first tenth.",
+        "steps.parquet",
+        figures.belief_errors,
+        _labelled({run: _curve(rows, "belief_rmse")[["step", "value"]] for run, rows in steps.items()}),
+    )
 
 
 def _progress(steps: Mapping[str, pd.DataFrame]) -> Chart:
@@ -163,7 +181,7 @@ def _quantiles(steps: Mapping[str, pd.DataFrame]) -> Chart:
     )
 
 
-def _transitions(statuses: Mapping[str, pd.DataFrame]) -> Chart:
+def _transitions(statuses: Mapping[str, pd.DataFrame], left_out: Sequence[str]) -> Chart:
     cells = {}
     for run, rows in statuses.items():
         visited = rows.dropna(subset=["first"])
@@ -187,7 +205,8 @@ def _transitions(statuses: Mapping[str, pd.DataFrame]) -> Chart:
         "Status transitions (figure 7)",
         "Of the prompts that were in a row's status at their first visit, the percentage that was in a column's status "
         "at their last. A status is the success rate of one visit's rollouts, so a visit with few rollouts is coarse, "
-        "and strategies differ for that alone. A blank row had no prompts.",
+        "and strategies differ for that alone. A blank row had no prompts."
+        + (f" Not shown: {'; '.join(left_out)}." if left_out else ""),
         "statuses.csv",
         run_figures.transitions,
         _labelled(cells),

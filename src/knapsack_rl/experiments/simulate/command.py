@@ -22,7 +22,6 @@ _COLUMNS = {
     "unsolved": ("unsolved", "{:,.0f}"),
     "largest_budget": ("largest\nbudget", "{:.0f}"),
     "belief_rmse": ("belief\nRMSE", "{:.3f}"),
-    "seconds": ("seconds", "{:.1f}"),
 }
 """Column of the results -> (heading, format)."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from knapsack_rl.experiments.report.drawing import (
@@ -18,12 +19,14 @@ from knapsack_rl.experiments.report.drawing import (
     INK,
     MUTED,
     PAPER,
-    RUN_COLOURS,
     VERMILLION,
     WIDTH,
     groups,
-    label_ends,
+    legend_height,
+    name_lines,
     names,
+    run_styles,
+    step_axis,
     styled,
     whole,
 )
@@ -35,7 +38,12 @@ def marked(draw: Callable[[pd.DataFrame], Figure], text: str) -> Callable[[pd.Da
     @styled
     def with_mark(table: pd.DataFrame) -> Figure:
         figure = draw(table)
-        figure.suptitle(text, x=0.01, ha="left", fontsize=9, color=MUTED)
+        if figure.legends:  # stands where the title would
+            figure.legends[0].set_title(text, prop=FontProperties(size=9))
+            figure.legends[0].get_title().set_color(MUTED)
+            figure.legends[0].set_alignment("left")
+        else:
+            figure.suptitle(text, x=0.01, ha="left", fontsize=9, color=MUTED)
         return figure
 
     return with_mark
@@ -47,21 +55,46 @@ def success_rates(table: pd.DataFrame) -> Figure:
 
     The vertical axis leaves out where the curves were in the first twentieth.
     """
-    kinds = names(table, "prompts")
-    figure = Figure(figsize=(WIDTH, 0.9 + 2.2 * len(kinds)), layout="constrained")
+    kinds, styles, ends_of = names(table, "prompts"), run_styles(names(table, "run")), {}
+    figure = Figure(figsize=(WIDTH, 0.9 + 2.2 * len(kinds) + legend_height(styles)), layout="constrained")
     panels = figure.subplots(len(kinds), sharex=True, squeeze=False)[:, 0]
     for axes, (kind, rows) in zip(panels, groups(table, "prompts"), strict=True):
         ends = []
-        for (run, line), colour in zip(groups(rows, "run"), RUN_COLOURS, strict=False):
+        for run, line in groups(rows, "run"):
+            colour, dashes = styles[run]
             spent, value = line["rollouts"].to_numpy() / 1e6, 100.0 * line["value"].to_numpy()
-            axes.plot(spent, value, color=colour, marker="o" if len(spent) == 1 else "")
+            axes.plot(spent, value, color=colour, linestyle=dashes, marker="o" if len(spent) == 1 else "")
             ends.append(((float(spent[-1]), float(value[-1])), f"{run} {value[-1]:.1f}", colour))
         axes.set_title(f"{kind} prompts")
         axes.set_ylabel("mean success rate (%)")
         axes.set_ylim(bottom=100.0 * float(rows.loc[rows["rollouts"] >= 0.05 * rows["rollouts"].max(), "value"].min()))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        label_ends(axes, ends)
+        ends_of[axes] = ends
+    name_lines(figure, ends_of, styles)
     panels[-1].set_xlabel("million rollouts spent")
+    return figure
+
+
+@styled
+def belief_errors(table: pd.DataFrame) -> Figure:
+    """Root mean squared error of believed success rates over steps. Columns: run, step, value.
+
+    The vertical axis leaves out where the curves were in the first tenth, when nothing could be known.
+    """
+    styles = run_styles(names(table, "run"))
+    figure = Figure(figsize=(WIDTH, 3.4 + legend_height(styles)), layout="constrained")
+    axes = figure.subplots()
+    ends = []
+    for run, rows in groups(table, "run"):
+        colour, dashes = styles[run]
+        step, value = rows["step"].to_numpy(), 100.0 * rows["value"].to_numpy()
+        axes.plot(step, value, color=colour, linestyle=dashes, linewidth=1.4, marker="o" if len(step) == 1 else "")
+        ends.append(((float(step[-1]), float(value[-1])), f"{run} {value[-1]:.1f}", colour))
+    late = table[table["step"] >= 0.1 * table["step"].max()]
+    axes.set_ylim(0.0, 105.0 * float(late["value"].max()))
+    axes.set_ylabel("error of beliefs (percentage points)")
+    name_lines(figure, {axes: ends}, styles)
+    step_axis(axes)
     return figure
 
 

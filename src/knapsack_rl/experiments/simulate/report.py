@@ -57,7 +57,10 @@ _THEORY = (
 
 def _simulations(tables: Tables) -> list[Section]:
     pairs = list(dict.fromkeys(zip(tables.results["world"], tables.results["optimizer"], strict=True)))
-    sections = [Section("Against the paper", _against_paper(tables)), Section("Results", [_results_table(tables)])]
+    sections = [
+        Section("Against the paper", _against_paper(tables)),
+        Section("Results", [_results_table(tables), _beliefs_table(tables)]),
+    ]
     for world, optimizer in pairs:
         drawn = charts.of_world(tables, world, optimizer, every=len(pairs) <= FEW)
         sections.append(Section(f"World {world}, {SHOWN[optimizer]}", drawn))
@@ -103,10 +106,7 @@ def _results_table(tables: Tables) -> DataTable:
         "unsolved": "unsolved",
         "largest_budget": "largest budget",
     }
-    means = tables.results.groupby(["world", "optimizer", "run"], sort=False)[[*columns]].mean().reset_index()
-    names = means["world"] + ",\N{NO-BREAK SPACE}" + means["optimizer"].map(SHOWN) + ": " + means["run"]
-    data = pd.DataFrame({"world, optimiser: run": names})
-    data = data.join(means[[*columns]].rename(columns=columns))
+    data = _means_by_run(tables, columns)
     shares = ["success rate", "held out", "EGR", *(name for name in data if "gap" in name)]
     formats: dict[str, Callable[[Any], str]] = dict.fromkeys(shares, percent)
     formats |= {"unsolved": lambda count: f"{count:,.0f}", "largest budget": lambda count: f"{count:,.0f}"}
@@ -123,6 +123,28 @@ def _results_table(tables: Tables) -> DataTable:
         formats,
         "results.csv",
     )
+
+
+def _beliefs_table(tables: Tables) -> DataTable:
+    columns = {"belief_rmse": "error of the mean", "log_score": "log score"}
+    return DataTable(
+        "beliefs",
+        "How well success rates were predicted",
+        f"{_SIMULATED} Means over all steps, the first epoch included. Error: root mean squared difference between the "
+        "believed success rate of a prompt before a step and the true one. Log score: log probability (nats) that the "
+        "belief gave to a prompt's outcomes, mean over prompts; strategies that spend differently have different "
+        "outcomes to predict, so beliefs of different strategies compare by the error.",
+        _means_by_run(tables, columns).dropna(ignore_index=True),  # the oracle knows, and believes nothing
+        {"error of the mean": "{:.3f}".format, "log score": "{:.2f}".format},
+        "results.csv",
+    )
+
+
+def _means_by_run(tables: Tables, columns: dict[str, str]) -> pd.DataFrame:
+    """Means over seeds of these columns of the results, renamed, after a column that names the runs."""
+    means = tables.results.groupby(["world", "optimizer", "run"], sort=False)[[*columns]].mean().reset_index()
+    names = means["world"] + ",\N{NO-BREAK SPACE}" + means["optimizer"].map(SHOWN) + ": " + means["run"]
+    return pd.DataFrame({"world, optimiser: run": names}).join(means[[*columns]].rename(columns=columns))
 
 
 def _against_paper(tables: Tables) -> list[Part]:
