@@ -292,6 +292,12 @@ class Step:
                 f"successes, rollouts: expected one number for each of the {len(self._keys)} prompts of the step, "
                 f"got {len(won)}."
             )
+        if (tried > self._asked.rollouts).any():
+            position = int(np.flatnonzero(tried > self._asked.rollouts)[0])
+            raise InvalidInputError(
+                f"rollouts: expected at most the {self._asked.rollouts[position]} of this wave at position {position}, "
+                f"got {tried[position]}. Tell the step what came of its own plan."
+            )
         self.successes, self.scored = self.successes + won, self.scored + tried
         self._placed = self._placed + self._asked.rollouts
         self.remaining -= int(self._asked.rollouts.sum())
