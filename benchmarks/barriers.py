@@ -1,6 +1,7 @@
 """What waiting between the waves of a step costs, and what placing rollouts without waiting would bring.
 
-    python benchmarks/barriers.py            # seeds 0 .. 19; prints the table in docs/waves.md
+    python benchmarks/barriers.py                # seeds 0 .. 19; prints the table in docs/waves.md
+    python benchmarks/barriers.py --longest 8    # the same with responses cut off at 8 medians
 
 An engine with a number of slots generates 256 x 8 rollouts by continuous batching at constant speed. Durations are
 log-normal (sigma 1), independent of prompts and outcomes; success rates come from Beta(.4, .6), and the belief about a
@@ -53,13 +54,14 @@ class Outcome:
     successes: Ints
 
 
-def draw(seed: int) -> World:
+def draw(seed: int, longest: float) -> World:
     rng = np.random.default_rng(seed)
     rates = rng.beta(*PRIOR, PROMPTS)
     earlier = rng.binomial(EARLIER, rates)
     belief = Belief(PRIOR[0] + earlier, PRIOR[1] + EARLIER - earlier)
     rights = rng.random((PROMPTS, MOST)) < rates[:, None]
-    return World(rates, belief, rights, rng.lognormal(0.0, 1.0, (PROMPTS, MOST)))
+    durations = np.minimum(rng.lognormal(0.0, 1.0, (PROMPTS, MOST)), longest)
+    return World(rates, belief, rights, durations)
 
 
 def in_waves(world: World, slots: int, seed: int, halve: bool) -> Outcome:
@@ -181,13 +183,15 @@ def run(way: str, world: World, slots: int, seed: int) -> Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="seeds 0 .. SEEDS - 1")
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--longest", type=float, default=np.inf, help="cut durations off here; the median is 1")
+    arguments = parser.parse_args()
+    seeds = arguments.seeds
     print("| slots | way | makespan / one shot | idle slots | groups with gradient | sum of p^.5 (1-p)^2 over them |")
     print("| ---: | --- | ---: | ---: | ---: | ---: |")
     for slots in (64, 256, 1024):
         rows: dict[str, list[tuple[float, ...]]] = {way: [] for way in WAYS}
         for seed in range(seeds):
-            world = draw(seed)
+            world = draw(seed, arguments.longest)
             reference = 1.0
             for way in WAYS:
                 result = run(way, world, slots, seed)
