@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.experiments.run_directory import RunDirectory
 
@@ -79,7 +81,7 @@ def test_only_complete_checkpoints_count(run: RunDirectory) -> None:
 def test_rewinding_forgets_later_steps_and_half_written_lines(run: RunDirectory) -> None:
     for step in (1, 2, 3):
         run.append_metrics({"step": step, "loss": float("nan") if step == 1 else 0.5})
-        run.append_allocations(step, ["p", "q"], [2, 6], [2, 5], [0, 5])
+        run.append_allocations(step, ["p", "q"], [2, 6], [2, 5], [0, 5], Belief(np.ones(2), np.full(2, 3.0)))
     with run.metrics.open("a") as file:
         file.write('{"step": 4')
     assert run.rewind(2) == {"step": 2, "loss": 0.5}
@@ -94,6 +96,8 @@ def test_rewinding_forgets_later_steps_and_half_written_lines(run: RunDirectory)
         "rollouts": [2, 6],
         "scored": [2, 5],
         "successes": [0, 5],
+        "belief_wins": [1.0, 1.0],
+        "belief_losses": [3.0, 3.0],
     }
     assert run.rewind(-1) is None
     run.release()

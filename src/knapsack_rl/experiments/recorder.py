@@ -63,7 +63,12 @@ class Recorder(TrainerCallback):
         record = self._trainer.last_step
         if self._leads and record is not None:
             self._directory.append_allocations(
-                step, [row["id"] for row in record.rows], record.plan.rollouts, record.scored, record.successes
+                step,
+                [row["id"] for row in record.rows],
+                record.plan.rollouts,
+                record.scored,
+                record.successes,
+                record.belief,
             )
 
     def on_step_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:

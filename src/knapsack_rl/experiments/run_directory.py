@@ -153,7 +153,7 @@ class RunDirectory:
         rollouts: ArrayLike,
         scored: ArrayLike,
         successes: ArrayLike,
-        belief: Belief | None = None,
+        belief: Belief,
     ) -> None:
         """Record one row per visit of a prompt; `steps` is the step of all of them, or that of each.
 
@@ -164,14 +164,12 @@ class RunDirectory:
 
         when = np.broadcast_to(np.asarray(steps), len(prompts))
         counts = {"rollouts": rollouts, "scored": scored, "successes": successes}
-        unknown = np.full(len(prompts), np.nan)
-        wins, losses = (unknown, unknown) if belief is None else (belief.wins, belief.losses)
         columns = {
             "step": pa.array(when, pa.int32()),
             "prompt": pa.array(prompts, pa.string()),
             **{name: pa.array(values, pa.int32()) for name, values in counts.items()},
-            "belief_wins": pa.array(wins, pa.float32()),
-            "belief_losses": pa.array(losses, pa.float32()),
+            "belief_wins": pa.array(belief.wins, pa.float32()),
+            "belief_losses": pa.array(belief.losses, pa.float32()),
         }
         self.allocations.mkdir(exist_ok=True)
         unfinished = self.allocations / ".unfinished"

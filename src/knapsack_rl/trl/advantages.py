@@ -67,6 +67,17 @@ def group_advantages(
     return Advantages(np.nan_to_num(values, nan=0.0), float(np.isclose(spread, 0.0).mean()))
 
 
+def belief_advantages(successes: NDArray[np.bool_], judged: NDArray[np.bool_], expected: Floats) -> Floats:
+    """Advantages over a baseline from before the step: (r - m) / sqrt(m (1 - m)), which is a success's z-score.
+
+    Args:
+        successes: shape (rollouts,), r.
+        judged: shape (rollouts,), whether a rollout has the reward that decides; the others' advantage is 0.
+        expected: shape (rollouts,), m, the believed success rate of each rollout's prompt, between 0 and 1 exclusive.
+    """
+    return np.where(judged, (successes - expected) / np.sqrt(expected * (1.0 - expected)), 0.0)
+
+
 def idle_rollouts(
     rewards: Floats, weights: Floats, groups: Ints, *, multi_objective_aggregation: str
 ) -> NDArray[np.bool_]:

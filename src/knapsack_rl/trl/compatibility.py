@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import trl
@@ -14,8 +14,15 @@ from trl import GRPOConfig, GRPOTrainer
 
 from knapsack_rl.allocator import BudgetAllocator
 from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.strategies import STRATEGIES
+from knapsack_rl.strategy import one_wave
+from knapsack_rl.validation import one_of
 
 TESTED = SpecifierSet(">=1.14.2,<1.17,!=1.15.*")  # 1.15 itself needs Triton, which a CPU does not have
+
+HOMOGENEOUS_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
+"""Loss types of TRL whose term of a rollout grows in proportion to the size of its advantage: min(c A, c' A), and where
+a temperature or weight depends on A, on its sign alone."""
 
 
 def check_trl_version() -> None:
@@ -46,7 +53,13 @@ def check_trainer(trainer: type[GRPOTrainer]) -> None:
             )
 
 
-def check_options(args: GRPOConfig, allocator: BudgetAllocator, id_column: str | None, train_dataset: Any) -> None:
+def check_options(
+    args: GRPOConfig,
+    allocator: BudgetAllocator,
+    id_column: str | None,
+    feature_columns: Sequence[str],
+    train_dataset: Any,
+) -> None:
     """Refuse options that would make allocation wrong, and warn of checkpoints that cannot be resumed exactly.
 
     Raises:
@@ -73,11 +86,19 @@ def check_options(args: GRPOConfig, allocator: BudgetAllocator, id_column: str |
             "args.generation_kwargs: a fixed 'seed' makes all rollouts of a prompt the same, because each is its own "
             "request here. Remove it; args.seed seeds the run."
         )
-    if id_column is not None and args.remove_unused_columns:
+    if isinstance(feature_columns, str):
         raise InvalidInputError(
-            f"id_column: args.remove_unused_columns=True removes the column {id_column!r} before the trainer sees it. "
-            "Set it to False."
+            f"feature_columns: expected a sequence of column names, got {feature_columns!r}. Put it in a list."
         )
+    for argument, names in (
+        ("id_column", [id_column] if id_column is not None else []),
+        ("feature_columns", feature_columns),
+    ):
+        if names and args.remove_unused_columns:
+            raise InvalidInputError(
+                f"{argument}: args.remove_unused_columns=True removes the column {names[0]!r} before the trainer "
+                "sees it. Set it to False."
+            )
     if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
         raise InvalidInputError(
             "args.accelerator_config: split_batches and dispatch_batches change which rows a process gets, and this "
@@ -90,7 +111,7 @@ def check_options(args: GRPOConfig, allocator: BudgetAllocator, id_column: str |
             f"{len(train_dataset)}; TRL would train no step. Add prompts or lower args.generation_batch_size."
         )
     if isinstance(columns := getattr(train_dataset, "column_names", None), list):  # a stream may not know its columns
-        check_columns(columns, id_column)
+        check_columns(columns, id_column, feature_columns)
     # Below 1 it is a share of all updates, whose number only max_steps tells beforehand.
     first = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * max(args.max_steps, 0))
     if args.save_strategy == "steps" and inside_window(args, first):
@@ -102,12 +123,61 @@ def check_options(args: GRPOConfig, allocator: BudgetAllocator, id_column: str |
         )
 
 
-def check_columns(columns: Collection[str], id_column: str | None) -> None:
-    """Refuse a data set whose rows do not say who their prompt is.
+def check_weights(args: GRPOConfig, rollout_weights: str) -> None:
+    """Refuse weights that would not weigh the loss.
 
     Raises:
-        InvalidInputError: there is no column `id_column`, or neither that nor a prompt.
+        InvalidInputError: unknown weights, or a loss that is not known to be proportional to advantages.
     """
+    if one_of("rollout_weights", rollout_weights, ("none", "sqrt")) != "none" and (
+        args.loss_type not in HOMOGENEOUS_LOSSES
+    ):
+        raise InvalidInputError(
+            "rollout_weights: a weight on the advantage is one on the loss only where the loss is proportional to it, "
+            f"which is not known of args.loss_type={args.loss_type!r}. Use one of {', '.join(HOMOGENEOUS_LOSSES)}, or "
+            "rollout_weights='none'."
+        )
+
+
+def check_baseline(baseline: str, reward_functions: Sequence[str], success_reward: str | None) -> None:
+    """Refuse a belief about successes as the baseline of something else.
+
+    Raises:
+        InvalidInputError: several rewards, none of which is named as the one that decides success.
+    """
+    if baseline == "belief" and success_reward is None and len(reward_functions) > 1:
+        raise InvalidInputError(
+            "baseline: 'belief' expects a success rate, and the sum of several rewards "
+            f"({', '.join(reward_functions)}) is no success. Name the one that decides with success_reward, or use "
+            "baseline='group'."
+        )
+
+
+def check_waves(trainer: GRPOTrainer, allocator: BudgetAllocator) -> None:
+    """Refuse several generations in a step where the prompts of a step have a state that each of them would reset.
+
+    Raises:
+        InvalidInputError: a strategy with several waves, and environments.
+    """
+    if STRATEGIES[allocator.strategy].waves is not one_wave and getattr(trainer, "environment_factories", None) is not None:
+        raise InvalidInputError(
+            f"waves: the strategy {allocator.strategy!r} generates several times in a step, and TRL resets the "
+            "environments of environment_factory each time. Pass waves=False, which plans a step in one shot, or a "
+            "strategy with one wave."
+        )
+
+
+def check_columns(columns: Collection[str], id_column: str | None, feature_columns: Sequence[str] = ()) -> None:
+    """Refuse a data set whose rows do not say who their prompt is, or lack what is to be known about it.
+
+    Raises:
+        InvalidInputError: there is no column `id_column`, or neither that nor a prompt, or a feature is missing.
+    """
+    for name in feature_columns:
+        if name not in columns:
+            raise InvalidInputError(
+                f"feature_columns: {name!r} is not a column of the data set, which has {', '.join(sorted(columns))}."
+            )
     if id_column is not None and id_column not in columns:
         raise InvalidInputError(
             f"id_column: {id_column!r} is not a column of the data set, which has {', '.join(sorted(columns))}."

@@ -7,8 +7,9 @@ the loader alone and re-deals the rows at the last moment, right before generati
     generate  TRL, told that every row is a group of its own
     score     advantages over the real groups, outcomes back to the allocator, metrics
 
-Where a plan is even (a first epoch, or the strategy `uniform`) nothing is re-dealt and TRL's advantages are kept, so
-that the trainer is then plain GRPOTrainer.
+A strategy that looks at the first rollouts before it places the rest has several plans in a step, each generated and
+rewarded before the next is made (`waves`), all with the same policy. Where a plan is even (a first epoch, or the
+strategy `uniform`) nothing is re-dealt and TRL's advantages are kept, so that the trainer is then plain GRPOTrainer.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import copy
 import json
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,21 +30,23 @@ from datasets import IterableDataset
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 from trl.trainer.utils import RepeatSampler
 
 from knapsack_rl import dispatch
 from knapsack_rl.allocation import Plan
-from knapsack_rl.allocator import BudgetAllocator
+from knapsack_rl.allocator import BudgetAllocator, Step
+from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.trl import compatibility
-from knapsack_rl.trl.advantages import group_advantages, idle_rollouts, total_rewards
+from knapsack_rl.trl.advantages import belief_advantages, group_advantages, idle_rollouts, total_rewards
 from knapsack_rl.trl.sampler import EpochOrder
+from knapsack_rl.trl.waves import Row, WavesTrainer
+from knapsack_rl.validation import one_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Row = dict[str, Any]
 
 STATE_FILE = "knapsack_allocator.npz"
 
@@ -59,9 +63,34 @@ class StepRecord:
     """Rollouts that could be judged: those with the reward that decides success."""
     rewards: Floats
     """Mean reward of the rollouts that got any, NaN where there are none."""
+    belief: Belief
+    """What was believed about the prompts before the step."""
 
 
-class KnapsackGRPOTrainer(GRPOTrainer):
+class _Prompts(NamedTuple):
+    """The M prompts of a step, and what was believed of them before it."""
+
+    rows: list[Row]
+    ids: list[str]
+    features: dict[str, list[Any]] | None
+    visited: NDArray[np.bool_]
+    belief: Belief
+
+
+class _Generation(NamedTuple):
+    """A generated and rewarded step, which the allocator has learned from."""
+
+    output: dict[str, Any]
+    """TRL's, for this process."""
+    plan: Plan
+    groups: Ints
+    """Which prompt each rollout of all processes belongs to."""
+    even: bool
+    """Whether TRL saw the real groups, and its advantages are right."""
+    waves: int
+
+
+class KnapsackGRPOTrainer(WavesTrainer):
     """TRL's GRPOTrainer with a group size per prompt, decided step by step by a `BudgetAllocator`.
 
     Takes what GRPOTrainer takes, and trains on exactly as many rollouts. Advantages are those of TRL over the groups as
@@ -75,6 +104,15 @@ class KnapsackGRPOTrainer(GRPOTrainer):
         advantage_clip: bound on the absolute advantage (paper, appendix C), None for none. Uneven groups need it: one
             success in 128 has an advantage of 11.
         id_column: a column that tells prompts with the same text apart. A prompt is its content and images, and this.
+        waves: whether a strategy with several waves may generate several times in a step; False plans every step in one
+            shot, for engines where waiting for the last rollout of each wave costs too much.
+        feature_columns: columns that tell the allocator more about a prompt, for strategies that learn from it: text (a
+            category) or numbers. See `BudgetAllocator.ask`.
+        rollout_weights: `sqrt` multiplies the clipped advantage of each rollout by sqrt(num_generations / N_i), so that
+            a prompt weighs in the gradient with the root of its rollouts and not with their number.
+        baseline: `group` is GRPO. `belief` centres and scales a success (1) or failure (0) with the mean m of the
+            allocator's belief from before the step, (r - m) / sqrt(m (1 - m)), so that groups without spread have a
+            gradient too. Only whether a rollout is a success then counts.
 
     Attributes:
         last_step: the newest generation batch, None before the first.
@@ -84,7 +122,6 @@ class KnapsackGRPOTrainer(GRPOTrainer):
     """
 
     args: GRPOConfig
-    num_generations: int
 
     def __init__(
         self,
@@ -98,6 +135,10 @@ class KnapsackGRPOTrainer(GRPOTrainer):
         success_reward: str | None = None,
         advantage_clip: float | None = 5.0,
         id_column: str | None = None,
+        waves: bool = True,
+        feature_columns: Sequence[str] = (),
+        rollout_weights: Literal["none", "sqrt"] = "none",
+        baseline: Literal["group", "belief"] = "group",
         **kwargs: Any,
     ) -> None:
         compatibility.check_trl_version()
@@ -106,7 +147,9 @@ class KnapsackGRPOTrainer(GRPOTrainer):
             args = GRPOConfig(output_dir="knapsack-grpo")
         if allocator is None:
             allocator = BudgetAllocator(group_size=args.num_generations)
-        compatibility.check_options(args, allocator, id_column, train_dataset)
+        compatibility.check_options(args, allocator, id_column, feature_columns, train_dataset)
+        compatibility.check_weights(args, rollout_weights)
+        one_of("baseline", baseline, ("group", "belief"))
         if advantage_clip is not None and not advantage_clip > 0.0:
             raise InvalidInputError(f"advantage_clip: expected a positive number or None, got {advantage_clip!r}.")
         super().__init__(model, reward_funcs, args, train_dataset, *more, **kwargs)
@@ -114,41 +157,45 @@ class KnapsackGRPOTrainer(GRPOTrainer):
             raise InvalidInputError(
                 f"success_reward: expected one of {', '.join(self.reward_func_names)}, got {success_reward!r}."
             )
+        compatibility.check_baseline(baseline, self.reward_func_names, success_reward)
+        if waves:
+            compatibility.check_waves(self, allocator)
         self.allocator = allocator
         self.success_threshold = success_threshold
         self.success_reward = success_reward
         self.advantage_clip = advantage_clip
         self.id_column = id_column
+        self.waves = waves
+        self.feature_columns = tuple(feature_columns)
+        self.rollout_weights = rollout_weights
+        self.baseline = baseline
         self.last_step: StepRecord | None = None
-        self._rewards_per_func = torch.empty(0)  # of the newest batch, all processes: (rollouts, reward functions)
+        self._generation_seconds = 0.0
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
 
-        started = time.perf_counter()
-        rows = self._distinct_rows(inputs)
-        ids = [self._prompt_id(row) for row in rows]
-        step = self.allocator.step(ids)
-        plan = step.ask()
-        unvisited = np.isnan(self.allocator.success_rates(ids))
-        groups, dealt = self._deal(plan, rows, inputs)
-        seconds = time.perf_counter() - started
+        started, self._generation_seconds = time.perf_counter(), 0.0
+        prompts = self._prompts(inputs)
+        step = self.allocator.step(prompts.ids, prompts.features)
+        budget = step.remaining
+        plan = step.ask() if self.waves else self.allocator.ask(prompts.ids, prompts.features)
+        if plan.rollouts.sum() == budget:
+            done = self._generate_at_once(plan, prompts, inputs)
+        else:
+            done = self._generate_in_waves(step, prompts.rows)
 
-        even = dealt is inputs
-        output = self._generate_groups(dealt, group_size=self.num_generations if even else 1)
-
-        started = time.perf_counter()
-        rewards = self._rewards_per_func.cpu().double().numpy()  # in this order: not every device has float64
-        advantages = self._advantages(rewards, groups, even)
-        output["advantages"] = torch.as_tensor(advantages[self._local(len(inputs))]).to(output["advantages"])
+        rewards = self._newest_rewards()
+        advantages = self._advantages(rewards, done, prompts.belief)
+        done.output["advantages"] = torch.as_tensor(advantages[self._local(len(inputs))]).to(done.output["advantages"])
         self._logs["advantages"].clear()
         self._logs["advantages"].extend(advantages.tolist())
-        record = self._record(rows, plan, rewards, groups)
-        step.tell(record.successes, record.scored)
+        record = self._record(prompts, done, rewards)
         self.last_step = record
-        self._log_step(record, advantages, groups, unvisited, seconds + time.perf_counter() - started)
-        return output
+        seconds = time.perf_counter() - started - self._generation_seconds
+        self._log_step(record, advantages, done, prompts, seconds)
+        return done.output
 
     # Plan
 
@@ -164,8 +211,14 @@ class KnapsackGRPOTrainer(GRPOTrainer):
         rows: list[Row] = gather_object(copy.deepcopy(inputs[start::size]))  # reward functions may change their row
         return rows
 
+    def _prompts(self, inputs: list[Row]) -> _Prompts:
+        rows = self._distinct_rows(inputs)
+        ids = [self._prompt_id(row) for row in rows]
+        features = {name: [row[name] for row in rows] for name in self.feature_columns} or None
+        return _Prompts(rows, ids, features, self.allocator.visited(ids), self.allocator.belief(ids, features))
+
     def _prompt_id(self, row: Row) -> str:
-        compatibility.check_columns(row, self.id_column)
+        compatibility.check_columns(row, self.id_column, self.feature_columns)
         extra = {name: row[name] for name in ("image", "images", self.id_column) if name is not None and name in row}
         return prompt_id(row.get("prompt"), extra=extra or None)
 
@@ -189,25 +242,60 @@ class KnapsackGRPOTrainer(GRPOTrainer):
 
     # Generate
 
-    def _generate_groups(self, rows: list[Row], group_size: int) -> dict[str, Any]:
-        """TRL's generation and scoring, with `group_size` adjacent rows to a group."""
-        configured, self.num_generations = self.num_generations, group_size
-        try:
-            return super()._generate_and_score_completions(rows)
-        finally:
-            self.num_generations = configured
+    def _generate_at_once(self, plan: Plan, prompts: _Prompts, inputs: list[Row]) -> _Generation:
+        groups, dealt = self._deal(plan, prompts.rows, inputs)
+        even = dealt is inputs
+        started = time.perf_counter()
+        output = self._generate_groups(dealt, group_size=self.num_generations if even else 1)
+        self._generation_seconds += time.perf_counter() - started
+        self.allocator.tell(
+            prompts.ids, *self._outcomes(self._newest_rewards(), groups, len(prompts.ids)), features=prompts.features
+        )
+        return _Generation(output, plan, groups, even, waves=1)
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
-        return self._rewards_per_func
+    def _generate_in_waves(self, step: Step, rows: list[Row]) -> _Generation:
+        """Plan, generate and reward until nothing remains, telling the step what each wave brought.
+
+        TRL's collectives need as many rows in every process. Where a wave cannot be shared out evenly, its last few
+        rollouts are generated with the next one; the step as a whole can be, so that the last wave leaves none over.
+        """
+        processes = self.accelerator.num_processes
+        seed = self.allocator.seed + self.state.global_step
+        late = np.zeros(len(rows), dtype=np.int64)
+        plans, waves, deals = [], [], []
+        while step.remaining:
+            plans.append(step.ask())
+            jobs = dispatch.shuffled_jobs(late + plans[-1].rollouts, processes, seed)
+            share = min(len(part) for part in jobs)
+            late = np.bincount(np.concatenate([part[share:] for part in jobs]), minlength=len(rows))
+            successes = scored = np.zeros(len(rows), dtype=np.int64)
+            if share:
+                deal = np.stack([np.sort(part[:share]) for part in jobs])
+                mine = [copy.deepcopy(rows[group]) for group in deal[self.accelerator.process_index]]
+                started = time.perf_counter()
+                waves.append(self._play(mine))
+                self._generation_seconds += time.perf_counter() - started
+                deals.append(deal)
+                successes, scored = self._outcomes(self._newest_rewards(), deal.ravel(), len(rows))
+            step.tell(successes, scored)
+        started = time.perf_counter()
+        output = self._replay(waves)
+        self._generation_seconds += time.perf_counter() - started
+        rollouts = np.sum([plan.rollouts for plan in plans], axis=0)
+        whole = Plan(rollouts, plans[-1].value, sum(plan.fallback for plan in plans))
+        return _Generation(output, whole, np.concatenate(deals, axis=1).ravel(), even=False, waves=len(waves))
 
     # Score
 
-    def _advantages(self, rewards: Floats, groups: Ints, even: bool) -> Floats:
+    def _newest_rewards(self) -> Floats:
+        """Rewards of the newest rollouts of all processes, shape (rollouts, reward functions)."""
+        return self._rewards_per_func.cpu().double().numpy()  # in this order: not every device has float64
+
+    def _advantages(self, rewards: Floats, done: _Generation, belief: Belief) -> Floats:
         """Advantages of the rollouts of all processes: those TRL has just computed, unless it saw groups of one."""
         weights = self.reward_weights.cpu().double().numpy()
-        aggregation = self.multi_objective_aggregation
-        if even:
+        aggregation, groups = self.multi_objective_aggregation, done.groups
+        if done.even:
             values = np.array(self._logs["advantages"])[-len(groups) :]
         else:
             values, self._metrics["train"]["frac_reward_zero_std"][-1] = group_advantages(
@@ -217,31 +305,42 @@ class KnapsackGRPOTrainer(GRPOTrainer):
                 scale_rewards=self.scale_rewards,
                 multi_objective_aggregation=aggregation,
             )
-        values[idle_rollouts(rewards, weights, groups, multi_objective_aggregation=aggregation)] = 0.0
-        return values if self.advantage_clip is None else np.clip(values, -self.advantage_clip, self.advantage_clip)
+        if self.baseline == "belief":
+            values = belief_advantages(*self._judged(rewards), belief.mean[groups])
+        else:
+            values[idle_rollouts(rewards, weights, groups, multi_objective_aggregation=aggregation)] = 0.0
+        if self.advantage_clip is not None:
+            values = np.clip(values, -self.advantage_clip, self.advantage_clip)
+        if self.rollout_weights == "sqrt":
+            values = values * np.sqrt(self.num_generations / done.plan.rollouts[groups])
+        return values
 
-    def _record(self, rows: list[Row], plan: Plan, rewards: Floats, groups: Ints) -> StepRecord:
-        total = total_rewards(rewards, self.reward_weights.cpu().double().numpy())
-        deciding = total
-        if self.success_reward is not None:
+    def _judged(self, rewards: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which rollouts are successes, and which could be judged."""
+        if self.success_reward is None:
+            deciding = total_rewards(rewards, self.reward_weights.cpu().double().numpy())
+        else:
             deciding = rewards[:, self.reward_func_names.index(self.success_reward)]
-        threshold = np.float32(self.success_threshold)
-        scored = ~np.isnan(total)
+        # Both in float32, as TRL holds rewards: there 0.1 is more than it is in float64.
+        return deciding.astype(np.float32) > np.float32(self.success_threshold), ~np.isnan(deciding)
+
+    def _outcomes(self, rewards: Floats, groups: Ints, prompts: int) -> tuple[Ints, Ints]:
+        """Successes of each prompt, and its rollouts that could be judged."""
+        won, judged = self._judged(rewards)
+        return np.bincount(groups[won], minlength=prompts), np.bincount(groups[judged], minlength=prompts)
+
+    def _record(self, prompts: _Prompts, done: _Generation, rewards: Floats) -> StepRecord:
+        total = total_rewards(rewards, self.reward_weights.cpu().double().numpy())
+        known = ~np.isnan(total)
         with np.errstate(invalid="ignore"):
-            means = np.bincount(groups, np.where(scored, total, 0.0)) / np.bincount(groups, scored)
-        return StepRecord(
-            rows=rows,
-            plan=plan,
-            # Both in float32, as TRL holds rewards: there 0.1 is more than it is in float64.
-            successes=np.bincount(groups[deciding.astype(np.float32) > threshold], minlength=len(rows)),
-            scored=np.bincount(groups[~np.isnan(deciding)], minlength=len(rows)),
-            rewards=means,
-        )
+            means = np.bincount(done.groups, np.where(known, total, 0.0)) / np.bincount(done.groups, known)
+        successes, scored = self._outcomes(rewards, done.groups, len(prompts.rows))
+        return StepRecord(prompts.rows, done.plan, successes, scored, means, prompts.belief)
 
     def _log_step(
-        self, record: StepRecord, advantages: Floats, groups: Ints, unvisited: NDArray[np.bool_], seconds: float
+        self, record: StepRecord, advantages: Floats, done: _Generation, prompts: _Prompts, seconds: float
     ) -> None:
-        alive = np.bincount(groups[advantages != 0.0], minlength=len(record.rows)) > 0
+        alive = np.bincount(done.groups[advantages != 0.0], minlength=len(record.rows)) > 0
         solved = (record.successes == record.scored) & (record.scored > 0)
         failed = (record.successes == 0) & (record.scored > 0)
         low, q25, median, q75, high = np.quantile(record.plan.rollouts, [0.0, 0.25, 0.5, 0.75, 1.0])
@@ -256,8 +355,10 @@ class KnapsackGRPOTrainer(GRPOTrainer):
             "rollouts/median": median,
             "rollouts/q75": q75,
             "rollouts/max": high,
-            "never_visited": unvisited.mean(),
+            "never_visited": 1.0 - prompts.visited.mean(),
             "fallback_rollouts": record.plan.fallback,
+            "waves": done.waves,
+            "belief/log_score": prompts.belief.log_likelihood(record.successes, record.scored).mean(),
             "allocation_seconds": seconds,
         }
         for name, number in metrics.items():

@@ -20,11 +20,11 @@ def torchrun(folder: Path, *more: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+@pytest.fixture(scope="module", params=["knapsack", "adaptive"])
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     folder = tmp_path_factory.mktemp("two")
-    torchrun(folder)
-    torchrun(folder, str(folder / "checkpoint-8"))
+    torchrun(folder, request.param)
+    torchrun(folder, request.param, str(folder / "checkpoint-8"))
     return {
         name: [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(2)]
         for name in ("whole", "resumed")

@@ -33,12 +33,13 @@ class Observed(KnapsackGRPOTrainer):
                 "logged": list(self._logs["advantages"]),
                 "plan": {r["prompt"]: int(n) for r, n in zip(record.rows, record.plan.rollouts, strict=True)},
                 "successes": record.successes.tolist(),
+                "waves": self._metrics["train"]["waves"][-1],
             }
         )
         return output
 
 
-def main(folder: Path, resume: str | None) -> None:
+def main(folder: Path, strategy: str, resume: str | None) -> None:
     args = small.config(
         folder,
         max_steps=16,
@@ -55,13 +56,13 @@ def main(folder: Path, resume: str | None) -> None:
         args=args,
         train_dataset=small.rows(),
         processing_class=small.tokenizer(),
-        allocator=BudgetAllocator(group_size=4, max_rollouts=8),
+        allocator=BudgetAllocator(strategy, group_size=4, max_rollouts=8),
     )
     trainer.train(resume_from_checkpoint=resume)
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())
     state = trainer.allocator.state_dict()["estimator"]
-    beliefs = b"".join(state[name].tobytes() for name in ("keys", "successes", "rewards"))
+    beliefs = b"".join(array.tobytes() for array in state.values() if hasattr(array, "tobytes"))
     report = {
         "batches": trainer.batches,
         "weights": hashlib.sha256(weights).hexdigest(),
@@ -72,6 +73,6 @@ def main(folder: Path, resume: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None)
     gc.collect()  # the model's hold on the process group
     torch.distributed.destroy_process_group()  # left to the interpreter's exit, its threads may abort the process
