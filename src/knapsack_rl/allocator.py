@@ -183,7 +183,7 @@ class BudgetAllocator:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that was learned, as numbers and numpy arrays (26 bytes a known prompt)."""
+        """Everything that was learned, as numbers and numpy arrays (17 to 32 bytes a known prompt)."""
         return {"version": STATE_VERSION, "estimator": self._estimator.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -292,15 +292,17 @@ class Step:
                 f"successes, rollouts: expected one number for each of the {len(self._keys)} prompts of the step, "
                 f"got {len(won)}."
             )
-        if (tried > self._asked.rollouts).any():
-            position = int(np.flatnonzero(tried > self._asked.rollouts)[0])
+        most = self._placed + self._asked.rollouts - self.scored  # late ones of earlier waves may come with this one
+        if (tried > most).any():
+            position = int(np.flatnonzero(tried > most)[0])
             raise InvalidInputError(
-                f"rollouts: expected at most the {self._asked.rollouts[position]} of this wave at position {position}, "
-                f"got {tried[position]}. Tell the step what came of its own plan."
+                f"rollouts: expected at most the {most[position]} that were asked for so far and have not come back, "
+                f"got {tried[position]} at position {position}."
             )
-        self.successes, self.scored = self.successes + won, self.scored + tried
+        won, tried = self.successes + won, self.scored + tried
+        remaining = self.remaining - int(self._asked.rollouts.sum())
+        if not remaining:  # first of all, since it may refuse the features
+            self._allocator._estimator.update(self._keys, won, tried, self._features)
+        self.successes, self.scored, self.remaining = won, tried, remaining
         self._placed = self._placed + self._asked.rollouts
-        self.remaining -= int(self._asked.rollouts.sum())
         self._asked, self._wave = None, self._wave + 1
-        if not self.remaining:
-            self._allocator._estimator.update(self._keys, self.successes, self.scored, self._features)

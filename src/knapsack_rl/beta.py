@@ -1,7 +1,7 @@
 """The Beta distribution for arrays: what numpy lacks of it.
 
 Series after Abramowitz and Stegun, 6.1.41 and 6.3.18, after shifting the argument up by recurrence; absolute errors are
-below 1e-12 times the magnitude for arguments of 1e-8 and more.
+below 1e-11 times the magnitude for arguments of 1e-8 and more.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def expected_gains(
 
     def gains(items: Ints, start: int, width: int) -> Floats:
         begin = pending[items] + start
-        total = series(items, begin, width, b + g, a + 1.0 + e) * waits_for_success[items, None]
+        total: Floats = series(items, begin, width, b + g, a + 1.0 + e) * waits_for_success[items, None]
         total += series(items, begin, width, a + e, b + 1.0 + g) * waits_for_failure[items, None]
         return total
 
@@ -119,4 +119,8 @@ def _moments(belief: Belief) -> Callable[[Floats | float, Floats | float], Float
     """E[p^x (1 - p)^y] of each prompt."""
     a, b = belief.wins, belief.losses
     whole = log_beta(a, b)
-    return lambda x, y: np.exp(log_beta(a + x, b + y) - whole)  # type: ignore[no-any-return]
+
+    def moment(x: Floats | float, y: Floats | float) -> Floats:
+        return np.asarray(np.exp(log_beta(a + x, b + y) - whole))
+
+    return moment

@@ -61,6 +61,8 @@ class DiscountedBeta:
     def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
+        if not len(visited):
+            return  # nothing came, so that nothing fades
         mean = self._moments[0] / self._moments[1]
         spread = mean * (1.0 - mean)
         excess = ((won - tried * mean) ** 2 - tried * spread)[tried > 1].sum()
@@ -92,12 +94,13 @@ class DiscountedBeta:
         prompts = self._prompts.restored(state)
         try:
             discount, moments = float(state["discount"]), np.array(state["moments"], dtype=np.float64)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"state: expected discount and moments of an estimator, got {error!r}.") from error
         if discount != self.discount:
             raise StateError(f"state: expected beliefs with discount {self.discount}, got {discount}.")
         if moments.shape != (4,) or not np.all(np.isfinite(moments)) or moments[1] <= 0.0:
             raise StateError("state: expected four finite moments with a positive weight.")
-        if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0) & (prompts["tried"] > 0)):
-            raise StateError("state: expected no negative counts, and visits with rollouts.")
+        won, tried = prompts["won"], prompts["tried"]
+        if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0) & (won >= 0) & (won <= tried) & (tried > 0)):
+            raise StateError("state: expected no negative counts, 0 <= won <= tried, and tried above 0.")
         self._prompts, self._moments = prompts, moments

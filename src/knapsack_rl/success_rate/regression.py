@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from knapsack_rl.beta import Belief, digamma
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.success_rate.features import NONE, Features
-from knapsack_rl.success_rate.table import Table, one_visit
+from knapsack_rl.success_rate.table import Table, one_visit, whole_number
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,7 +41,9 @@ _CATEGORY_PRIOR = 4.0  # visits that the rate of everyone counts for in a catego
 _DISCOUNT = 0.6  # of a prompt's older outcomes at each of its visits
 _RIDGE = 1.0  # information of the prior on each weight, around 0
 _NEWTON_STEPS = 2
+_LONGEST_STEP = 4.0  # of any logit; a Newton step from where everyone is certain would overshoot by far
 _LARGEST_LOGIT = 9.0  # 1e-4: no prompt is given up for good
+_HISTORY = 9  # columns of x that do not come from features
 _KAPPA = (-2.0, 5.0)  # bounds of ln kappa: rho between .01 and .88
 
 
@@ -79,6 +81,8 @@ class Regression:
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """Beta(a_i, b_i) of the success rates at the next visit."""
+        if not len(keys):  # no column to check, and none to tell text from numbers by
+            return _belief(np.zeros(0), self._log_kappa)
         self._check(features)
         x = self._design(keys, features)
         weights = self._weights if self._weights.size else np.zeros(x.shape[1])
@@ -86,7 +90,8 @@ class Regression:
 
     def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit."""
-        self._check(features)
+        if len(keys):
+            self._check(features)
         visited, won, tried, position = one_visit(keys, successes, rollouts)
         if not len(visited):
             return
@@ -134,7 +139,9 @@ class Regression:
             slope = mean * (1.0 - mean) * kappa * (towards_wins - towards_losses)  # d ln likelihood / d (w . x)
             effective = tried / (1.0 + (tried - 1.0) / (1.0 + kappa))  # rollouts, less what they have in common
             information = prior + (x * (effective * mean * (1.0 - mean))[:, None]).T @ x
-            weights = weights + np.linalg.solve(information, x.T @ slope - prior @ (weights - centre))
+            change = np.linalg.solve(information, x.T @ slope - prior @ (weights - centre))
+            longest = float(np.abs(x @ change).max())
+            weights = weights + (change if longest <= _LONGEST_STEP else change * (_LONGEST_STEP / longest))
             slopes = kappa * (
                 mean * towards_wins + (1.0 - mean) * towards_losses - total
             )  # d ln likelihood / d ln kappa
@@ -218,21 +225,32 @@ class Regression:
             StateError: the state is not what `state_dict` writes. Nothing has changed then.
         """
         prompts, categories = self._prompts.restored(state), self._categories.restored(state, "category_")
+        visits = whole_number(state, "visits")
         try:
             columns = None if state["columns"] is None else [str(name) for name in state["columns"]]
-            visits = int(state["visits"])
             numbers = [float(state[name]) for name in ("log_kappa", "kappa_information")]
             arrays = [
                 np.array(state[name], dtype=np.float64) for name in ("everyone", "moments", "weights", "information")
             ]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"state: expected what a learned belief saves, got {error!r}.") from error
         everyone, moments, weights, information = arrays
         size = weights.size
+        texts = sum(name.endswith(" (text)") for name in columns or ())
+        expected = 0 if columns is None or moments.ndim != 2 else _HISTORY + texts + moments.shape[1]
         fits = weights.ndim == 1 and information.shape == (size, size) and everyone.shape == (2,)
-        fits = fits and moments.ndim == 2 and moments.shape[0] == 3 and (size > 0) == (columns is not None)
+        fits = fits and moments.ndim == 2 and moments.shape[0] == 3 and size == expected
         if not fits or not all(np.all(np.isfinite(array)) for array in (*arrays, np.array(numbers))):
             raise StateError("state: expected finite weights with their information, got other shapes or numbers.")
+        sound = numbers[1] > 0.0 and _KAPPA[0] <= numbers[0] <= _KAPPA[1] and 0.0 < everyone[0] < everyone[1]
+        sound = sound and np.all(moments[0] > 0.0) and np.all(moments[2] >= 0.0)
+        if not sound or not _positive_definite(information):
+            raise StateError("state: expected positive weights and information of everything learned.")
+        for table in (prompts, categories):
+            if not np.all((table["visited"] >= 0) & (table["visited"] <= visits)):
+                raise StateError("state: expected visits that are not after the last.")
+        if visits < 0 or not np.all((categories["rate"] >= 0) & (categories["rate"] <= categories["weight"])):
+            raise StateError("state: expected 0 <= rate <= weight of every category.")
         tried = prompts["tried"]
         counts = np.all((prompts["won"] >= 0) & (prompts["won"] <= tried) & (tried > 0))
         if not counts or not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0)):
@@ -247,6 +265,14 @@ def _belief(logits: Floats, log_kappa: float) -> Belief:
     mean = 1.0 / (1.0 + np.exp(-np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT)))
     kappa = np.exp(log_kappa)
     return Belief(mean * kappa, (1.0 - mean) * kappa)
+
+
+def _positive_definite(matrix: Floats) -> bool:
+    try:
+        np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return False
+    return bool(np.allclose(matrix, matrix.T))
 
 
 def _logit(p: Any) -> Any:

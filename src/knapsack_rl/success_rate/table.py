@@ -78,7 +78,11 @@ class Table:
                 values = np.asarray(state[f"{prefix}{name}"])
                 if values.dtype.kind not in "iuf" or not np.all(np.isfinite(values)):
                     raise ValueError(f"{prefix}{name} that holds something else than finite numbers")
-                table._columns[name] = values.astype(column.dtype)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    held = values.astype(column.dtype)
+                if not np.all(held == values if held.dtype.kind in "iu" else np.isfinite(held)):
+                    raise ValueError(f"{prefix}{name} that {held.dtype} cannot hold")
+                table._columns[name] = held
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"state: expected {expected} of an estimator, got {error!r}.") from error
         if keys.ndim != 1 or any(keys.shape != column.shape for column in table._columns.values()):
@@ -96,8 +100,11 @@ def whole_number(state: Mapping[str, Any], name: str) -> int:
         StateError: it is missing, or something else.
     """
     try:
-        return int(state[name])
-    except (KeyError, TypeError, ValueError) as error:
+        number = int(state[name])
+        if number != state[name]:
+            raise ValueError(f"{state[name]!r} for {name}")
+        return number
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StateError(f"state: expected the whole number {name} of an estimator, got {error!r}.") from error
 
 

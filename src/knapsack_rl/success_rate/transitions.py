@@ -66,6 +66,8 @@ class TransitionTable:
     def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
+        if not len(visited):
+            return  # nothing came, so that nothing fades
         table, rows = self._prompts, self._prompts.rows(visited)
         pairs = tried > 1
         both = np.where(pairs, won * (won - 1) / np.maximum(tried * (tried - 1), 1), 0.0)
@@ -73,7 +75,10 @@ class TransitionTable:
         cells = table["cell"][rows]
         self._cells = _FADING * self._cells
         np.add.at(self._cells, cells, seen)
-        self._all = _FADING_OF_ALL * self._all + seen.sum(axis=0)
+        fading = np.full(4, _FADING_OF_ALL)
+        if not pairs.any():
+            fading[2:] = 1.0  # what pairs have shown stays until there are newer ones
+        self._all = fading * self._all + seen.sum(axis=0)
         table["cell"][rows] = _OUTCOMES * _outcome(won, tried) + cells // _OUTCOMES
         table["won"][rows], table["tried"][rows] = won, tried
 
@@ -90,13 +95,15 @@ class TransitionTable:
         prompts = self._prompts.restored(state)
         try:
             cells, everyone = (np.array(state[name], dtype=np.float64) for name in ("cells", "all"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"state: expected cells and all of a transition table, got {error!r}.") from error
         sound = cells.shape == self._cells.shape and everyone.shape == (4,) and bool(np.all(np.isfinite(cells)))
-        if not sound or not np.all(cells >= 0.0) or not np.all(np.isfinite(everyone) & (everyone > 0.0)):
+        sound = sound and bool(np.all(np.isfinite(everyone) & (everyone >= 0.0)) and np.all(everyone[[1, 3]] > 0.0))
+        if not sound or not np.all(cells >= 0.0):
             raise StateError("state: expected a 36 x 4 table of sums that are not negative.")
-        if not np.all((prompts["cell"] < _OUTCOMES**2) & (prompts["tried"] > 0)):
-            raise StateError("state: expected cells of the table, and visits with rollouts.")
+        won, tried = prompts["won"], prompts["tried"]
+        if not np.all((prompts["cell"] < _OUTCOMES**2) & (won >= 0) & (won <= tried) & (tried > 0)):
+            raise StateError("state: expected cells of the table, 0 <= won <= tried, and tried above 0.")
         self._prompts, self._cells, self._all = prompts, cells, everyone
 
 

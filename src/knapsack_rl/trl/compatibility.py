@@ -159,7 +159,10 @@ def check_waves(trainer: GRPOTrainer, allocator: BudgetAllocator) -> None:
     Raises:
         InvalidInputError: a strategy with several waves, and environments.
     """
-    if STRATEGIES[allocator.strategy].waves is not one_wave and getattr(trainer, "environment_factories", None) is not None:
+    if (
+        STRATEGIES[allocator.strategy].waves is not one_wave
+        and getattr(trainer, "environment_factories", None) is not None
+    ):
         raise InvalidInputError(
             f"waves: the strategy {allocator.strategy!r} generates several times in a step, and TRL resets the "
             "environments of environment_factory each time. Pass waves=False, which plans a step in one shot, or a "

@@ -183,7 +183,7 @@ def test_a_weight_on_the_advantage_is_a_weight_on_the_loss(make, loss):
 
 
 def test_weights_are_refused_where_the_loss_is_not_known_to_be_proportional(make):
-    with pytest.raises(InvalidInputError, match="rollout_weights: .*args.loss_type='another'"):
+    with pytest.raises(InvalidInputError, match=r"rollout_weights: .*args.loss_type='another'"):
         make({"loss_type": "another"}, rollout_weights="sqrt")
 
 
