@@ -22,13 +22,14 @@ comparison() {
 
 simulations() {
   local kept=docs/evidence/simulate
-  .venv/bin/knapsack-rl simulate --world all --optimizer adam sgd --strategy knapsack pilot-spread adaptive --output runs/worlds
+  .venv/bin/knapsack-rl simulate --world all --optimizer adam sgd --strategy knapsack pilot-spread adaptive \
+    --output runs/worlds
   cp runs/worlds/{results.csv,settings.json} "$kept"
   .venv/bin/knapsack-rl simulate --optimizer adam sgd --seed 0 1 2 3 4 --output runs/five-seeds
   cp runs/five-seeds/results.csv "$kept/five-seeds.csv"
 }
 
-[ $# -gt 0 ] || set -- adaptive rivals demonstration learning-rates ablations group-sizes demonstration-trl reasoning-gym simulate
+[ $# -gt 0 ] || set -- adaptive demonstration learning-rates ablations group-sizes demonstration-trl reasoning-gym simulate
 for wanted in "$@"; do
   if [ "$wanted" = simulate ]; then simulations; else comparison "$wanted"; fi
 done
