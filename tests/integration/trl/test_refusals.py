@@ -9,6 +9,7 @@ from trl.experimental.sdpo import SDPOTrainer
 
 from knapsack_rl import BudgetAllocator, InvalidInputError
 from knapsack_rl.trl import KnapsackGRPOTrainer
+from knapsack_rl.trl.compatibility import check_waves
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,14 @@ from knapsack_rl.trl import KnapsackGRPOTrainer
         ({}, {"train_dataset": small.rows(3)}, r"train_dataset: expected at least the 4 prompts .* got 3"),
         ({"accelerator_config": {"split_batches": True}}, {}, r"args.accelerator_config: split_batches and dispatch_b"),
         ({"remove_unused_columns": True}, {"id_column": "task"}, r"id_column: args.remove_unused_columns=True"),
+        ({}, {"feature_columns": "ease"}, r"feature_columns: expected a sequence of .*names, got 'ease'"),
+        (
+            {"remove_unused_columns": True},
+            {"feature_columns": ["ease"]},
+            r"feature_columns: args.remove_unused_columns",
+        ),
+        ({}, {"baseline": "beleif"}, r"baseline: "),
+        ({}, {"rollout_weights": "root"}, r"rollout_weights: "),
         ({}, {"advantage_clip": 0.0}, r"advantage_clip: expected a positive number or None, got 0.0"),
         ({}, {"success_reward": "lukc"}, r"success_reward: expected one of luck, got 'lukc'"),
     ],
@@ -53,6 +62,14 @@ def test_trainers_with_groups_of_one_size_are_refused(make):
 
     with pytest.raises(InvalidInputError, match="SDPOTrainer generates and scores groups of one size"):
         make(kind=Mixed)
+
+
+def test_environments_are_refused_where_a_step_would_reset_them_several_times(make):
+    trainer = make()
+    trainer.environment_factories = {None: object}
+    check_waves(trainer, BudgetAllocator("knapsack", group_size=4))
+    with pytest.raises(InvalidInputError, match=r"waves: the strategy 'adaptive' .* Pass waves=False"):
+        check_waves(trainer, BudgetAllocator("adaptive", group_size=4))
 
 
 def test_a_batch_of_another_size_than_trl_promised_is_noticed(make):

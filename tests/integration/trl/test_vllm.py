@@ -9,7 +9,10 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from trl.generation import vllm_generation
+
+from knapsack_rl import BudgetAllocator
 
 
 class EchoServer:
@@ -84,10 +87,18 @@ def test_server_mode_never_hands_a_row_another_prompts_completion(make):
     assert (16, 1) in server.requests  # an uneven one is one request a rollout
 
 
-def test_colocated_mode_pairs_prompts_and_completions(make, monkeypatch):
+def test_server_mode_answers_every_wave_of_a_step_and_only_once(make):
+    server = EchoServer()
+    trainer = make({"max_steps": 3}, reward_funcs=echoes, allocator=BudgetAllocator("pilot-spread", group_size=4))
+    with_engine(trainer, mode="server", vllm_client=server).train()
+    assert server.requests == [(8, 1)] * 6  # two for everyone, and the rest, in each of three steps
+
+
+@pytest.mark.parametrize("strategy", ["knapsack", "adaptive"])
+def test_colocated_mode_pairs_prompts_and_completions(make, monkeypatch, strategy):
     monkeypatch.setattr(vllm_generation, "SamplingParams", dict, raising=False)
     monkeypatch.setattr(vllm_generation, "extract_logprobs", lambda outputs: ([[[-1.0]] * 4 for _ in outputs], None))
-    trainer = make({"max_steps": 9}, reward_funcs=echoes)
+    trainer = make({"max_steps": 9}, reward_funcs=echoes, allocator=BudgetAllocator(strategy, group_size=4))
     with_engine(trainer, mode="colocate", llm=EchoEngine()).train()
     assert len(set(trainer.last_step.plan.rollouts)) > 1
 

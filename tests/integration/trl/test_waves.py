@@ -14,6 +14,7 @@ import torch
 from knapsack_rl import BudgetAllocator, InvalidInputError
 from knapsack_rl.trl.advantages import belief_advantages
 from knapsack_rl.trl.compatibility import HOMOGENEOUS_LOSSES
+from knapsack_rl.trl.waves import merge_generated, merge_metrics, merge_rewards
 
 
 def adaptive(**options: Any) -> BudgetAllocator:
@@ -106,6 +107,32 @@ def test_logged_completions_and_metrics_count_every_rollout_of_every_wave_once(m
         assert step["prompt_reward"] == pytest.approx(groups.mean().mean())
         assert step["num_tokens"] - tokens == pytest.approx(16 * (2 + step["completions/mean_length"]), abs=0.1)
         tokens = step["num_tokens"]
+
+
+def test_metrics_of_waves_are_those_of_all_their_rollouts_together():
+    waves = [([3, 4, 4, 4], [True, False, False, False]), ([4, 4], [False, False]), ([1, 4, 2], [True, False, True])]
+
+    def logged(lengths: list[int], ended: list[bool]) -> dict[str, float]:
+        terminated = [length for length, end in zip(lengths, ended, strict=True) if end] or [0]
+        named = {"": lengths, "_terminated": terminated}
+        metrics = {f"completions/mean{name}_length": float(np.mean(values)) for name, values in named.items()}
+        metrics |= {f"completions/min{name}_length": float(min(values)) for name, values in named.items()}
+        metrics |= {f"completions/max{name}_length": float(max(values)) for name, values in named.items()}
+        return metrics | {"completions/clipped_ratio": 1.0 - float(np.mean(ended))}
+
+    together = logged([n for lengths, _ in waves for n in lengths], [end for _, ended in waves for end in ended])
+    merged = merge_metrics([logged(*wave) for wave in waves], [len(lengths) for lengths, _ in waves])
+    assert merged == pytest.approx(together)
+    never = [logged([4, 4], [False, False])] * 2
+    assert merge_metrics(never, [2, 2]) == never[0]
+
+
+def test_parts_of_waves_are_joined_process_by_process_and_fill_in_what_a_wave_does_not_have():
+    first, second = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0], [4.0], [5.0]])
+    assert merge_rewards([first, second], processes=2).flatten().tolist() == [0, 2, 3, 1, 4, 5]
+    waves = [([[1], [2]], None, {"score": [5, 6], "model": "m"}, None), ([[3]], None, {"model": "m"}, ["image"])]
+    expected = ([[1], [2], [3]], None, {"model": "m", "score": [5, 6, None]}, [None, None, "image"])
+    assert merge_generated(waves, [2, 1]) == expected
 
 
 def test_without_waves_a_step_is_generated_once(make, observed):
