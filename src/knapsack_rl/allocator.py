@@ -17,8 +17,9 @@ from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateError
 from knapsack_rl.strategies import STRATEGIES as OWN
 from knapsack_rl.strategy import Settings, View
+from knapsack_rl.streaming import Placement, placement, wave
 from knapsack_rl.success_rate.features import Features, as_features
-from knapsack_rl.validation import as_confidence, as_integer, as_successes, one_of
+from knapsack_rl.validation import as_confidence, as_counts, as_integer, as_successes, one_of
 from knapsack_rl.values import ALGORITHMS
 
 Floats = NDArray[np.float64]
@@ -240,12 +241,19 @@ class BudgetAllocator:
 class Step:
     """One step of training, placed in waves: ask, generate, tell, until nothing remains.
 
-    All waves come from the same policy. Beliefs stay as they were at the start of the step until its last `tell`, which
-    makes one visit of it; a step that is given up before has taught nothing.
+    With an engine that generates asynchronously, `place` and `report` do without waves' waiting:
+
+        while step.remaining:
+            plan = step.place(free_slots)  # start these, which may be none
+            step.report(*wait_for_some())  # whatever has come back since
+
+    A step goes one of the two ways. All its rollouts come from the same policy. Beliefs stay as they were at the start
+    of the step until its last `tell` or `report`, which makes one visit of it; a step that is given up before has
+    taught nothing.
 
     Attributes:
         prompt_ids: the ids of the step.
-        remaining: rollouts of the budget that have not been placed and told of yet.
+        remaining: rollouts of the budget that have not been placed and told of (or reported) yet.
         successes: shape (M,), right ones so far.
         scored: shape (M,), those that came back so far.
     """
@@ -256,25 +264,23 @@ class Step:
         self._allocator = allocator
         self._features = features
         self._keys = identity.keys(prompt_ids)
-        self.successes, self.scored, self._placed = np.zeros((3, len(prompt_ids)), dtype=np.int64)
+        self.successes, self.scored, self._placed, self._failed = np.zeros((4, len(prompt_ids)), dtype=np.int64)
         self._wave = 0
         self._asked: Plan | None = None
+        self._placement: Placement | None = None
 
     def ask(self) -> Plan:
         """Rollouts to add now, per prompt. Asking again before `tell` gives the same plan.
 
         Raises:
-            StateError: nothing remains.
+            StateError: nothing remains, or the step was begun with `place`.
         """
+        self._refuse_to_mix("ask", begun=self._placement is not None)
         if not self.remaining:
             raise StateError("step: ask came after the whole budget was placed. Loop `while step.remaining:`.")
         if self._asked is None:
-            strategy, settings = self._allocator._strategy, self._allocator.settings
-            nothing = np.zeros_like(self._placed)
-            view = self._allocator._view(self._keys, self._features, self._placed, self.scored, self.successes, nothing)
-            amount = strategy.waves(self._wave, len(self._keys), self.remaining, settings)
-            amount = min(max(amount, int(view.missing.sum()), 1), self.remaining)
-            self._asked = strategy.rule(view, amount)
+            view = self._view(np.zeros_like(self._placed))
+            self._asked = wave(self._allocator._strategy, self._wave, view, self.remaining)
         return self._asked
 
     def tell(self, successes: ArrayLike, rollouts: ArrayLike) -> None:
@@ -284,14 +290,10 @@ class Step:
             StateError: nothing was asked.
             InvalidInputError: as `BudgetAllocator.tell`, or more came back than was asked for.
         """
+        self._refuse_to_mix("tell", begun=self._placement is not None)
         if self._asked is None:
             raise StateError("step: tell came before ask. Ask for a plan, generate, then tell what came back.")
-        won, tried = as_successes(successes, rollouts)
-        if len(won) != len(self._keys):
-            raise InvalidInputError(
-                f"successes, rollouts: expected one number for each of the {len(self._keys)} prompts of the step, "
-                f"got {len(won)}."
-            )
+        won, tried = self._counts(successes, rollouts)
         most = self._placed + self._asked.rollouts - self.scored  # late ones of earlier waves may come with this one
         if (tried > most).any():
             position = int(np.flatnonzero(tried > most)[0])
@@ -299,10 +301,85 @@ class Step:
                 f"rollouts: expected at most the {most[position]} that were asked for so far and have not come back, "
                 f"got {tried[position]} at position {position}."
             )
+        self._learn(won, tried, self.remaining - int(self._asked.rollouts.sum()))
+        self._placed = self._placed + self._asked.rollouts
+        self._asked, self._wave = None, self._wave + 1
+
+    def place(self, most: int) -> Plan:
+        """Rollouts to start now, per prompt: at most `most`, and none where it is better to wait for a report.
+
+        They count as placed from then on; calling again gives more. If nothing is in flight, `most` is 1 or more and
+        the budget is not spent, there are some. Strategies of one wave place everything at once, if `most` allows.
+
+        Raises:
+            InvalidInputError: `most` is no integer of 0 or more.
+            StateError: the step was begun with `ask`.
+
+        Cost: O(M + most); until all minimums are back, for `adaptive`, O(M max_rollouts).
+        """
+        most = as_integer("most", most, at_least=0)
+        self._refuse_to_mix("place", begun=self._wave > 0 or self._asked is not None)
+        pending = self._placed - self.scored - self._failed
+        view = self._view(pending)
+        if self._placement is None:
+            self._placement = placement(self._allocator._strategy, view)
+        plan = view.plan(self._placement.place(view, most, self.remaining - int(pending.sum())))
+        self._placed = self._placed + plan.rollouts
+        return plan
+
+    def report(self, successes: ArrayLike, rollouts: ArrayLike, failed: ArrayLike = 0) -> None:
+        """What has come back since the last report, per prompt: any part of what was placed, in any order.
+
+        Args:
+            successes: right ones.
+            rollouts: those that came back with a reward.
+            failed: those that never will; they are spent. 0 for none.
+
+        Raises:
+            StateError: the step was not begun with `place`.
+            InvalidInputError: as `BudgetAllocator.tell`, or more came back than was in flight.
+        """
+        if self._placement is None:
+            raise StateError("step: report came before place. Place rollouts, generate, then report what came back.")
+        won, tried = self._counts(successes, rollouts)
+        lost = as_counts("failed", failed)
+        if lost.shape != tried.shape and (lost.ndim or lost):
+            raise InvalidInputError(
+                f"failed: expected 0 or one number for each of the {len(tried)} prompts of the step, "
+                f"got shape {lost.shape}."
+            )
+        back, most = tried + lost, self._placed - self.scored - self._failed
+        if (back > most).any():
+            position = int(np.flatnonzero(back > most)[0])
+            raise InvalidInputError(
+                f"rollouts, failed: expected at most the {most[position]} that are in flight, "
+                f"got {back[position]} at position {position}."
+            )
+        if back.any():  # what is empty must not end the step a second time
+            self._learn(won, tried, self.remaining - int(back.sum()))
+            self._failed = self._failed + lost
+
+    def _view(self, pending: Ints) -> View:
+        return self._allocator._view(self._keys, self._features, self._placed, self.scored, self.successes, pending)
+
+    def _refuse_to_mix(self, call: str, begun: bool) -> None:
+        if begun:
+            raise StateError(
+                f"step: {call} came in a step that was begun the other way. Use ask and tell, or place and report."
+            )
+
+    def _counts(self, successes: ArrayLike, rollouts: ArrayLike) -> tuple[Ints, Ints]:
+        won, tried = as_successes(successes, rollouts)
+        if len(won) != len(self._keys):
+            raise InvalidInputError(
+                f"successes, rollouts: expected one number for each of the {len(self._keys)} prompts of the step, "
+                f"got {len(won)}."
+            )
+        return won, tried
+
+    def _learn(self, won: Ints, tried: Ints, remaining: int) -> None:
+        """Add up what came back; if nothing remains, that was a visit of the step's prompts."""
         won, tried = self.successes + won, self.scored + tried
-        remaining = self.remaining - int(self._asked.rollouts.sum())
         if not remaining:  # first of all, since it may refuse the features
             self._allocator._estimator.update(self._keys, won, tried, self._features)
         self.successes, self.scored, self.remaining = won, tried, remaining
-        self._placed = self._placed + self._asked.rollouts
-        self._asked, self._wave = None, self._wave + 1

@@ -95,12 +95,13 @@ def expected_gains(
     waits_for_success = successes == 0
     waits_for_failure = (successes == rollouts) & (algorithm != "reinforce")
     a, b = after.wins, after.losses
+    whole = log_beta(a, b)
 
     def series(items: Ints, start: Ints, width: int, rising: Floats, fixed: Floats) -> Floats:
         """B(rising + j, fixed) / B(a, b) for j = start, start + 1, ...; by B(x + 1, y) = B(x, y) x / (x + y)."""
         terms = np.empty((len(items), width))
         lowest = rising[items] + start
-        terms[:, 0] = np.exp(log_beta(lowest, fixed[items]) - log_beta(a[items], b[items]))
+        terms[:, 0] = np.exp(log_beta(lowest, fixed[items]) - whole[items])
         if width > 1:
             x = lowest[:, None] + np.arange(width - 1)
             np.divide(x, x + fixed[items][:, None], out=terms[:, 1:])

@@ -18,6 +18,8 @@ Keys = NDArray[np.uint64]
 
 MOST_NUMBERS = 256
 """Numbers a prompt may have in all; a hidden state that is wider needs a projection first."""
+LARGEST = 1e100
+"""Magnitude of a number up to which sums of squares stay finite."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ def as_features(features: Any, prompts: int) -> Features:
             categories[str(name)] = _keys(str(name), column)
             continue
         values = as_floats(where, column)
-        if values.ndim not in (1, 2) or not np.all(np.isfinite(values)):
+        moderate = bool(np.all(np.abs(values) <= LARGEST))  # false with NaN too
+        if values.ndim not in (1, 2) or not moderate:
             raise InvalidInputError(
                 f"{where}: expected text, or finite numbers of shape ({prompts},) or ({prompts}, width), "
-                f"got shape {values.shape}{'' if np.all(np.isfinite(values)) else ' with NaN or infinity'}."
+                f"got shape {values.shape}{'' if moderate else f' with NaN, infinity or numbers beyond {LARGEST:g}'}."
             )
         numbers[str(name)] = values.reshape(prompts, -1) if prompts else values.reshape(0, 1)
     width = sum(column.shape[1] for column in numbers.values())

@@ -19,6 +19,7 @@ mean, does not depend on why sampling stopped, so that visits placed in waves ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,7 @@ class Regression:
         self._visits = 0
         self._weights, self._information = np.zeros(0), np.zeros((0, 0))
         self._log_kappa, self._kappa_information = 0.0, 1.0
+        self._latest: tuple[Keys, Features, Belief] | None = None  # for whoever asks about the same arrays again
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -83,10 +85,13 @@ class Regression:
         """Beta(a_i, b_i) of the success rates at the next visit."""
         if not len(keys):  # no column to check, and none to tell text from numbers by
             return _belief(np.zeros(0), self._log_kappa)
+        if self._latest is not None and self._latest[0] is keys and self._latest[1] is features:
+            return self._latest[2]
         self._check(features)
         x = self._design(keys, features)
         weights = self._weights if self._weights.size else np.zeros(x.shape[1])
-        return _belief(x @ weights, self._log_kappa)
+        self._latest = keys, features, _belief(x @ weights, self._log_kappa)
+        return self._latest[2]
 
     def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit."""
@@ -95,6 +100,7 @@ class Regression:
         visited, won, tried, position = one_visit(keys, successes, rollouts)
         if not len(visited):
             return
+        self._latest = None
         known = features.of(position)
         self._learn_moments(known.stacked(len(visited)))
         x = self._design(visited, known)
@@ -236,10 +242,10 @@ class Regression:
             raise StateError(f"state: expected what a learned belief saves, got {error!r}.") from error
         everyone, moments, weights, information = arrays
         size = weights.size
-        texts = sum(name.endswith(" (text)") for name in columns or ())
-        expected = 0 if columns is None or moments.ndim != 2 else _HISTORY + texts + moments.shape[1]
-        fits = weights.ndim == 1 and information.shape == (size, size) and everyone.shape == (2,)
-        fits = fits and moments.ndim == 2 and moments.shape[0] == 3 and size == expected
+        texts, width = _shape(columns or [])
+        expected = 0 if columns is None else _HISTORY + texts + width
+        fits = weights.shape == (expected,) and information.shape == (size, size) and everyone.shape == (2,)
+        fits = fits and moments.shape == (3, width)
         if not fits or not all(np.all(np.isfinite(array)) for array in (*arrays, np.array(numbers))):
             raise StateError("state: expected finite weights with their information, got other shapes or numbers.")
         sound = numbers[1] > 0.0 and _KAPPA[0] <= numbers[0] <= _KAPPA[1] and 0.0 < everyone[0] < everyone[1]
@@ -255,6 +261,7 @@ class Regression:
         counts = np.all((prompts["won"] >= 0) & (prompts["won"] <= tried) & (tried > 0))
         if not counts or not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0)):
             raise StateError("state: expected 0 <= won <= tried, tried above 0, and no negative memory.")
+        self._latest = None
         self._prompts, self._categories = prompts, categories
         self._columns, self._visits = columns, visits
         self._log_kappa, self._kappa_information = numbers
@@ -277,6 +284,12 @@ def _positive_definite(matrix: Floats) -> bool:
 
 def _logit(p: Any) -> Any:
     return np.log(p / (1.0 - p))
+
+
+def _shape(names: list[str]) -> tuple[int, int]:
+    """How many columns of text, and how many numbers a prompt, `_names` speaks of."""
+    widths = [int(found[1]) for name in names if (found := re.search(r" \(numbers: (\d{1,9})\)$", name))]
+    return sum(name.endswith(" (text)") for name in names), sum(widths)
 
 
 def _names(features: Features) -> list[str]:

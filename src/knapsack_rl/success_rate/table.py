@@ -38,7 +38,8 @@ class Table:
 
     def find(self, keys: Keys) -> Ints:
         """Row of each key, -1 for one that is not known."""
-        return np.fromiter((self._row_of.get(key, -1) for key in keys.tolist()), dtype=np.int64, count=len(keys))
+        row_of = self._row_of.get
+        return np.array([row_of(key, -1) for key in keys.tolist()], dtype=np.int64)
 
     def rows(self, keys: Keys) -> Ints:
         """Row of each key, new ones appended."""

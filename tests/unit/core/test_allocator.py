@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 
 import knapsack_rl as kr
+from knapsack_rl.allocator import STRATEGIES
+from knapsack_rl.strategy import one_wave
+from knapsack_rl.success_rate import DiscountedBeta, Regression, TransitionTable
 
+LEARNERS = (DiscountedBeta, Regression, TransitionTable)
 IDS = [f"prompt {i}" for i in range(12)]
 ALL_STRATEGIES = pytest.mark.parametrize("strategy", kr.strategies())
-LAST_VISIT = pytest.mark.parametrize("strategy", ["uniform", "knapsack", "pilot-spread"])
+LEARNED = [name for name in kr.strategies() if isinstance(STRATEGIES[name].estimator(), LEARNERS)]
+"""Strategies whose belief about a prompt also comes from others."""
+LAST_VISIT = pytest.mark.parametrize("strategy", [name for name in kr.strategies() if name not in LEARNED])
 """Strategies that believe what the last visit showed."""
-ONE_SHOT = pytest.mark.parametrize("strategy", ["uniform", "knapsack", "knapsack-window", "knapsack-regression"])
+ONE_SHOT = [name for name in kr.strategies() if STRATEGIES[name].waves is one_wave]
 
 
 def trained(strategy: str = "knapsack", visits: int = 3, **options) -> kr.BudgetAllocator:
@@ -132,6 +138,23 @@ class TestTell:
         allocator.tell(["a", "b", "a"], [1, 0, 3], [4, 4, 4])
         assert allocator.success_rates(["a", "b"]).tolist() == [0.5, 0.0]
 
+    @pytest.mark.parametrize("strategy", LEARNED)
+    def test_a_learned_belief_follows_a_prompts_outcomes_and_stays_between_certainties(self, strategy: str) -> None:
+        allocator = kr.BudgetAllocator(strategy)
+        for _ in range(10):
+            allocator.tell(IDS[:3], [0, 4, 8], [8, 8, 8])
+        wrong, mixed, right = allocator.success_rates(IDS[:3]).tolist()
+        assert 0.0 < wrong < 0.25 < mixed < 0.75 < right < 1.0
+
+    @pytest.mark.parametrize("strategy", LEARNED)
+    def test_the_parts_of_a_visit_teach_a_learned_belief_what_the_whole_does(self, strategy: str) -> None:
+        parts, whole = kr.BudgetAllocator(strategy), kr.BudgetAllocator(strategy)
+        parts.tell(["a", "b", "a"], [1, 0, 3], [4, 4, 4])
+        whole.tell(["b", "a"], [0, 4], [4, 8])
+        ids = ["a", "b", "someone new"]
+        assert parts.belief(ids).wins.tolist() == whole.belief(ids).wins.tolist()
+        assert parts.belief(ids).losses.tolist() == whole.belief(ids).losses.tolist()
+
     def test_late_and_overlapping_batches_are_visits_in_the_order_of_their_arrival(self) -> None:
         allocator = kr.BudgetAllocator()
         first, second = allocator.ask(["a", "b"]), allocator.ask(["b", "c"])
@@ -192,7 +215,7 @@ class TestMetrics:
 
 
 class TestStep:
-    @ONE_SHOT
+    @pytest.mark.parametrize("strategy", ONE_SHOT)
     def test_one_wave_places_the_whole_budget(self, strategy: str) -> None:
         allocator, told_directly = trained(strategy), trained(strategy)
         expected = allocator.ask(IDS).rollouts.tolist()
@@ -207,6 +230,17 @@ class TestStep:
         assert waves == 1
         told_directly.tell(IDS, np.zeros(len(IDS), dtype=int), expected)
         assert allocator.success_rates(IDS).tolist() == told_directly.success_rates(IDS).tolist()
+
+    @pytest.mark.parametrize("strategy", sorted(set(kr.strategies()) - set(ONE_SHOT)))
+    def test_several_waves_place_the_budget_of_the_step_together(self, strategy: str) -> None:
+        step = trained(strategy).step(IDS)
+        waves = []
+        while step.remaining:
+            waves.append(step.ask().rollouts)
+            step.tell(waves[-1] // 2, waves[-1])
+        assert len(waves) > 1
+        assert np.sum(waves) == 8 * len(IDS)
+        assert waves[0].min() >= 2
 
     def test_asking_again_before_tell_gives_the_same_plan(self) -> None:
         allocator = trained()
