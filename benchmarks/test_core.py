@@ -6,7 +6,7 @@ pytest benchmarks/test_core.py --benchmark-only --benchmark-columns=min,median,m
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,26 +99,14 @@ def test_dynamic_programme_at_the_papers_size(benchmark: BenchmarkFixture, say: 
 
 
 KNOWN = 1_000_000
+RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module")
-def allocators() -> Iterator[Callable[[str], kr.BudgetAllocator]]:
-    """An allocator of a strategy that has seen a million prompts once; the latest is kept, since making one is slow."""
-    latest: dict[str, kr.BudgetAllocator] = {}
-
-    def allocator_of(strategy: str) -> kr.BudgetAllocator:
-        if strategy not in latest:
-            latest.clear()
-            latest[strategy] = well_travelled(strategy)
-        return latest[strategy]
-
-    yield allocator_of
-    latest.clear()
-
-
-def well_travelled(strategy: str) -> kr.BudgetAllocator:
+@pytest.fixture(scope="module", params=OURS)
+def well_travelled(request: pytest.FixtureRequest) -> kr.BudgetAllocator:
+    """An allocator that has seen a million prompts once."""
     rng, rates = np.random.default_rng(0), success_rates(KNOWN)
-    allocator = kr.BudgetAllocator(strategy, GROUP_SIZE, MIN_ROLLOUTS, MAX_ROLLOUTS, seed=0)
+    allocator = kr.BudgetAllocator(request.param, GROUP_SIZE, MIN_ROLLOUTS, MAX_ROLLOUTS, seed=0)
     for first in range(0, KNOWN, 50_000):
         chunk = rates[first : first + 50_000]
         allocator.tell(prompt_ids(first, chunk.size), rng.binomial(GROUP_SIZE, chunk), np.full(chunk.size, GROUP_SIZE))
@@ -131,53 +119,44 @@ def a_step() -> tuple[tuple[list[str], NDArray[np.float64]], dict[str, object]]:
     return ([f"{i:032x}" for i in rows], RANDOM.random(PAPER_PROMPTS)), {}
 
 
-RANDOM = np.random.default_rng(0)
+@pytest.mark.benchmark(group="ask and tell")
+def test_ask_and_tell_with_a_million_known_prompts(
+    benchmark: BenchmarkFixture, well_travelled: kr.BudgetAllocator
+) -> None:
+    """One step of 256 prompts in one shot: `ask`, then `tell` of what the plan's rollouts brought."""
+
+    def ask_and_tell(ids: list[str], luck: NDArray[np.float64]) -> NDArray[np.int64]:
+        rollouts = well_travelled.ask(ids).rollouts
+        well_travelled.tell(ids, np.floor(luck * (rollouts + 1)).astype(np.int64), rollouts)
+        return rollouts
+
+    rollouts = benchmark.pedantic(ask_and_tell, setup=a_step, rounds=200, warmup_rounds=5)
+    assert rollouts.sum() == PAPER_PROMPTS * GROUP_SIZE
 
 
-@pytest.mark.parametrize("strategy", OURS)
-class TestAMillionKnownPrompts:
-    """A step of 256 prompts, as the training loop sees it; generation takes no time here."""
+@pytest.mark.benchmark(group="a step in its waves")
+def test_a_step_in_its_waves_with_a_million_known_prompts(
+    benchmark: BenchmarkFixture, well_travelled: kr.BudgetAllocator
+) -> None:
+    """One step of 256 prompts in as many waves as the strategy has; generation takes no time here."""
 
-    @pytest.mark.benchmark(group="ask and tell")
-    def test_ask_and_tell(
-        self, benchmark: BenchmarkFixture, allocators: Callable[[str], kr.BudgetAllocator], strategy: str
-    ) -> None:
-        allocator = allocators(strategy)
+    def play(ids: list[str], luck: NDArray[np.float64]) -> NDArray[np.int64]:
+        step = well_travelled.step(ids)
+        while step.remaining:
+            rollouts = step.ask().rollouts
+            step.tell(np.floor(luck * (rollouts + 1)).astype(np.int64), rollouts)
+        return step.scored
 
-        def ask_and_tell(ids: list[str], luck: NDArray[np.float64]) -> NDArray[np.int64]:
-            rollouts = allocator.ask(ids).rollouts
-            allocator.tell(ids, np.floor(luck * (rollouts + 1)).astype(np.int64), rollouts)
-            return rollouts
+    scored = benchmark.pedantic(play, setup=a_step, rounds=200, warmup_rounds=5)
+    assert scored.sum() == PAPER_PROMPTS * GROUP_SIZE
 
-        rollouts = benchmark.pedantic(ask_and_tell, setup=a_step, rounds=200, warmup_rounds=5)
-        assert rollouts.sum() == PAPER_PROMPTS * GROUP_SIZE
 
-    @pytest.mark.benchmark(group="a step in its waves")
-    def test_a_step_in_its_waves(
-        self, benchmark: BenchmarkFixture, allocators: Callable[[str], kr.BudgetAllocator], strategy: str
-    ) -> None:
-        allocator = allocators(strategy)
-
-        def play(ids: list[str], luck: NDArray[np.float64]) -> kr.Step:
-            step = allocator.step(ids)
-            while step.remaining:
-                rollouts = step.ask().rollouts
-                step.tell(np.floor(luck * (rollouts + 1)).astype(np.int64), rollouts)
-            return step
-
-        step = benchmark.pedantic(play, setup=a_step, rounds=200, warmup_rounds=5)
-        assert step.scored.sum() == PAPER_PROMPTS * GROUP_SIZE
-
-    @pytest.mark.benchmark(group="state")
-    def test_save_the_state(
-        self,
-        benchmark: BenchmarkFixture,
-        allocators: Callable[[str], kr.BudgetAllocator],
-        strategy: str,
-        tmp_path: Path,
-        say: Print,
-    ) -> None:
-        file = tmp_path / "allocator.npz"
-        benchmark.pedantic(allocators(strategy).save, (file,), rounds=3)
-        benchmark.extra_info["MB"] = round(file.stat().st_size / 1e6, 1)
-        say(f"{strategy}: state of a million prompts, {file.stat().st_size / 1e6:.1f} MB on disk")
+@pytest.mark.benchmark(group="state")
+def test_save_the_state_of_a_million_prompts(
+    benchmark: BenchmarkFixture, well_travelled: kr.BudgetAllocator, tmp_path: Path, say: Print
+) -> None:
+    file = tmp_path / "allocator.npz"
+    benchmark.pedantic(well_travelled.save, (file,), rounds=3)
+    megabytes = file.stat().st_size / 1e6
+    benchmark.extra_info["MB"] = round(megabytes, 1)
+    say(f"{well_travelled.strategy}: state of a million prompts, {megabytes:.1f} MB on disk")
