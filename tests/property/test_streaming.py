@@ -188,8 +188,9 @@ def test_what_other_steps_teach_meanwhile_does_not_move_a_step_that_has_begun() 
 beliefs = st.lists(st.tuples(st.floats(0.05, 20.0), st.floats(0.05, 20.0)), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=30)
-@given(beliefs, st.integers(0, 60))
+@settings(deadline=None, max_examples=40)
+@example(pairs=[(0.5, 2.0), (3.0, 0.4), (0.1, 0.1)], left=4)
+@given(beliefs, st.integers(0, 20))
 def test_at_the_price_as_many_rollouts_are_wanted_as_are_left(pairs: list[tuple[float, float]], left: int) -> None:
     """Against a sum over prompts, sides and lengths that knows only the gain of one rollout and chances of outcomes."""
     most = 12
@@ -219,6 +220,20 @@ def test_at_the_price_as_many_rollouts_are_wanted_as_are_left(pairs: list[tuple[
                 at_or_above += chance * (gain >= price * (1 - 1e-9))
     assert above <= left + 1e-9
     assert at_or_above >= left - 1e-9 or price == 0.0
+
+
+def test_while_first_rollouts_are_out_a_prompt_that_could_go_on_waits_for_a_gain_above_the_price() -> None:
+    allocator = kr.BudgetAllocator("adaptive", 4, 2, 64)
+    names = [str(i) for i in range(8)]
+    step = allocator.step(names)
+    step._allocator._estimator.belief = lambda *_: Belief(np.full(8, 0.5), np.full(8, 1.5))  # type: ignore[method-assign]
+    assert step.place(16).rollouts.tolist() == [2] * 8
+    one = np.eye(8, dtype=np.int64)[0]
+    step.report(0 * one, 2 * one)
+    early = int(step.place(16).rollouts.sum())
+    assert 0 < early < 16  # as many as gain more than others may be expected to
+    step.report([0] * 8, [0] * 8, 2 - 2 * one)
+    assert step.place(16).rollouts.sum() == 16 - early
 
 
 def test_the_two_ways_through_a_step_do_not_mix() -> None:
