@@ -100,8 +100,10 @@ class ByGain:
             return view.largest(gains, most, ~view.mixed, added)
         may = ~view.mixed & ~unknown
         most = min(most, int(view.room[may].sum()))
+        if most == 0:
+            return added
         rollouts = view.largest(gains, most, may, np.zeros_like(added))
-        count = np.arange(max(int(rollouts.max()), 1))
+        count = np.arange(rollouts.max())
         above = gains(np.arange(len(rollouts)), 0, len(count)) > self.price(view, left)
         return np.asarray(added + (above & (count < rollouts[:, None])).sum(axis=1))
 

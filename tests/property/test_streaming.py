@@ -230,8 +230,13 @@ def test_while_first_rollouts_are_out_a_prompt_that_could_go_on_waits_for_a_gain
     assert step.place(16).rollouts.tolist() == [2] * 8
     one = np.eye(8, dtype=np.int64)[0]
     step.report(0 * one, 2 * one)
-    early = int(step.place(16).rollouts.sum())
-    assert 0 < early < 16  # as many as gain more than others may be expected to
+    nothing, failed = 0 * one, 2 * one
+    price = ByGain(step._view(2 - failed), EXPONENTS).price(step._view(2 - failed), 16)
+    belief = step._allocator._estimator.belief(None, None)  # type: ignore[arg-type]
+    gains = expected_gains(belief, nothing, failed, nothing, EXPONENTS)(np.arange(1), 0, 16)
+    early = int((gains > price).sum())
+    assert 0 < early < 16
+    assert step.place(16).rollouts.tolist() == (early * one).tolist()
     step.report([0] * 8, [0] * 8, 2 - 2 * one)
     assert step.place(16).rollouts.sum() == 16 - early
 
