@@ -210,6 +210,37 @@ def test_a_fixed_baseline_withstands_graded_rewards_and_any_look_at_earlier_resp
     assert cosine(gradient, GRADED_GRADIENT) == pytest.approx(1.0)
 
 
+def places_without_barriers(drawn: Ints) -> bool:
+    """Two at once, as long as their lengths; a third once the shorter is back and wrong, or both are back and right."""
+    if len(drawn) != 2:
+        return len(drawn) < 2
+    first_back = drawn[int(np.argmin(LENGTHS[drawn]))]
+    return RIGHT[first_back] == 0.0 or RIGHT[drawn].sum() == 2.0
+
+
+@methods
+def test_without_barriers_what_is_known_depends_on_lengths_which_a_fixed_baseline_alone_withstands(method: str) -> None:
+    turned = cosine(expected_gradient(places_without_barriers, ADVANTAGES[method]), RATE_GRADIENT)
+    assert turned == pytest.approx(1.0, abs=1e-9) if method == "fixed" else turned < 0.9999
+
+
+@methods
+def test_prompts_that_share_a_budget_each_keep_the_direction_of_their_own_gradient(method: str) -> None:
+    """Two rollouts each; the fifth goes to the second prompt if the first one's are mixed or its own are all wrong."""
+    second_right, second_chances = np.array([0.0, 1.0, 0.0, 0.0, 1.0]), CHANCES[::-1]
+    second_scores = np.eye(5) - second_chances
+    first, second = np.zeros((2, 5))
+    for drawn in product(range(5), repeat=5):
+        one, two = list(drawn[:2]), list(drawn[2:4])
+        to_second = RIGHT[one].sum() == 1.0 or second_right[two].sum() == 0.0
+        (two if to_second else one).append(drawn[4])
+        weight = np.prod(CHANCES[one]) * np.prod(second_chances[two])
+        first += weight * (ADVANTAGES[method](RIGHT[one]) @ SCORES[one])
+        second += weight * (ADVANTAGES[method](second_right[two]) @ second_scores[two])
+    assert cosine(first, RATE_GRADIENT) == pytest.approx(1.0)
+    assert cosine(second, (second_chances * second_right) @ second_scores) == pytest.approx(1.0)
+
+
 @methods
 def test_dividing_by_a_responses_own_length_turns_the_gradient_but_stopping_turns_it_no_further(method: str) -> None:
     advantages, shares = ADVANTAGES[method], SCORES / LENGTHS[:, None]
