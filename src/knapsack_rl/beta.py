@@ -50,13 +50,14 @@ class Belief:
 
 
 def log_gamma(x: Floats) -> Floats:
-    """Logarithm of Gamma(x) for positive x."""
-    shift = np.log(x)
+    """Logarithm of Gamma(x) for positive x up to 1e38."""
+    product = x
     for step in range(1, _SHIFT):
-        shift = shift + np.log(x + step)
+        product = product * (x + step)
     z = x + _SHIFT
-    series = 1.0 / (12.0 * z) - 1.0 / (360.0 * z**3) + 1.0 / (1260.0 * z**5) - 1.0 / (1680.0 * z**7)
-    return np.asarray((z - 0.5) * np.log(z) - z + 0.5 * np.log(2.0 * np.pi) + series - shift)
+    square = 1.0 / (z * z)
+    series = (1.0 / 12.0 - square * (1.0 / 360.0 - square * (1.0 / 1260.0 - square / 1680.0))) / z
+    return np.asarray((z - 0.5) * np.log(z) - z + 0.5 * np.log(2.0 * np.pi) + series - np.log(product))
 
 
 def log_beta(a: Floats, b: Floats) -> Floats:
@@ -70,5 +71,6 @@ def digamma(x: Floats) -> Floats:
     for step in range(_SHIFT):
         shift = shift + 1.0 / (x + step)
     z = x + _SHIFT
-    series = 1.0 / (12.0 * z**2) - 1.0 / (120.0 * z**4) + 1.0 / (252.0 * z**6) - 1.0 / (240.0 * z**8)
+    square = 1.0 / (z * z)
+    series = square * (1.0 / 12.0 - square * (1.0 / 120.0 - square * (1.0 / 252.0 - square / 240.0)))
     return np.asarray(np.log(z) - 1.0 / (2.0 * z) - series - shift)

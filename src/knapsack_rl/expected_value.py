@@ -108,9 +108,11 @@ def expected_gains(
         return np.multiply.accumulate(terms, axis=1, out=terms)
 
     def gains(items: Ints, start: int, width: int) -> Floats:
-        begin = pending[items] + start
-        total: Floats = series(items, begin, width, b + g, a + 1.0 + e) * waits_for_success[items, None]
-        total += series(items, begin, width, a + e, b + 1.0 + g) * waits_for_failure[items, None]
+        total = np.zeros((len(items), width))
+        for waits, rising, fixed in ((waits_for_success, b + g, a + 1.0 + e), (waits_for_failure, a + e, b + 1.0 + g)):
+            rows = np.flatnonzero(waits[items])
+            waiting = items[rows]
+            total[rows] += series(waiting, pending[waiting] + start, width, rising, fixed)
         return total
 
     return gains

@@ -141,7 +141,7 @@ class TestTell:
     @pytest.mark.parametrize("strategy", LEARNED)
     def test_a_learned_belief_follows_a_prompts_outcomes_and_stays_between_certainties(self, strategy: str) -> None:
         allocator = kr.BudgetAllocator(strategy)
-        for _ in range(10):
+        for _ in range(40):
             allocator.tell(IDS[:3], [0, 4, 8], [8, 8, 8])
         wrong, mixed, right = allocator.success_rates(IDS[:3]).tolist()
         assert 0.0 < wrong < 0.25 < mixed < 0.75 < right < 1.0
