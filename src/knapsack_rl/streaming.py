@@ -67,8 +67,7 @@ class ByGain:
 
     As long as some prompts' first rollouts are out, a better use for a rollout may yet appear. Until then a prompt gets
     more only if its own first rollouts are back, and if the gain is above a price: that at which the demand to expect
-    is what is left. Afterwards waiting would cost more than it teaches, and whatever has room for rollouts gets them
-    (docs/waves.md has the measurements).
+    is what is left. Afterwards waiting cost more than it found (docs/waves.md): rollouts go where they gain most.
 
     The price needs no sampling. A group asks for rollout k + 1 if its first k are alike and its gain is then above the
     price; the belief gives the chance of the former, and the sum of these chances is the demand.
