@@ -95,7 +95,7 @@ def write_run(
             | ({"belief/log_score": float(belief.log_likelihood(successes, plan.rollouts).mean())} if beliefs else {})
         )
         names = [ids[index] for index in batch]
-        plans.append((step, names, plan.rollouts.tolist(), successes.tolist(), belief if beliefs else None))
+        plans.append((step, names, plan.rollouts.tolist(), successes.tolist(), belief))
         if evaluate_every and step % evaluate_every == 0:
             evaluate(step)
     directory = RunDirectory(folder)

@@ -97,7 +97,7 @@ def test_a_run_leaves_everything_that_a_report_needs(finished: Path) -> None:
 
 def test_allocations_hold_every_rollout_of_every_step(finished: Path) -> None:
     table = pd.read_parquet(finished / "allocations.parquet")
-    assert list(table.columns) == ["step", "prompt", "rollouts", "scored", "successes"]
+    assert list(table.columns) == ["step", "prompt", "rollouts", "scored", "successes", "belief_wins", "belief_losses"]
     assert table.groupby("step")["rollouts"].sum().tolist() == [32] * STEPS
     assert table.groupby("step")["scored"].sum().tolist() == [32] * STEPS
     assert (table["successes"] <= table["scored"]).all()
