@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief
 from knapsack_rl.errors import StateError
+from knapsack_rl.success_rate.estimator import Estimator
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import Table, one_visit
 
@@ -21,7 +22,7 @@ _FADING = 0.9  # of the evidence behind the prior, at each update
 _RHO = (0.02, 0.9)  # bounds of the intra-class correlation
 
 
-class DiscountedBeta:
+class DiscountedBeta(Estimator):
     """p_i ~ Beta(a + S_i, b + F_i), with S <- discount S + successes and F <- discount F + failures at each visit.
 
     The prior Beta(a, b) is fixed, or empirical: its mean is the recent mean over everyone's visits, and its weight
@@ -37,21 +38,6 @@ class DiscountedBeta:
         self.discount, self.prior = discount, prior
         self._prompts = Table(wins=np.float32, losses=np.float32, won=np.float32, tried=np.float32)
         self._moments = np.array([0.5, 1.0, 0.3, 1.0])  # of rates: sum, weight; of correlation: numerator, denominator
-
-    def __len__(self) -> int:
-        return len(self._prompts)
-
-    def known(self, keys: Keys) -> NDArray[np.bool_]:
-        """Whether each prompt was ever visited. O(len(keys))."""
-        return self._prompts.find(keys) >= 0
-
-    def rates(self, keys: Keys, features: Features = NONE) -> Floats:
-        """Believed means, shape (len(keys),), NaN where never visited. O(len(keys))."""
-        return np.where(self._prompts.find(keys) >= 0, self.belief(keys, features).mean, np.nan)
-
-    def all_rates(self) -> Floats:
-        """Success rates of all known prompts at their last visit, in order of their first. O(known prompts)."""
-        return np.asarray(self._prompts["won"] / self._prompts["tried"], dtype=np.float64)
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """The belief about each prompt's success rate; features play no part."""

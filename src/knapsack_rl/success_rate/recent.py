@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knapsack_rl.beta import Belief
 from knapsack_rl.errors import StateError
+from knapsack_rl.success_rate.estimator import ObservedRates
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import Table, one_visit, whole_number
 
@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 
-class RecentRewards:
+class RecentRewards(ObservedRates):
     """Success rate of each prompt's most recent rewards (paper, section 4.2).
 
     With `window=0` that is the last visit, whatever its size: the paper's estimate. With `window=16` it is the last 16
@@ -29,38 +29,17 @@ class RecentRewards:
     Memory: 26 bytes a known prompt and Python's dict of keys; the saved state is 26 bytes a known prompt.
     """
 
+    _COUNTS = ("successes", "rewards")
+
     def __init__(self, window: int) -> None:
         self.window = window
         # Bit k of `recent`: was the newest reward but k a success?
-        self._table = Table(successes=np.float64, rewards=np.float64, recent=np.uint16)
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def known(self, keys: Keys) -> NDArray[np.bool_]:
-        """Whether each prompt was ever visited. O(len(keys))."""
-        return self._table.find(keys) >= 0
-
-    def rates(self, keys: Keys, features: Features = NONE) -> Floats:
-        """Estimated success rates, shape (len(keys),), NaN where never visited. O(len(keys))."""
-        rows = self._table.find(keys)
-        with np.errstate(invalid="ignore"):
-            return self._table.read("successes", rows) / self._table.read("rewards", rows)
-
-    def belief(self, keys: Keys, features: Features) -> Belief:
-        """The rewards that count, on Jeffreys' prior Beta(1/2, 1/2); features play no part."""
-        rows = self._table.find(keys)
-        won, tried = self._table.read("successes", rows), self._table.read("rewards", rows)
-        return Belief(won + 0.5, tried - won + 0.5)
-
-    def all_rates(self) -> Floats:
-        """Estimated success rates of all known prompts, in order of their first visit. O(known prompts)."""
-        return np.asarray(self._table["successes"] / self._table["rewards"])
+        self._prompts = Table(successes=np.float64, rewards=np.float64, recent=np.uint16)
 
     def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
-        table, rows = self._table, self._table.rows(visited)
+        table, rows = self._prompts, self._prompts.rows(visited)
         kept = np.clip(self.window - tried, 0, table["rewards"][rows].astype(np.int64))
         older = table["recent"][rows] & ((1 << kept) - 1)
         table["successes"][rows] = won + _count_bits(older)
@@ -69,7 +48,7 @@ class RecentRewards:
 
     def state_dict(self) -> dict[str, Any]:
         """The beliefs as plain arrays: keys uint64, successes and rewards float64, recent uint16."""
-        return {"window": self.window, **self._table.state_dict()}
+        return {"window": self.window, **self._prompts.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the beliefs by saved ones.
@@ -83,10 +62,10 @@ class RecentRewards:
                 f"state: expected beliefs over a window of {self.window} rewards, got {window} (0 is the last visit). "
                 "Load it into an allocator of the strategy that wrote it."
             )
-        table = self._table.restored(state)
+        table = self._prompts.restored(state)
         if not np.all((table["successes"] >= 0) & (table["successes"] <= table["rewards"]) & (table["rewards"] > 0)):
             raise StateError("state: expected 0 <= successes <= rewards, and rewards above 0.")
-        self._table = table
+        self._prompts = table
 
 
 def _spread_bits(won: Ints, tried: Ints, width: int) -> Ints:

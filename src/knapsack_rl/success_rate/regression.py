@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief, digamma
 from knapsack_rl.errors import InvalidInputError, StateError
+from knapsack_rl.success_rate.estimator import Estimator
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import Table, one_visit, whole_number
 
@@ -48,7 +49,7 @@ _HISTORY = 9  # columns of x that do not come from features
 _KAPPA = (-2.0, 5.0)  # bounds of ln kappa: rho between .01 and .88
 
 
-class Regression:
+class Regression(Estimator):
     """The learned belief. It needs no setting, and knows something from the first outcomes of the first epoch on.
 
     Memory: 32 bytes a known prompt and Python's dict of keys; the saved state is 32 bytes a known prompt. A belief
@@ -64,34 +65,15 @@ class Regression:
         self._visits = 0
         self._weights, self._information = np.zeros(0), np.zeros((0, 0))
         self._log_kappa, self._kappa_information = 0.0, 1.0
-        self._latest: tuple[Keys, Features, Belief] | None = None  # for whoever asks about the same arrays again
-
-    def __len__(self) -> int:
-        return len(self._prompts)
-
-    def known(self, keys: Keys) -> NDArray[np.bool_]:
-        """Whether each prompt was ever visited. O(len(keys))."""
-        return self._prompts.find(keys) >= 0
-
-    def rates(self, keys: Keys, features: Features = NONE) -> Floats:
-        """Believed means, shape (len(keys),), NaN where never visited. O(len(keys))."""
-        return np.where(self._prompts.find(keys) >= 0, self.belief(keys, features).mean, np.nan)
-
-    def all_rates(self) -> Floats:
-        """Success rates of all known prompts at their last visit, in order of their first. O(known prompts)."""
-        return np.asarray(self._prompts["won"] / self._prompts["tried"], dtype=np.float64)
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """Beta(a_i, b_i) of the success rates at the next visit."""
         if not len(keys):  # no column to check, and none to tell text from numbers by
             return _belief(np.zeros(0), self._log_kappa)
-        if self._latest is not None and self._latest[0] is keys and self._latest[1] is features:
-            return self._latest[2]
         self._check(features)
         x = self._design(keys, features)
         weights = self._weights if self._weights.size else np.zeros(x.shape[1])
-        self._latest = keys, features, _belief(x @ weights, self._log_kappa)
-        return self._latest[2]
+        return _belief(x @ weights, self._log_kappa)
 
     def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit."""
@@ -100,7 +82,6 @@ class Regression:
         visited, won, tried, position = one_visit(keys, successes, rollouts)
         if not len(visited):
             return
-        self._latest = None
         known = features.of(position)
         self._learn_moments(known.stacked(len(visited)))
         x = self._design(visited, known)
@@ -148,9 +129,7 @@ class Regression:
             change = np.linalg.solve(information, x.T @ slope - prior @ (weights - centre))
             longest = float(np.abs(x @ change).max())
             weights = weights + (change if longest <= _LONGEST_STEP else change * (_LONGEST_STEP / longest))
-            slopes = kappa * (
-                mean * towards_wins + (1.0 - mean) * towards_losses - total
-            )  # d ln likelihood / d ln kappa
+            slopes = kappa * (mean * towards_wins + (1.0 - mean) * towards_losses - total)  # ... / d ln kappa
             kappa_information = kappa_prior + float(slopes @ slopes)
             step = (float(slopes.sum()) - kappa_prior * (log_kappa - kappa_centre)) / kappa_information
             log_kappa = float(np.clip(log_kappa + np.clip(step, -0.5, 0.5), *_KAPPA))
@@ -261,7 +240,6 @@ class Regression:
         counts = np.all((prompts["won"] >= 0) & (prompts["won"] <= tried) & (tried > 0))
         if not counts or not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0)):
             raise StateError("state: expected 0 <= won <= tried, tried above 0, and no negative memory.")
-        self._latest = None
         self._prompts, self._categories = prompts, categories
         self._columns, self._visits = columns, visits
         self._log_kappa, self._kappa_information = numbers

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knapsack_rl.beta import Belief
 from knapsack_rl.errors import StateError
+from knapsack_rl.success_rate.estimator import ObservedRates
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import Table, one_visit, whole_number
 
@@ -22,7 +22,7 @@ _TARGETS = {"easy": 0.25 / 3, "hard": 0.5 / 3}  # shares of a step's prompts tha
 _LONGEST = 65535  # streak that the table can hold
 
 
-class Streaks:
+class Streaks(ObservedRates):
     """For each prompt its last visit and how many visits in a row, up to that one, had equal rewards only.
 
     A prompt whose streak is z is kept with probability willingness^z. The willingness towards prompts that were all
@@ -38,35 +38,12 @@ class Streaks:
         self._prompts = Table(streak=np.uint16, won=np.float32, tried=np.float32)
         self._willingness = dict.fromkeys(_TARGETS, _START)
 
-    def __len__(self) -> int:
-        return len(self._prompts)
-
-    def known(self, keys: Keys) -> NDArray[np.bool_]:
-        """Whether each prompt was ever visited. O(len(keys))."""
-        return self._prompts.find(keys) >= 0
-
     def keep(self, keys: Keys) -> Floats:
         """The probability with which each prompt is not skipped, shape (len(keys),). O(len(keys))."""
         rows = self._prompts.find(keys)
         easy = self._prompts.read("won", rows) > 0
         streak = self._prompts.read("streak", rows)
         return np.asarray(np.where(easy, self._willingness["easy"], self._willingness["hard"]) ** streak)
-
-    def rates(self, keys: Keys, features: Features = NONE) -> Floats:
-        """Success rates of the last visits, shape (len(keys),), NaN where never visited. O(len(keys))."""
-        rows = self._prompts.find(keys)
-        with np.errstate(invalid="ignore"):
-            return self._prompts.read("won", rows) / self._prompts.read("tried", rows)
-
-    def all_rates(self) -> Floats:
-        """Success rates of all known prompts at their last visit, in order of their first. O(known prompts)."""
-        return np.asarray(self._prompts["won"] / self._prompts["tried"], dtype=np.float64)
-
-    def belief(self, keys: Keys, features: Features) -> Belief:
-        """The last visit on Jeffreys' prior Beta(1/2, 1/2); features play no part."""
-        rows = self._prompts.find(keys)
-        won, tried = self._prompts.read("won", rows), self._prompts.read("tried", rows)
-        return Belief(won + 0.5, tried - won + 0.5)
 
     def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief
 from knapsack_rl.errors import StateError
+from knapsack_rl.success_rate.estimator import Estimator
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import Table, one_visit
 
@@ -23,7 +24,7 @@ _FADING_OF_ALL = 0.9
 _PRIOR = 10.0  # visits that the mean over all cells counts for in each
 
 
-class TransitionTable:
+class TransitionTable(Estimator):
     """p_i ~ Beta by moments of the recent success rates of prompts in the same cell.
 
     A cell is the outcome of the last visit and of the one before, each in one of six classes. The moments are those of
@@ -35,21 +36,6 @@ class TransitionTable:
         # Sums over visits: rates, visits, products of two rollouts' rewards, visits that have two rollouts.
         self._cells = np.zeros((_OUTCOMES**2, 4))
         self._all = np.array([1.0, 2.0, 0.4, 1.0])
-
-    def __len__(self) -> int:
-        return len(self._prompts)
-
-    def known(self, keys: Keys) -> NDArray[np.bool_]:
-        """Whether each prompt was ever visited. O(len(keys))."""
-        return self._prompts.find(keys) >= 0
-
-    def rates(self, keys: Keys, features: Features = NONE) -> Floats:
-        """Believed means, shape (len(keys),), NaN where never visited. O(len(keys))."""
-        return np.where(self._prompts.find(keys) >= 0, self.belief(keys, features).mean, np.nan)
-
-    def all_rates(self) -> Floats:
-        """Success rates of all known prompts at their last visit, in order of their first. O(known prompts)."""
-        return np.asarray(self._prompts["won"] / self._prompts["tried"], dtype=np.float64)
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """The belief about each prompt's success rate; features play no part."""

@@ -1,0 +1,84 @@
+"""What every estimator is: a table of known prompts, a belief about each prompt, and a state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl.beta import Belief
+from knapsack_rl.success_rate.features import NONE, Features
+from knapsack_rl.success_rate.table import Table
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+
+
+class Estimator(ABC):
+    """What an allocator asks of an estimator. Keys are 64-bit, shape (M,); `update` alone changes anything."""
+
+    _prompts: Table
+    """A row for each known prompt."""
+    _COUNTS = ("won", "tried")
+    """Columns of successes and rewards that `all_rates` divides."""
+
+    def __len__(self) -> int:
+        """Known prompts."""
+        return len(self._prompts)
+
+    def known(self, keys: Keys) -> NDArray[np.bool_]:
+        """Whether each prompt was ever visited. O(M)."""
+        return self._prompts.find(keys) >= 0
+
+    def all_rates(self) -> Floats:
+        """Success rates of all known prompts, as observed last, in order of their first visit. O(known prompts)."""
+        won, tried = (self._prompts[name] for name in self._COUNTS)
+        return np.asarray(won / tried, dtype=np.float64)
+
+    def rates(self, keys: Keys, features: Features = NONE) -> Floats:
+        """Point estimates, shape (M,), NaN where never visited."""
+        return self.point(keys, self.belief(keys, features))
+
+    def point(self, keys: Keys, belief: Belief) -> Floats:
+        """The point estimates for prompts about which this is believed, NaN where never visited. O(M)."""
+        return np.where(self.known(keys), belief.mean, np.nan)
+
+    @abstractmethod
+    def belief(self, keys: Keys, features: Features) -> Belief:
+        """A distribution of each prompt's success rate at its next visit, for unknown prompts too."""
+
+    @abstractmethod
+    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
+        """Take in one visit a prompt; rows of one prompt are parts of one visit, rows without rollouts are none."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned: numbers, texts and arrays."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace what was learned, or raise StateError and change nothing."""
+
+
+class ObservedRates(Estimator):
+    """An estimator whose point estimates are the observed rates themselves, exact zeros and ones included."""
+
+    def point(self, keys: Keys, belief: Belief) -> Floats:
+        """The observed rates, NaN where never visited; what is believed of them plays no part. O(M)."""
+        won, tried = self._counts(keys)
+        with np.errstate(invalid="ignore"):
+            return won / tried
+
+    def belief(self, keys: Keys, features: Features) -> Belief:
+        """The rewards that count, on Jeffreys' prior Beta(1/2, 1/2); features play no part."""
+        won, tried = self._counts(keys)
+        return Belief(won + 0.5, tried - won + 0.5)
+
+    def _counts(self, keys: Keys) -> tuple[Floats, Floats]:
+        rows = self._prompts.find(keys)
+        won, tried = (self._prompts.read(name, rows) for name in self._COUNTS)
+        return won, tried
