@@ -103,22 +103,6 @@ def allocate(
     return Plan(rollouts, total_value(rollouts, rates, algorithm, greedy_agreement), moved)
 
 
-def uniform(success_rates: ArrayLike, budget: int, *, algorithm: str = "grpo") -> Plan:
-    """The same number of rollouts for every prompt, as GRPO has it; a remainder goes to the first prompts.
-
-    Args:
-        success_rates: shape (M,), p_i in [0, 1] or NaN; only `Plan.value` depends on them.
-        budget: rollouts of the step.
-        algorithm: whose value `Plan.value` reports.
-
-    Raises:
-        InvalidInputError: an argument is out of range.
-    """
-    rates = as_rates("success_rates", success_rates, allow_nan=True)
-    rollouts = _even_shares(as_integer("budget", budget, at_least=0), len(rates))
-    return Plan(rollouts, total_value(rollouts, rates, algorithm))
-
-
 def check_budget(prompts: int, budget: int, min_rollouts: int, max_rollouts: int) -> tuple[int, int, int]:
     """Budget, minimum and maximum as Python's integers, if some allocation can meet them.
 

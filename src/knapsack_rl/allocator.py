@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from knapsack_rl.allocation import Plan, check_budget
 from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateError
 from knapsack_rl.strategies import STRATEGIES as OWN
-from knapsack_rl.strategy import Settings, View
-from knapsack_rl.streaming import Placement, placement, wave
+from knapsack_rl.strategy import Prompts, Settings, View, one_wave
+from knapsack_rl.streaming import Placement, placement
 from knapsack_rl.success_rate.features import Features, as_features
 from knapsack_rl.validation import as_confidence, as_counts, as_integer, as_successes, one_of
 from knapsack_rl.values import ALGORITHMS
@@ -121,8 +122,9 @@ class BudgetAllocator:
         Cost: O(M + budget), whatever the number of known prompts; for `adaptive` with d features O(M d) more.
         """
         keys = identity.keys(prompt_ids)
+        prompts = Prompts(keys, as_features(features, len(keys)), self._estimator)
         nothing = np.zeros(len(keys), dtype=np.int64)
-        view = self._view(keys, as_features(features, len(keys)), nothing, nothing, nothing, nothing)
+        view = View(prompts, self.settings, nothing, nothing, nothing, nothing)
         return self._strategy.rule(view, len(keys) * self.settings.group_size)
 
     def tell(
@@ -147,10 +149,13 @@ class BudgetAllocator:
             )
         self._estimator.update(keys, won, tried, as_features(features, len(keys)))
 
-    def step(self, prompt_ids: Iterable[str | int], features: Any = None) -> Step:
-        """Open a step that may place its budget in several waves; `features` as in `ask`."""
+    def step(self, prompt_ids: Iterable[str | int], features: Any = None, *, waves: bool = True) -> Step:
+        """Open a step that may place its budget in several waves; `features` as in `ask`.
+
+        Without `waves` the first one places everything, as `ask` does, whatever the strategy.
+        """
         ids = identity.as_ids(prompt_ids)
-        return Step(self, ids, as_features(features, len(ids)))
+        return Step(self, ids, as_features(features, len(ids)), waves)
 
     def visited(self, prompt_ids: Iterable[str | int]) -> NDArray[np.bool_]:
         """Whether anything was told about each of these prompts, in the order of the ids."""
@@ -234,9 +239,6 @@ class BudgetAllocator:
             ) from error
         self.load_state_dict(state)
 
-    def _view(self, keys: Keys, features: Features, placed: Ints, scored: Ints, successes: Ints, pending: Ints) -> View:
-        return View(keys, features, self._estimator, self.settings, placed, scored, successes, pending)
-
 
 class Step:
     """One step of training, placed in waves: ask, generate, tell, until nothing remains.
@@ -258,16 +260,23 @@ class Step:
         scored: shape (M,), those that came back so far.
     """
 
-    def __init__(self, allocator: BudgetAllocator, prompt_ids: list[str | int], features: Features) -> None:
+    def __init__(
+        self, allocator: BudgetAllocator, prompt_ids: list[str | int], features: Features, waves: bool
+    ) -> None:
         self.prompt_ids = prompt_ids
         self.remaining = len(prompt_ids) * allocator.settings.group_size
         self._allocator = allocator
-        self._features = features
-        self._keys = identity.keys(prompt_ids)
+        self._strategy = allocator._strategy if waves else replace(allocator._strategy, waves=one_wave, exponents=None)
+        self._prompts = Prompts(identity.keys(prompt_ids), features, allocator._estimator)
         self.successes, self.scored, self._placed, self._failed = np.zeros((4, len(prompt_ids)), dtype=np.int64)
         self._wave = 0
         self._asked: Plan | None = None
         self._placement: Placement | None = None
+
+    @property
+    def belief(self) -> Belief:
+        """What was believed about the prompts' success rates before the step."""
+        return self._prompts.belief
 
     def ask(self) -> Plan:
         """Rollouts to add now, per prompt. Asking again before `tell` gives the same plan.
@@ -280,7 +289,7 @@ class Step:
             raise StateError("step: ask came after the whole budget was placed. Loop `while step.remaining:`.")
         if self._asked is None:
             view = self._view(np.zeros_like(self._placed))
-            self._asked = wave(self._allocator._strategy, self._wave, view, self.remaining)
+            self._asked = self._strategy.wave(self._wave, view, self.remaining)
         return self._asked
 
     def tell(self, successes: ArrayLike, rollouts: ArrayLike) -> None:
@@ -295,12 +304,7 @@ class Step:
             raise StateError("step: tell came before ask. Ask for a plan, generate, then tell what came back.")
         won, tried = self._counts(successes, rollouts)
         most = self._placed + self._asked.rollouts - self.scored  # late ones of earlier waves may come with this one
-        if (tried > most).any():
-            position = int(np.flatnonzero(tried > most)[0])
-            raise InvalidInputError(
-                f"rollouts: expected at most the {most[position]} that were asked for so far and have not come back, "
-                f"got {tried[position]} at position {position}."
-            )
+        _refuse_more("rollouts", tried, most, "were asked for so far and have not come back")
         self._learn(won, tried, self.remaining - int(self._asked.rollouts.sum()))
         self._placed = self._placed + self._asked.rollouts
         self._asked, self._wave = None, self._wave + 1
@@ -322,7 +326,7 @@ class Step:
         pending = self._placed - self.scored - self._failed
         view = self._view(pending)
         if self._placement is None:
-            self._placement = placement(self._allocator._strategy, view)
+            self._placement = placement(self._strategy, view)
         plan = view.plan(self._placement.place(view, most, self.remaining - int(pending.sum())))
         self._placed = self._placed + plan.rollouts
         return plan
@@ -349,18 +353,13 @@ class Step:
                 f"got shape {lost.shape}."
             )
         back, most = tried + lost, self._placed - self.scored - self._failed
-        if (back > most).any():
-            position = int(np.flatnonzero(back > most)[0])
-            raise InvalidInputError(
-                f"rollouts, failed: expected at most the {most[position]} that are in flight, "
-                f"got {back[position]} at position {position}."
-            )
+        _refuse_more("rollouts, failed", back, most, "are in flight")
         if back.any():  # what is empty must not end the step a second time
             self._learn(won, tried, self.remaining - int(back.sum()))
             self._failed = self._failed + lost
 
     def _view(self, pending: Ints) -> View:
-        return self._allocator._view(self._keys, self._features, self._placed, self.scored, self.successes, pending)
+        return View(self._prompts, self._allocator.settings, self._placed, self.scored, self.successes, pending)
 
     def _refuse_to_mix(self, call: str, begun: bool) -> None:
         if begun:
@@ -370,9 +369,9 @@ class Step:
 
     def _counts(self, successes: ArrayLike, rollouts: ArrayLike) -> tuple[Ints, Ints]:
         won, tried = as_successes(successes, rollouts)
-        if len(won) != len(self._keys):
+        if len(won) != len(self.prompt_ids):
             raise InvalidInputError(
-                f"successes, rollouts: expected one number for each of the {len(self._keys)} prompts of the step, "
+                f"successes, rollouts: expected one number for each of the {len(self.prompt_ids)} prompts of the step, "
                 f"got {len(won)}."
             )
         return won, tried
@@ -381,5 +380,15 @@ class Step:
         """Add up what came back; if nothing remains, that was a visit of the step's prompts."""
         won, tried = self.successes + won, self.scored + tried
         if not remaining:  # first of all, since it may refuse the features
-            self._allocator._estimator.update(self._keys, won, tried, self._features)
+            self._allocator._estimator.update(self._prompts.keys, won, tried, self._prompts.features)
         self.successes, self.scored, self.remaining = won, tried, remaining
+
+
+def _refuse_more(arguments: str, came: Ints, most: Ints, which: str) -> None:
+    """Refuse results of rollouts that were never placed."""
+    if (came > most).any():
+        position = int(np.flatnonzero(came > most)[0])
+        raise InvalidInputError(
+            f"{arguments}: expected at most the {most[position]} that {which}, "
+            f"got {came[position]} at position {position}."
+        )

@@ -18,9 +18,8 @@ from knapsack_rl.errors import StateError
 from knapsack_rl.expected_value import expected_gains
 from knapsack_rl.strategies import pilot_and_one_wave
 from knapsack_rl.strategy import Settings, Strategy, View
-from knapsack_rl.success_rate import DiscountedBeta, RecentRewards
+from knapsack_rl.success_rate import DiscountedBeta, RecentRewards, Streaks
 from knapsack_rl.success_rate.features import NONE, Features
-from knapsack_rl.success_rate.streaks import Streaks
 from knapsack_rl.success_rate.table import whole_number
 
 Floats = NDArray[np.float64]
@@ -95,18 +94,19 @@ def neyman(view: View, amount: int) -> Plan:
 
     Source: VIP, arXiv 2602.01601. Simplified: its belief is a Gaussian process over prompt embeddings, here it is a
     discounted Beta; it solves the continuous relaxation and rounds, here the integer optimum is exact; its variances
-    for single algorithms differ from p (1 - p) / N by factors that depend on N, which could not be found.
+    are p (1 - p) / (N - 1) for RLOO and p (1 - p) (N - 1) / N^2 for GRPO without deviations (a review of the paper, and
+    the authors' code, which adds a term in ln p), here it is p (1 - p) / N for all.
     """
-    added, belief = view.missing, view.belief
+    belief = view.prompts.belief
     a, b = belief.wins, belief.losses
     spread = a * b / ((a + b) * (a + b + 1.0))
-    have = view.placed + added  # 1 or more
+    have = view.placed + view.missing  # 1 or more
 
     def gains(items: Ints, start: int, width: int) -> Floats:
         n = have[items, None] + start + np.arange(width, dtype=np.float64)
         return np.asarray(spread[items, None] / (n * (n + 1.0)))
 
-    return view.plan(view.largest(gains, amount - int(added.sum()), np.ones(len(added), dtype=bool), added))
+    return view.plan(view.largest(gains, amount))
 
 
 def hora(view: View, amount: int) -> Plan:
@@ -118,10 +118,10 @@ def hora(view: View, amount: int) -> Plan:
     those of this step's first rollouts too. Simplified: the minimum is the first allocation; the paper's size of it
     could not be found.
     """
-    added, nothing = view.missing, np.zeros_like(view.placed)
-    after = view.belief.given(view.successes, view.scored)
+    nothing = np.zeros_like(view.placed)
+    after = view.prompts.belief.given(view.successes, view.scored)
     gains = expected_gains(after, nothing, nothing, nothing, (0.0, 0.0), "reinforce")
-    return view.plan(view.largest(gains, amount - int(added.sum()), np.ones(len(added), dtype=bool), added))
+    return view.plan(view.largest(gains, amount))
 
 
 def coba(view: View, amount: int) -> Plan:
@@ -135,10 +135,9 @@ def coba(view: View, amount: int) -> Plan:
     script; the class has 7 and 3), pass rates kept .01 from 0 and 1, 1/2 for a prompt never visited. Simplified: one
     solve for everyone; theirs sets 20 to 40 % of the budget aside for prompts with p < .05 first.
     """
-    added = view.missing
-    rates = np.where(np.isnan(view.rates), 0.5, view.rates)
+    rates = np.where(np.isnan(view.prompts.rates), 0.5, view.prompts.rates)
     p = np.clip(rates, _SMOOTHING, 1.0 - _SMOOTHING)
-    failure = cast(PassRates, view.estimator).failure
+    failure = cast(PassRates, view.prompts.estimator).failure
     if failure <= 0.5:
         failure = float(1.0 / (1.0 + np.exp(-10.0 * (failure - 0.5))))
     alpha = 1.0 + (_KAPPA - 2.0) * failure
@@ -150,13 +149,13 @@ def coba(view: View, amount: int) -> Plan:
     tau = _TAU[0] + (_TAU[1] - _TAU[0]) * min(variance / _MOST_VARIANCE, 1.0)
     pace = p * (1.0 - p) / tau
     first = density * -np.expm1(-pace)  # gain of a rollout when there is none
-    have = view.placed + added
+    have = view.placed + view.missing
 
     def gains(items: Ints, start: int, width: int) -> Floats:
         n = have[items, None] + start + np.arange(width, dtype=np.float64)
         return np.asarray(first[items, None] * np.exp(-pace[items, None] * n))
 
-    return view.plan(view.largest(gains, amount - int(added.sum()), np.ones(len(added), dtype=bool), added))
+    return view.plan(view.largest(gains, amount))
 
 
 def pilot_commit(view: View, amount: int) -> Plan:
@@ -167,10 +166,9 @@ def pilot_commit(view: View, amount: int) -> Plan:
     step and come back with the data; a prompt whose pilot failed to arrive is deferred. If nobody is kept, or the kept
     are full, everyone shares. Asked in one shot, it is uniform.
     """
-    added = view.missing
     rates = view.successes / np.maximum(view.scored, 1)
     kept = (view.scored > 0) & (rates >= _WORTH_IT[0]) & (rates <= _WORTH_IT[1])
-    return view.plan(view.even(amount - int(added.sum()), kept, added))
+    return view.plan(view.even(amount, kept))
 
 
 def pilot_then_commit(number: int, prompts: int, remaining: int, settings: Settings) -> int:
@@ -183,11 +181,11 @@ def reinforce_ada(view: View, amount: int) -> Plan:
 
     Source: Reinforce-Ada, arXiv 2510.04996 (sequential sampling, successive elimination). Defaults: four rounds, of a
     quarter of the budget each; the paper's numbers could not be found for a given budget. Simplified: the paper's
-    balanced variant asks for half a group of each reward before it stops, and cuts groups to one size afterwards; here
-    one of each is enough, and what is generated is trained on. When every group has both, everyone shares the rest.
+    balanced variant asks for half a group of each reward before it stops, and cuts groups to one size afterwards (in
+    their code: 4 of at most 4 x 8); here one of each is enough, and what is generated is trained on. When every group
+    has both, everyone shares the rest.
     """
-    added = view.missing
-    return view.plan(view.even(amount - int(added.sum()), ~view.mixed, added))
+    return view.plan(view.even(amount, ~view.mixed))
 
 
 def rounds(number: int, prompts: int, remaining: int, settings: Settings) -> int:
@@ -199,34 +197,33 @@ def greso(view: View, amount: int) -> Plan:
     """Skip a prompt with probability 1 - w^z after z visits in a row without a gradient; evenly over the others.
 
     Source: GRESO, arXiv 2506.02177, and the authors' trainer. Defaults: w starts at .5 for easy and for hard prompts,
-    moves by .01 within [.05, .95], and aims at a quarter of zero-variance prompts; that easy ones are a third of these
-    could not be confirmed. Simplified: a skipped prompt gets the minimum, and its streak goes on by what that shows;
-    skipped prompts are not replaced by others of the data set. If all are skipped, everyone shares.
+    moves by .01 within [.05, .95], and aims at a quarter of zero-variance prompts, of which a third easy. Simplified:
+    their probability of being kept never falls below .01; a skipped prompt gets the minimum, and its streak goes on by
+    what that shows; skipped prompts are not replaced by others of the data set. If all are skipped, everyone shares.
     """
-    added, streaks = view.missing, cast(Streaks, view.estimator)
+    streaks = cast(Streaks, view.prompts.estimator)
     draws = (stream.random() for stream in _streams(view, streaks.updates))
-    kept = np.fromiter(draws, dtype=np.float64, count=len(added)) < streaks.keep(view.keys)
-    return view.plan(view.even(amount - int(added.sum()), kept, added))
+    kept = np.fromiter(draws, dtype=np.float64, count=len(view.placed)) < streaks.keep(view.prompts.keys)
+    return view.plan(view.even(amount, kept))
 
 
 def mopps(view: View, amount: int) -> Plan:
     """Draw each success rate from its belief; the half of the prompts whose draws are nearest 1/2 share the rollouts.
 
     Source: MoPPS, arXiv 2507.04632, and the authors' recipe: prior Beta(1, 1), old counts times a decay at each visit,
-    target 1/2, the nearest win. The decay of .5 could not be confirmed. Simplified: the paper picks a batch out of more
-    candidates; here half of the step's prompts (the larger half) take the rollouts beyond the minimum. A step whose
-    prompts are all new is uniform.
+    target 1/2, the nearest win. The decay of .5 is that of two of its scripts; its default is none. Simplified: the
+    paper picks a batch out of more candidates; here half of the step's prompts (the larger half) take the rollouts
+    beyond the minimum. A step whose prompts are all new is uniform.
     """
-    added = view.missing
-    left = amount - int(added.sum())
-    if np.isnan(view.rates).all():
-        return view.plan(view.even(left, added=added))
-    streams = _streams(view, cast(CountedBeta, view.estimator).updates)
-    beliefs = zip(view.belief.wins.tolist(), view.belief.losses.tolist(), streams, strict=True)
-    draws = np.fromiter((stream.beta(a, b) for a, b, stream in beliefs), dtype=np.float64, count=len(added))
-    chosen = np.zeros(len(added), dtype=bool)
-    chosen[np.argsort(np.abs(draws - 0.5), kind="stable")[: (len(added) + 1) // 2]] = True
-    return view.plan(view.even(left, chosen, added))
+    prompts, count = view.prompts, len(view.placed)
+    if np.isnan(prompts.rates).all():
+        return view.plan(view.even(amount))
+    streams = _streams(view, cast(CountedBeta, prompts.estimator).updates)
+    beliefs = zip(prompts.belief.wins.tolist(), prompts.belief.losses.tolist(), streams, strict=True)
+    draws = np.fromiter((stream.beta(a, b) for a, b, stream in beliefs), dtype=np.float64, count=count)
+    chosen = np.zeros(count, dtype=bool)
+    chosen[np.argsort(np.abs(draws - 0.5), kind="stable")[: (count + 1) // 2]] = True
+    return view.plan(view.even(amount, chosen))
 
 
 def _streams(view: View, updates: int) -> Iterator[np.random.Generator]:
@@ -237,7 +234,7 @@ def _streams(view: View, updates: int) -> Iterator[np.random.Generator]:
     """
     bits = np.random.Philox(key=np.array([view.settings.seed % 2**64, 0], dtype=np.uint64), counter=[0, updates, 0, 0])
     stream, state = np.random.Generator(bits), bits.state
-    for key in view.keys:
+    for key in view.prompts.keys:
         state["state"]["key"][1] = key
         bits.state = state
         yield stream

@@ -30,7 +30,7 @@ def knapsack(view: View, amount: int) -> Plan:
     """The paper's rule (section 4.2)."""
     settings = view.settings
     return allocation.allocate(
-        view.rates,
+        view.prompts.rates,
         amount,
         min_rollouts=settings.min_rollouts,
         max_rollouts=settings.max_rollouts,
@@ -52,8 +52,7 @@ def adaptive(view: View, amount: int) -> Plan:
 
 def pilot_spread(view: View, amount: int) -> Plan:
     """Evenly over the prompts without a success so far in this step."""
-    added = view.missing
-    return view.plan(view.even(amount - int(added.sum()), view.successes == 0, added))
+    return view.plan(view.even(amount, view.successes == 0))
 
 
 def pilot_and_two_waves(number: int, prompts: int, remaining: int, settings: Settings) -> int:
@@ -67,11 +66,11 @@ def pilot_and_one_wave(number: int, prompts: int, remaining: int, settings: Sett
 
 
 def _by_gains(view: View, amount: int, exponents: tuple[float, float]) -> Plan:
-    added = view.missing
+    pending = view.pending + view.missing
     gains = expected_gains(
-        view.belief, view.successes, view.scored, view.pending + added, exponents, view.settings.algorithm
+        view.prompts.belief, view.successes, view.scored, pending, exponents, view.settings.algorithm
     )
-    return view.plan(view.largest(gains, amount - int(added.sum()), ~view.mixed, added))
+    return view.plan(view.largest(gains, amount, ~view.mixed))
 
 
 STRATEGIES = {
@@ -82,6 +81,6 @@ STRATEGIES = {
     "knapsack-transitions": Strategy(TransitionTable, expected_knapsack),
     "knapsack-regression": Strategy(Regression, expected_knapsack),
     "pilot-spread": Strategy(lambda: RecentRewards(0), pilot_spread, pilot_and_one_wave),
-    "adaptive": Strategy(Regression, adaptive, pilot_and_two_waves),
+    "adaptive": Strategy(Regression, adaptive, pilot_and_two_waves, EXPONENTS),
 }
 """Name -> strategy."""

@@ -34,13 +34,36 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """The prompts of a step, and what earlier steps have taught about them by the time somebody first asks.
+
+    Attributes:
+        keys: who they are, shape (M,).
+        features: what else is known about them.
+        estimator: what knows the rest.
+    """
+
+    keys: Keys
+    features: Features
+    estimator: Estimator
+
+    @cached_property
+    def belief(self) -> Belief:
+        """What is believed about their success rates."""
+        return self.estimator.belief(self.keys, self.features)
+
+    @cached_property
+    def rates(self) -> Floats:
+        """Point estimates, NaN where never visited."""
+        return self.estimator.point(self.keys, self.belief)
+
+
+@dataclass(frozen=True)
 class View:
     """What a rule sees of a step. Arrays have shape (M,), one entry for each prompt.
 
     Attributes:
-        keys: who the prompts are.
-        features: what else is known about them.
-        estimator: what earlier steps have taught.
+        prompts: whose step it is, and what was believed of them before it.
         settings: bounds and the like.
         placed: rollouts that earlier waves of the step placed.
         scored: those of them that came back with a reward.
@@ -48,24 +71,12 @@ class View:
         pending: those that are still being generated.
     """
 
-    keys: Keys
-    features: Features
-    estimator: Estimator
+    prompts: Prompts
     settings: Settings
     placed: Ints
     scored: Ints
     successes: Ints
     pending: Ints
-
-    @cached_property
-    def rates(self) -> Floats:
-        """Point estimates from before the step, NaN where never visited."""
-        return self.estimator.rates(self.keys, self.features)
-
-    @cached_property
-    def belief(self) -> Belief:
-        """The belief from before the step."""
-        return self.estimator.belief(self.keys, self.features)
 
     @property
     def mixed(self) -> NDArray[np.bool_]:
@@ -74,56 +85,50 @@ class View:
         return some if self.settings.algorithm == "reinforce" else some & (self.successes < self.scored)
 
     @property
-    def room(self) -> Ints:
-        """How many more rollouts each prompt may get."""
-        return self.settings.max_rollouts - self.placed
-
-    @property
     def missing(self) -> Ints:
         """How many each prompt needs to have `min_rollouts`."""
         return np.maximum(self.settings.min_rollouts - self.placed, 0)
 
-    def even(self, amount: int, receivers: NDArray[np.bool_] | None = None, added: Ints | None = None) -> Ints:
-        """Place `amount` so that the receivers end as even as they can; what they have no room for, everyone does.
+    def even(self, amount: int, receivers: NDArray[np.bool_] | None = None) -> Ints:
+        """What is missing, and the rest of `amount` so that the receivers end as even as they can.
 
         Args:
             amount: rollouts to place.
-            receivers: who is served first; None for everyone.
-            added: what this wave has placed already.
+            receivers: who is served first; None for everyone. What they have no room for, everyone gets.
 
         Returns:
-            `added` and the amount, shape (M,); equals are served in order of position.
+            Rollouts, shape (M,), summing to `amount`; equals are served in order of position.
         """
-        total = np.zeros(len(self.keys), dtype=np.int64) if added is None else added.copy()
-        everyone = np.ones(len(self.keys), dtype=bool)
+        total, everyone = self.missing, np.ones(len(self.placed), dtype=bool)
         for chosen in (everyone if receivers is None else receivers, everyone):
-            have = self.placed + total
-            room = np.where(chosen, self.settings.max_rollouts - have, 0)
-            some = min(amount, int(room.sum()))
-            total += largest_gains(_to_the_least(have), room, some)
-            amount -= some
+            total = self._filled(total, amount, chosen, _to_the_least(self.placed + total))
         return total
 
-    def largest(self, gains: Gains, amount: int, receivers: NDArray[np.bool_], added: Ints) -> Ints:
-        """Place `amount` where it gains most among the receivers; what they have no room for goes evenly to everyone.
+    def largest(self, gains: Gains, amount: int, receivers: NDArray[np.bool_] | None = None) -> Ints:
+        """What is missing, and the rest of `amount` where it gains most among the receivers.
 
         Args:
-            gains: of each prompt's further rollouts, after those in `added`.
+            gains: of each prompt's further rollouts, after those that are missing.
             amount: rollouts to place.
-            receivers: who may gain.
-            added: what this wave has placed already.
+            receivers: who may gain; None for everyone. What they have no room for goes evenly to everyone.
 
         Returns:
-            `added` and the amount, shape (M,).
+            Rollouts, shape (M,), summing to `amount`; equal gains go to the earlier prompt.
         """
-        room = np.where(receivers, self.room - added, 0)
-        some = min(amount, int(room.sum()))
-        total = added + largest_gains(gains, room, some)
-        return self.even(amount - some, added=total)
+        everyone = np.ones(len(self.placed), dtype=bool)
+        total = self._filled(self.missing, amount, everyone if receivers is None else receivers, gains)
+        return self._filled(total, amount, everyone, _to_the_least(self.placed + total))
+
+    def _filled(self, total: Ints, amount: int, receivers: NDArray[np.bool_], gains: Gains) -> Ints:
+        """`total`, raised to `amount` where it gains most, as far as the receivers have room."""
+        room = np.where(receivers, self.settings.max_rollouts - self.placed - total, 0)
+        return total + largest_gains(gains, room, min(amount - int(total.sum()), int(room.sum())))
 
     def plan(self, rollouts: Ints, fallback: int = 0) -> Plan:
         """These rollouts as a plan, whose value is that of all that the step has placed with it."""
-        return Plan(rollouts, total_value(self.placed + rollouts, self.rates, self.settings.algorithm), fallback)
+        return Plan(
+            rollouts, total_value(self.placed + rollouts, self.prompts.rates, self.settings.algorithm), fallback
+        )
 
 
 Rule = Callable[[View, int], Plan]
@@ -150,8 +155,16 @@ class Strategy:
         estimator: makes the estimator.
         rule: places the rollouts of a wave, and of a whole step where there is only one.
         waves: how many rollouts each wave places, beyond what the minimum asks for.
+        exponents: e and g of the information gain, if rollouts may also be placed one by one where they are expected to
+            gain most (`streaming`); None for a strategy that keeps to its waves.
     """
 
     estimator: Callable[[], Estimator]
     rule: Rule
     waves: Waves = one_wave
+    exponents: tuple[float, float] | None = None
+
+    def wave(self, number: int, view: View, left: int) -> Plan:
+        """The wave of this number, counted from 0; 1 or more of the `left` rollouts."""
+        amount = self.waves(number, len(view.placed), left, view.settings)
+        return self.rule(view, min(max(amount, int(view.missing.sum()), 1), left))

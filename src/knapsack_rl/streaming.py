@@ -1,7 +1,7 @@
 """Placing the rollouts of a step while others are being generated, so that nothing waits at the end of a wave.
 
-Rules that go by expected gains place a rollout as soon as there is room for it (`ByGain`). All others keep to their
-waves (`InWaves`), which are handed out in portions; strategies of one wave never wait.
+Strategies that go by expected gains place a rollout as soon as there is room for it (`ByGain`). All others keep to
+their waves (`InWaves`), which are handed out in portions; strategies of one wave never wait.
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from knapsack_rl.allocation import Plan
 from knapsack_rl.beta import Belief
 from knapsack_rl.expected_value import expected_gains
-from knapsack_rl.strategies import EXPONENTS, adaptive
-from knapsack_rl.strategy import Rule, Strategy, View
+from knapsack_rl.strategy import Strategy, View
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-GAINS: dict[Rule, tuple[float, float]] = {adaptive: EXPONENTS}
-"""Rules that go by expected gains, and the exponents of their information gain."""
 _LONGEST = 512  # rollouts of one prompt that the price looks ahead; chances to be still alike are small by then
 
 
@@ -32,16 +28,9 @@ class Placement(Protocol):
         """At most `most` of the `left` rollouts, shape (M,); some where something is left and nothing pending."""
 
 
-def wave(strategy: Strategy, number: int, view: View, left: int) -> Plan:
-    """The strategy's wave of this number, counted from 0; 1 or more of the `left` rollouts."""
-    amount = strategy.waves(number, len(view.keys), left, view.settings)
-    return strategy.rule(view, min(max(amount, int(view.missing.sum()), 1), left))
-
-
 def placement(strategy: Strategy, view: View) -> Placement:
     """How this strategy places a step that begins with this view."""
-    exponents = GAINS.get(strategy.rule)
-    return InWaves(strategy, view) if exponents is None else ByGain(view, exponents)
+    return InWaves(strategy, view) if strategy.exponents is None else ByGain(view, strategy.exponents)
 
 
 class InWaves:
@@ -55,7 +44,7 @@ class InWaves:
     def place(self, view: View, most: int, left: int) -> Ints:
         """As in `Placement`."""
         if left and not (self._planned.any() or view.pending.any()):
-            self._planned = wave(self._strategy, self._wave, view, left).rollouts
+            self._planned = self._strategy.wave(self._wave, view, left).rollouts
             self._wave += 1
         now = _first(self._planned, most)
         self._planned = self._planned - now
@@ -74,7 +63,7 @@ class ByGain:
     """
 
     def __init__(self, view: View, exponents: tuple[float, float]) -> None:
-        self._belief, self._exponents = view.belief, exponents  # as of now: other steps may teach the estimator more
+        self._belief, self._exponents = view.prompts.belief, exponents
         e, g = exponents
         width = min(view.settings.max_rollouts, _LONGEST)
         mirrored = Belief(self._belief.losses, self._belief.wins)
@@ -96,12 +85,12 @@ class ByGain:
             self._belief, view.successes, view.scored, pending, self._exponents, view.settings.algorithm
         )
         if not unknown.any():
-            return view.largest(gains, most, ~view.mixed, added)
+            return view.largest(gains, most + int(added.sum()), ~view.mixed)
         may = ~view.mixed & ~unknown
-        most = min(most, int(view.room[may].sum()))
+        most = min(most, int((view.settings.max_rollouts - view.placed)[may].sum()))
         if most == 0:
             return added
-        rollouts = view.largest(gains, most, may, np.zeros_like(added))
+        rollouts = view.largest(gains, most + int(added.sum()), may) - added
         count = np.arange(rollouts.max())
         above = gains(np.arange(len(rollouts)), 0, len(count)) > self.price(view, left)
         return np.asarray(added + (above & (count < rollouts[:, None])).sum(axis=1))

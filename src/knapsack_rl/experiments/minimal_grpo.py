@@ -305,16 +305,16 @@ class Loop:
         step.uncharged += time.perf_counter() - started
 
         started = time.perf_counter()
-        believed = self.allocator.belief(ids, features)
+        waves = self.allocator.step(ids, features, waves=self.recipe.allocator.waves)
         step.unvisited += (~self.allocator.visited(ids)).tolist()
-        step.wins += believed.wins.tolist()
-        step.losses += believed.losses.tolist()
+        step.wins += waves.belief.wins.tolist()
+        step.losses += waves.belief.losses.tolist()
         step.seconds += time.perf_counter() - started
 
-        if rates is None and self.recipe.allocator.waves:
-            planned, rollouts = self._in_waves(step, rows, ids, features)
+        if rates is None:
+            planned, rollouts = self._in_waves(step, waves, rows)
         else:
-            plan = self.allocator.ask(ids, features) if rates is None else self._oracle_plan(rates)
+            plan = self._oracle_plan(rates)
             planned, rollouts = plan.rollouts, self._generate(rows, plan.rollouts, self.random)
             self.allocator.tell(ids, *rollouts.counts(len(rows)), features)
             step.fallback += plan.fallback
@@ -338,12 +338,9 @@ class Loop:
         step.successes += successes.tolist()
         step.scored += scored.tolist()
 
-    def _in_waves(
-        self, step: Step, rows: list[int], ids: list[str], features: dict[str, list[Any]]
-    ) -> tuple[Ints, Rollouts]:
+    def _in_waves(self, step: Step, waves: kr.Step, rows: list[int]) -> tuple[Ints, Rollouts]:
         """Ask, generate, score and tell until the budget is spent; one wave for strategies that need no second look."""
         placed, parts = np.zeros(len(rows), dtype=np.int64), []
-        waves = self.allocator.step(ids, features)
         while waves.remaining:
             started = time.perf_counter()
             plan = waves.ask()

@@ -71,8 +71,6 @@ class _Prompts(NamedTuple):
     """The M prompts of a step, and what was believed of them before it."""
 
     rows: list[Row]
-    ids: list[str]
-    features: dict[str, list[Any]] | None
     visited: NDArray[np.bool_]
     belief: Belief
 
@@ -177,12 +175,11 @@ class KnapsackGRPOTrainer(WavesTrainer):
             return super()._generate_and_score_completions(inputs)
 
         started, self._generation_seconds = time.perf_counter(), 0.0
-        prompts = self._prompts(inputs)
-        step = self.allocator.step(prompts.ids, prompts.features)
-        budget = step.remaining
-        plan = step.ask() if self.waves else self.allocator.ask(prompts.ids, prompts.features)
-        if plan.rollouts.sum() == budget:
-            done = self._generate_at_once(plan, prompts, inputs)
+        rows = self._distinct_rows(inputs)
+        step = self._opened(rows)
+        prompts = _Prompts(rows, self.allocator.visited(step.prompt_ids), step.belief)
+        if step.ask().rollouts.sum() == step.remaining:
+            done = self._generate_at_once(step, prompts.rows, inputs)
         else:
             done = self._generate_in_waves(step, prompts.rows)
 
@@ -211,11 +208,10 @@ class KnapsackGRPOTrainer(WavesTrainer):
         rows: list[Row] = gather_object(copy.deepcopy(inputs[start::size]))  # reward functions may change their row
         return rows
 
-    def _prompts(self, inputs: list[Row]) -> _Prompts:
-        rows = self._distinct_rows(inputs)
+    def _opened(self, rows: list[Row]) -> Step:
         ids = [self._prompt_id(row) for row in rows]
-        features = {name: [row[name] for row in rows] for name in self.feature_columns} or None
-        return _Prompts(rows, ids, features, self.allocator.visited(ids), self.allocator.belief(ids, features))
+        features = {name: [row[name] for row in rows] for name in self.feature_columns}
+        return self.allocator.step(ids, features, waves=self.waves)
 
     def _prompt_id(self, row: Row) -> str:
         compatibility.check_columns(row, self.id_column, self.feature_columns)
@@ -242,15 +238,14 @@ class KnapsackGRPOTrainer(WavesTrainer):
 
     # Generate
 
-    def _generate_at_once(self, plan: Plan, prompts: _Prompts, inputs: list[Row]) -> _Generation:
-        groups, dealt = self._deal(plan, prompts.rows, inputs)
+    def _generate_at_once(self, step: Step, rows: list[Row], inputs: list[Row]) -> _Generation:
+        plan = step.ask()
+        groups, dealt = self._deal(plan, rows, inputs)
         even = dealt is inputs
         started = time.perf_counter()
         output = self._generate_groups(dealt, group_size=self.num_generations if even else 1)
         self._generation_seconds += time.perf_counter() - started
-        self.allocator.tell(
-            prompts.ids, *self._outcomes(self._newest_rewards(), groups, len(prompts.ids)), features=prompts.features
-        )
+        step.tell(*self._outcomes(self._newest_rewards(), groups, len(rows)))
         return _Generation(output, plan, groups, even, waves=1)
 
     def _generate_in_waves(self, step: Step, rows: list[Row]) -> _Generation:

@@ -249,6 +249,26 @@ class TestStep:
         allocator.tell(IDS, [0] * 12, [8] * 12)  # another step in flight
         assert step.ask().rollouts.tolist() == first
 
+    @ALL_STRATEGIES
+    def test_what_a_step_believes_is_computed_once_and_stays_while_other_steps_teach(self, strategy: str) -> None:
+        allocator = trained(strategy)
+        step = allocator.step(IDS)
+        before, losses = step.belief, step.belief.losses.tolist()
+        allocator.tell(IDS, [0] * 12, [8] * 12)
+        assert step.belief is before
+        assert step.belief.losses.tolist() == losses
+        assert allocator.step(IDS).belief.losses.tolist() != losses
+
+    @ALL_STRATEGIES
+    def test_without_waves_a_step_places_what_ask_plans_in_one_shot(self, strategy: str) -> None:
+        allocator = trained(strategy)
+        expected = allocator.ask(IDS).rollouts.tolist()
+        at_once, without_waiting = (allocator.step(IDS, waves=False) for _ in range(2))
+        assert at_once.ask().rollouts.tolist() == expected
+        assert without_waiting.place(8 * len(IDS)).rollouts.tolist() == expected
+        at_once.tell([0] * 12, expected)
+        assert at_once.remaining == 0
+
     def test_beliefs_change_with_the_last_tell_not_with_ask(self) -> None:
         allocator = kr.BudgetAllocator()
         step = allocator.step(["a"])

@@ -153,36 +153,33 @@ class _Run:
 
     def step(self, step: int) -> None:
         """Allocate, sample, learn, record."""
-        rows = self._rows(step)
-        believed = self.allocator.belief(rows.tolist(), self._told(rows)) if self.allocator else None
         begin = time.process_time()
+        rows = self._rows(step)
         rates = self.policy.success_rates(rows)
         draws = np.random.default_rng((self.seed, 1, step)).random((self.batch, MAX_ROLLOUTS))
         wins = np.zeros((self.batch, MAX_ROLLOUTS + 1), dtype=np.int64)
         np.cumsum(draws < rates[:, None], axis=1, out=wins[:, 1:])  # successes among the first n rollouts
-        rollouts, waves = self._place(rows, rates, wins)
+        rollouts, waves, believed = self._place(rows, rates, wins)
         successes = wins[np.arange(self.batch), rollouts]
         self.policy.update(rows, successes, rollouts)
         self.result.seconds += time.process_time() - begin
         self._record(rows, rates, rollouts, successes, waves)
         self._record_belief(believed, rates, rollouts, successes)
 
-    def _place(self, rows: Ints, rates: Floats, wins: Ints) -> tuple[Ints, int]:
-        """Rollouts of each prompt in this step, and in how many waves they were placed."""
+    def _place(self, rows: Ints, rates: Floats, wins: Ints) -> tuple[Ints, int, Belief | None]:
+        """Rollouts of each prompt in this step, in how many waves they were placed, and what was believed before."""
         budget = self.arm.group_size * self.batch
         if self.allocator is None:
-            return _oracle(rates, budget), 1
+            return _oracle(rates, budget), 1, None
         rollouts, waves = np.zeros(self.batch, dtype=np.int64), 0
-        step = self.allocator.step(rows.tolist(), self._told(rows))
+        step = self.allocator.step(rows.tolist(), None if self._features is None else self._features[rows])
+        believed = step.belief
         while step.remaining:
             more = step.ask().rollouts
             index = np.arange(self.batch)
             step.tell(wins[index, rollouts + more] - wins[index, rollouts], more)
             rollouts, waves = rollouts + more, waves + 1
-        return rollouts, waves
-
-    def _told(self, rows: Ints) -> NDArray[np.float32] | None:
-        return None if self._features is None else self._features[rows]
+        return rollouts, waves, believed
 
     def _rows(self, step: int) -> Ints:
         per_epoch = self.prompts // self.batch
