@@ -13,16 +13,20 @@ from knapsack_rl.tasks.base import Task
 from knapsack_rl.tasks.chain_arithmetic import ChainArithmeticConfig
 from knapsack_rl.tasks.math import MathConfig
 from knapsack_rl.tasks.reasoning_gym import ReasoningGymConfig
+from knapsack_rl.tasks.string_operations import StringOperationsConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Task", "TaskConfig", "load_task", "supervised_pairs", "tokenizer"]
 
-TaskConfig = Annotated[ChainArithmeticConfig | ReasoningGymConfig | MathConfig, Field(discriminator="kind")]
+TaskConfig = Annotated[
+    ChainArithmeticConfig | StringOperationsConfig | ReasoningGymConfig | MathConfig, Field(discriminator="kind")
+]
 
 _MODULES = {
     "chain-arithmetic": "knapsack_rl.tasks.chain_arithmetic",
+    "string-operations": "knapsack_rl.tasks.string_operations",
     "reasoning-gym": "knapsack_rl.tasks.reasoning_gym",
     "math": "knapsack_rl.tasks.math",
 }
