@@ -103,6 +103,14 @@ class BudgetAllocator:
         self._strategy = STRATEGIES[strategy]
         self._estimator = self._strategy.estimator()
 
+    @property
+    def rollout_weights(self) -> str:
+        """What suits the strategy's uneven groups: `sqrt` for advantages times sqrt(group_size / N_i), or `none`.
+
+        A trainer multiplies; the adapters do so unless told otherwise.
+        """
+        return self._strategy.rollout_weights
+
     def ask(self, prompt_ids: Iterable[str | int], features: Any = None) -> Plan:
         """Plan a whole step in one shot: `len(prompt_ids) * group_size` rollouts over these prompts.
 

@@ -81,6 +81,6 @@ STRATEGIES = {
     "knapsack-transitions": Strategy(TransitionTable, expected_knapsack),
     "knapsack-regression": Strategy(Regression, expected_knapsack),
     "pilot-spread": Strategy(lambda: RecentRewards(0), pilot_spread, pilot_and_one_wave),
-    "adaptive": Strategy(Regression, adaptive, pilot_and_two_waves, EXPONENTS),
+    "adaptive": Strategy(Regression, adaptive, pilot_and_two_waves, EXPONENTS, rollout_weights="sqrt"),
 }
 """Name -> strategy."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,12 +158,15 @@ class Strategy:
         waves: how many rollouts each wave places, beyond what the minimum asks for.
         exponents: e and g of the information gain, if rollouts may also be placed one by one where they are expected to
             gain most (`streaming`); None for a strategy that keeps to its waves.
+        rollout_weights: what the trainers multiply the advantages of a group of N rollouts by, unless told otherwise:
+            `none`, or `sqrt` for sqrt(group_size / N).
     """
 
     estimator: Callable[[], Estimator]
     rule: Rule
     waves: Waves = one_wave
     exponents: tuple[float, float] | None = None
+    rollout_weights: Literal["none", "sqrt"] = "none"
 
     def wave(self, number: int, view: View, left: int) -> Plan:
         """The wave of this number, counted from 0; 1 or more of the `left` rollouts."""

@@ -650,7 +650,10 @@ def test_weights_multiply_the_advantages_of_a_group_by_the_root_of_the_mean_size
 ) -> None:
     plain, weighted = (
         Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
-        for recipe in (recipe_file.read(recipe_path, [f"training.rollout_weights={name}"]) for name in ("none", "sqrt"))
+        for recipe in (
+            recipe_file.read(recipe_path, ["allocator.strategy=adaptive", *weights])
+            for weights in (["training.rollout_weights=none"], [])
+        )
     )
     step = minimal_grpo.Step(rows=[0, 1], planned=[2, 6])
     groups = np.array([0, 1, 1, 0, 1, 1, 1, 1])

@@ -292,7 +292,7 @@ class Loop:
             advantages = fixed_baseline_advantages(rollouts.rewards, step.belief.mean[groups], training.advantage_clip)
         else:
             advantages = group_advantages(rollouts.rewards, groups, training.advantage_clip)
-        if training.rollout_weights == "sqrt":
+        if (training.rollout_weights or self.allocator.rollout_weights) == "sqrt":
             advantages *= np.sqrt(training.group_size / np.bincount(groups))[groups]
         return advantages
 

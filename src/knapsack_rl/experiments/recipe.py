@@ -79,7 +79,7 @@ class Training(_Block):
     clip_high: PositiveFloat = 0.28
     advantage_clip: PositiveFloat | None = 5.0
     baseline: Literal["group", "belief"] = "group"
-    rollout_weights: Literal["none", "sqrt"] = "none"
+    rollout_weights: Literal["none", "sqrt"] | None = None
     temperature: PositiveFloat = 1.0
     top_p: Fraction = 1.0
     max_completion_length: PositiveInt

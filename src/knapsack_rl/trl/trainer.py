@@ -107,7 +107,8 @@ class KnapsackGRPOTrainer(WavesTrainer):
         feature_columns: columns that tell the allocator more about a prompt, for strategies that learn from it: text (a
             category) or numbers. See `BudgetAllocator.ask`.
         rollout_weights: `sqrt` multiplies the clipped advantage of each rollout by sqrt(num_generations / N_i), so that
-            a prompt weighs in the gradient with the root of its rollouts and not with their number.
+            a prompt weighs in the gradient with the root of its rollouts and not with their number; `none` does not.
+            By default what suits the strategy, which is `sqrt` for `adaptive` and `none` for all others.
         baseline: `group` is GRPO. `belief` centres and scales a success (1) or failure (0) with the mean m of the
             allocator's belief from before the step, (r - m) / sqrt(m (1 - m)), so that groups without spread have a
             gradient too. Only whether a rollout is a success then counts.
@@ -135,7 +136,7 @@ class KnapsackGRPOTrainer(WavesTrainer):
         id_column: str | None = None,
         waves: bool = True,
         feature_columns: Sequence[str] = (),
-        rollout_weights: Literal["none", "sqrt"] = "none",
+        rollout_weights: Literal["none", "sqrt"] | None = None,
         baseline: Literal["group", "belief"] = "group",
         **kwargs: Any,
     ) -> None:
@@ -146,6 +147,7 @@ class KnapsackGRPOTrainer(WavesTrainer):
         if allocator is None:
             allocator = BudgetAllocator(group_size=args.num_generations)
         compatibility.check_options(args, allocator, id_column, feature_columns, train_dataset)
+        rollout_weights = allocator.rollout_weights if rollout_weights is None else rollout_weights
         compatibility.check_weights(args, rollout_weights)
         one_of("baseline", baseline, ("group", "belief"))
         if advantage_clip is not None and not advantage_clip > 0.0:

@@ -179,7 +179,7 @@ def test_features_reach_the_allocator_and_missing_ones_are_refused(make):
 
 
 def test_weights_multiply_clipped_advantages_by_the_root_of_the_mean_size_over_the_groups(make, observed):
-    trainer = make(kind=observed, allocator=adaptive(), rollout_weights="sqrt", advantage_clip=1.0)
+    trainer = make(kind=observed, allocator=adaptive(), advantage_clip=1.0)
     trainer.train()
     uneven = 0
     for batch in trainer.batches:
@@ -209,9 +209,16 @@ def test_a_weight_on_the_advantage_is_a_weight_on_the_loss(make, loss):
     assert of(weights) == pytest.approx(float(terms @ weights), abs=1e-5)
 
 
+def test_weights_are_those_that_suit_the_strategy_unless_named(make):
+    assert make(allocator=adaptive()).rollout_weights == "sqrt"
+    assert make(allocator=adaptive(), rollout_weights="none").rollout_weights == "none"
+    assert make().rollout_weights == "none"
+
+
 def test_weights_are_refused_where_the_loss_is_not_known_to_be_proportional(make):
     with pytest.raises(InvalidInputError, match=r"rollout_weights: .*args.loss_type='another'"):
-        make({"loss_type": "another"}, rollout_weights="sqrt")
+        make({"loss_type": "another"}, allocator=adaptive())
+    make({"loss_type": "another"}, allocator=adaptive(), rollout_weights="none")
 
 
 def test_a_baseline_from_the_belief_gives_every_rollout_of_every_group_an_advantage(make, observed):
