@@ -147,8 +147,8 @@ class KnapsackGRPOTrainer(WavesTrainer):
         if allocator is None:
             allocator = BudgetAllocator(group_size=args.num_generations)
         compatibility.check_options(args, allocator, id_column, feature_columns, train_dataset)
-        rollout_weights = allocator.rollout_weights if rollout_weights is None else rollout_weights
-        compatibility.check_weights(args, rollout_weights)
+        weights = allocator.rollout_weights if rollout_weights is None else rollout_weights
+        compatibility.check_weights(args, weights)
         one_of("baseline", baseline, ("group", "belief"))
         if advantage_clip is not None and not advantage_clip > 0.0:
             raise InvalidInputError(f"advantage_clip: expected a positive number or None, got {advantage_clip!r}.")
@@ -167,7 +167,7 @@ class KnapsackGRPOTrainer(WavesTrainer):
         self.id_column = id_column
         self.waves = waves
         self.feature_columns = tuple(feature_columns)
-        self.rollout_weights = rollout_weights
+        self.rollout_weights = weights
         self.baseline = baseline
         self.last_step: StepRecord | None = None
         self._generation_seconds = 0.0
