@@ -1,0 +1,9 @@
+"""Variable group sizes in verl: trainer modes that `pip install knapsack-rl[verl]` adds to verl's own.
+
+    python -m verl.trainer.main_ppo trainer.v1.trainer_mode=knapsack +trainer.v1.knapsack.strategy=adaptive ...
+
+verl finds `plugin` through its entry point. The driver opens a step at the budget keeper, a Ray actor that owns the
+allocator (`keeper`); the agent-loop workers run what it places and report each rollout as soon as it is scored
+(`agent_loop`); the trainer reads the rest of verl's configuration, and saves the allocator with verl's checkpoints
+(`trainer`). docs/verl.md has more.
+"""

@@ -1,0 +1,173 @@
+"""Agent-loop workers that run as many rollouts of a prompt as the keeper says, and report each as it is scored."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import transfer_queue as tq
+from tensordict import TensorDict
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils import tensordict_utils as tu
+
+from knapsack_rl import dispatch
+from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.identity import prompt_id
+from knapsack_rl.verl.settings import read_settings
+
+ROLLOUTS = "__rollout_n__"
+"""Column with the rollouts of each prompt, which verl's own worker reads."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Outcome:
+    """Of the rollouts of a group that ended since the last report."""
+
+    successes: int = 0
+    scored: int = 0
+    failed: int = 0
+
+
+class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
+    """verl's worker, with groups that may grow while they are generated."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self._knapsack = read_settings(config)
+        self._keeper = ray.get_actor(config.trainer.v1.knapsack_keeper)
+        self._rewards: dict[tuple[str, int], float] = {}
+
+    async def alive(self) -> bool:
+        """Answer, which a dead worker does not."""
+        return True
+
+    async def _run_prompt(
+        self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
+    ) -> None:
+        """Verl's own, but rollouts start as the keeper places them, and each is reported when it is scored."""
+        if trajectory["validate"]:
+            await super()._run_prompt(prompt, sampling_params, trajectory, trace)
+            return
+        uid, more = prompt["uid"], int(prompt.pop(ROLLOUTS))
+        prompt.pop("__do_sample__", None)  # verl's, for ReMax, which is refused
+        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
+        sessions, failed = itertools.count(), 0
+        running: set[asyncio.Task[Any]] = set()
+        try:
+            while more:
+                for session in itertools.islice(sessions, more):
+                    rollout = self._run_agent_loop(
+                        dict(sampling_params), trajectory=trajectory, trace=trace, session_id=session, **prompt
+                    )
+                    running.add(asyncio.create_task(rollout, name=str(session)))
+                more = 0
+                while running and not more:
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    outcome = self._outcome(uid, done)
+                    failed += outcome.failed
+                    more = await self._keeper.report.remote(
+                        uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running
+                    )
+        except Exception:  # not of a rollout: the keeper is gone, or at odds with this group
+            logger.exception("group %s: cannot be completed", uid)
+            await asyncio.gather(*running, return_exceptions=True)  # nobody may write after the group is cleared
+            failed += 1
+        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if failed else "finished"})
+
+    def _outcome(self, uid: str, done: set[asyncio.Task[Any]]) -> _Outcome:
+        """Count these rollouts, and log why those failed that did."""
+        outcome = _Outcome()
+        for task in done:
+            reward = self._rewards.pop((uid, int(task.get_name())), None)
+            if (error := task.exception()) is not None:
+                logger.error("group %s, rollout %s failed", uid, task.get_name(), exc_info=error)
+            if error is not None or reward is None:
+                outcome.failed += 1
+            else:
+                outcome.scored += 1
+                outcome.successes += reward > self._knapsack.success_threshold
+        return outcome
+
+    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        await super()._compute_score(outputs, kwargs)
+        final, name = outputs[-1], self._knapsack.success_field
+        if name is None:
+            reward = final.reward_score
+        else:
+            extra = final.extra_fields.get("reward_extra_info", {})
+            if name not in extra:
+                raise InvalidInputError(
+                    f"trainer.v1.knapsack.success_field: expected an entry of reward_extra_info "
+                    f"({', '.join(sorted(extra)) or 'which is empty'}), got {name!r}."
+                )
+            reward = extra[name]
+        self._rewards[kwargs["uid"], kwargs["session_id"]] = float(reward)
+
+
+class KnapsackAgentLoopManager(AgentLoopManagerTQ):
+    """verl's manager, which opens a step for every training batch that it gets, refills and repetitions included.
+
+    Attributes:
+        imbalance: largest load of a worker over the mean load, in rollouts of the newest batch: as verl would deal
+            them, by prompts, and as they were dealt, by rollouts.
+    """
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(_Worker)
+        self.imbalance = (1.0, 1.0)
+        self._knapsack = read_settings(config)
+        self._keeper = ray.get_actor(config.trainer.v1.knapsack_keeper)
+
+    def generate_sequences(self, prompts: TensorDict) -> None:
+        """Dispatch without waiting, as verl does; every worker gets about the same number of first rollouts."""
+        if prompts.get("validate"):
+            super().generate_sequences(prompts)
+            return
+        features = {name: _column(prompts, name) for name in self._knapsack.feature_fields}
+        first = ray.get(self._keeper.open.remote(_column(prompts, "uid"), self._prompt_ids(prompts), features))
+        tu.assign_non_tensor_stack(prompts, ROLLOUTS, first)
+        rollouts, workers = np.array(first), len(self.agent_loop_workers)
+        parts = dispatch.balanced_groups(rollouts, workers)
+        loads = np.array([rollouts[part].sum() for part in np.array_split(np.arange(len(rollouts)), workers)])
+        self.imbalance = (float(loads.max() / loads.mean()), parts.imbalance)
+        ray.get(
+            [
+                worker.generate_sequences.remote(prompts[part.tolist()])
+                for worker, part in zip(self.agent_loop_workers, parts, strict=True)
+                if len(part)
+            ]
+        )
+
+    def check_alive(self) -> None:
+        """Raise Ray's error if a worker died: its groups would never end.
+
+        Raises:
+            ray.exceptions.RayActorError: a worker is gone.
+        """
+        ray.get([worker.alive.remote() for worker in self.agent_loop_workers])
+
+    def _prompt_ids(self, prompts: TensorDict) -> list[str]:
+        """Who the prompts are: their id field, or data source and content."""
+        name = self._knapsack.id_field
+        if name is not None:
+            return [prompt_id(value) for value in _column(prompts, name)]
+        contents = _column(prompts, "raw_prompt")
+        sources = _column(prompts, "data_source") if "data_source" in prompts else [None] * len(contents)
+        return [prompt_id(content, extra=source) for content, source in zip(contents, sources, strict=True)]
+
+
+def _column(prompts: TensorDict, name: str) -> list[Any]:
+    if name not in prompts:
+        raise InvalidInputError(
+            f"trainer.v1.knapsack: {name!r} is not a column of the data set, "
+            f"which has {', '.join(sorted(prompts.keys()))}."
+        )
+    return [getattr(value, "data", value) for value in prompts[name]]

@@ -1,0 +1,208 @@
+"""The budget keeper: a Ray actor that owns the allocator and spends the budget of every step exactly.
+
+The driver opens a step and gets the first rollouts of each prompt. Workers report rollouts as they are scored and are
+told how many more their prompt gets; a prompt without rollouts in flight waits here until it gets some, or until the
+budget of its step is placed and its group therefore complete. What a step showed is told to the allocator when its last
+rollout is back, once, whatever verl then does with the group: train on it, filter it, or drop it as stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl import metrics
+from knapsack_rl.allocator import Step
+from knapsack_rl.errors import StateError
+from knapsack_rl.verl.settings import Settings
+
+Ints = NDArray[np.int64]
+Features = dict[str, list[Any]]
+
+_FLUSH_SECONDS = 0.01  # reports that come within it are planned for together, which saves most of the planning
+
+
+@dataclass
+class Visit:
+    """What came of one prompt of a step.
+
+    Attributes:
+        rollouts: those that were placed.
+        scored: those with a reward; the others failed.
+        successes: those above the success threshold.
+        log_score: log probability that the belief gave to the outcome, before the step.
+        unvisited: whether nothing was known about the prompt before the step.
+    """
+
+    rollouts: int
+    scored: int
+    successes: int
+    log_score: float
+    unvisited: bool
+
+
+class _OpenStep:
+    """A step whose rollouts are still being generated."""
+
+    def __init__(self, step: Step, features: Features, unvisited: NDArray[np.bool_]) -> None:
+        self.step, self.features, self.unvisited = step, features, unvisited
+        self.budget = step.remaining
+        self.belief = step.belief  # before it learns
+        prompts = len(step.prompt_ids)
+        self.placed, self.scored, self.successes, self.failed = np.zeros((4, prompts), dtype=np.int64)
+        self.news = np.zeros((3, prompts), dtype=np.int64)  # successes, scored, failed since the last flush
+        self.granted = np.zeros(prompts, dtype=np.int64)  # placed, and not yet fetched by a worker
+        self.complete = np.zeros(prompts, dtype=bool)
+        self.flushing: asyncio.Task[None] | None = None
+        self.changed = asyncio.Event()
+
+    @property
+    def unplaced(self) -> int:
+        """What is left of the budget for whoever needs it."""
+        return self.budget - int(self.placed.sum())
+
+    def place(self, most: int) -> Ints:
+        """Place at most this many."""
+        rollouts = self.step.place(min(most, self.unplaced)).rollouts
+        self.placed = self.placed + rollouts
+        return rollouts
+
+    async def flush(self) -> None:
+        """Learn from everything that was reported, place more, and wake those who wait."""
+        await asyncio.sleep(_FLUSH_SECONDS)
+        news, self.news = self.news, np.zeros_like(self.news)
+        self.flushing = None
+        successes, scored, failed = news
+        self.step.report(successes, scored, failed)
+        self.successes, self.scored, self.failed = (
+            self.successes + successes,
+            self.scored + scored,
+            self.failed + failed,
+        )
+        # Beyond the first rollouts half of the budget at most is on its way at a time: what is not placed yet can still
+        # go where the others show that it is needed.
+        room = max(1, self.budget // 2) - int((self.placed - self.scored - self.failed).sum())
+        if self.unplaced and room > 0:
+            self.granted = self.granted + self.place(room)
+        woken, self.changed = self.changed, asyncio.Event()
+        woken.set()
+
+
+class BudgetKeeper:
+    """Owns the allocator of a run. An asyncio actor: `ray.remote(BudgetKeeper)`."""
+
+    def __init__(self, settings: Settings, group_size: int, estimator: str) -> None:
+        self._settings = settings
+        self._allocator, self._copy = (settings.allocator(group_size, estimator) for _ in range(2))
+        self._steps: list[_OpenStep] = []
+        self._open: dict[str, tuple[_OpenStep, int]] = {}
+        self._visits: dict[str, Visit] = {}
+
+    async def open(self, uids: list[str], prompt_ids: list[str], features: Features) -> list[int]:
+        """Open a step; returns the first rollouts of each prompt, all of them where the strategy has one wave.
+
+        Args:
+            uids: verl's names of the groups, new for every step.
+            prompt_ids: who the prompts are.
+            features: what else is known about them.
+        """
+        step = self._allocator.step(prompt_ids, features, waves=self._settings.waves)
+        opened = _OpenStep(step, features, ~self._allocator.visited(prompt_ids))
+        first = opened.place(opened.budget)
+        self._steps = [step for step in self._steps if step.step.remaining] + [opened]
+        self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})
+        return first.tolist()
+
+    async def report(self, uid: str, successes: int, scored: int, failed: int, waiting: bool) -> int:
+        """Take in rollouts of a group that ended, and say how many more to start.
+
+        Args:
+            uid: the group.
+            successes: those above the success threshold.
+            scored: those that got a reward.
+            failed: those that got none.
+            waiting: whether nothing of the group is in flight any more; the answer then comes when there is more to do,
+                or is 0 when the group is complete.
+        """
+        if uid not in self._open:
+            raise StateError(f"report: no step has the group {uid!r}. It is complete, or of another run.")
+        step, position = self._open[uid]
+        step.news[:, position] += (successes, scored, failed)
+        if step.flushing is None and step.news.any():
+            step.flushing = asyncio.get_running_loop().create_task(step.flush())
+        if waiting and step.flushing is not None:
+            await asyncio.shield(step.flushing)  # a group that is complete has been learned from
+        while waiting and step.unplaced and not step.granted[position]:
+            await step.changed.wait()
+        more = int(step.granted[position])
+        step.granted[position] = 0
+        if waiting and not more:
+            self._close(uid)
+        return more
+
+    async def visits(self, uids: list[str]) -> dict[str, float]:
+        """Metrics of complete groups, which are then forgotten: those that verl trains on in a step."""
+        return summary([self._visits.pop(uid) for uid in uids if uid in self._visits])
+
+    async def forget(self, uids: list[str]) -> None:
+        """Drop what is known for the metrics of groups that verl does not train on; beliefs keep what they showed."""
+        for uid in uids:
+            self._visits.pop(uid, None)
+
+    async def save(self, path: str) -> None:
+        """Save the allocator's state, as `BudgetAllocator.save`, with the complete groups of steps that are not.
+
+        verl saves those groups with the checkpoint, or has trained on them, and generates all others anew.
+        """
+        allocator = self._allocator
+        begun = [step for step in self._steps if step.step.remaining and step.complete.any()]
+        if begun:
+            allocator = self._copy
+            allocator.load_state_dict(self._allocator.state_dict())
+        for step in begun:
+            chosen = np.flatnonzero(step.complete).tolist()
+            features = {name: [values[i] for i in chosen] for name, values in step.features.items()}
+            ids = [step.step.prompt_ids[i] for i in chosen]
+            allocator.tell(ids, step.successes[chosen], step.scored[chosen], features)
+        allocator.save(path)
+
+    async def load(self, path: str) -> None:
+        """Load it."""
+        self._allocator.load(path)
+
+    def _close(self, uid: str) -> None:
+        step, position = self._open.pop(uid)
+        step.complete[position] = True
+        rollouts, scored, successes = (int(x[position]) for x in (step.placed, step.scored, step.successes))
+        belief = step.belief
+        score = belief.log_likelihood(step.successes, step.scored)[position]
+        self._visits[uid] = Visit(rollouts, scored, successes, float(score), bool(step.unvisited[position]))
+
+
+def summary(visits: list[Visit]) -> dict[str, float]:
+    """Metrics of the groups of an update. Names choose how verl reduces them over the updates of a step."""
+    if not visits:
+        return {}
+    rollouts, scored, successes = (
+        np.array([getattr(visit, name) for visit in visits]) for name in ("rollouts", "scored", "successes")
+    )
+    zero = metrics.zero_gradient_ratios(successes, scored)
+    with np.errstate(invalid="ignore"):
+        rates = successes / scored
+    quartiles = np.quantile(rollouts, [0.0, 0.25, 0.5, 0.75, 1.0])
+    return {
+        "effective_gradient_ratio": metrics.effective_gradient_ratio(successes, scored),
+        "effective_prompts": metrics.effective_prompts(successes, scored),
+        "zero_gradient_ratio/all_positive": zero.all_positive,
+        "zero_gradient_ratio/all_negative": zero.all_negative,
+        "prompt_success": float(np.nanmean(rates)) if scored.any() else float("nan"),
+        **dict(zip((f"rollouts/{name}" for name in ("min", "q25", "median", "q75", "max")), quartiles, strict=True)),
+        "rollouts/sum": float(rollouts.sum()),
+        "failed_rollouts/sum": float((rollouts - scored).sum()),
+        "never_visited": float(np.mean([visit.unvisited for visit in visits])),
+        "belief/log_score": float(np.mean([visit.log_score for visit in visits])),
+    }

@@ -1,0 +1,113 @@
+"""`trainer.v1.knapsack` of verl's configuration, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from knapsack_rl.allocator import BudgetAllocator
+from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.validation import one_of
+
+ALGORITHMS = {
+    "grpo": "grpo",
+    "grpo_vectorized": "grpo",
+    "opo": "grpo",
+    "gpg": "grpo",
+    "reinforce_plus_plus_baseline": "grpo",
+    "rloo": "rloo",
+    "rloo_vectorized": "rloo",
+    "reinforce_plus_plus": "reinforce",
+}
+"""verl's advantage estimators, and whose non-zero gradient they share (paper, appendix B). Those that subtract a mean
+over the group have no gradient where all rewards are equal; REINFORCE++ subtracts none."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `trainer.v1.knapsack` may hold.
+
+    Attributes:
+        strategy, min_rollouts, max_rollouts, fallback, confidence, seed: those of `BudgetAllocator`.
+        id_field: a column of the data set that names a prompt; by default its content does.
+        feature_fields: columns that tell the allocator more about a prompt: text (a category) or numbers.
+        success_threshold: a rollout is a success when its reward is above this.
+        success_field: the entry of `reward_extra_info` that decides success; by default the reward itself.
+        waves: whether a strategy that looks at the first rollouts may place the rest afterwards.
+        advantage_clip: bound on the absolute advantage (paper, appendix C); None for none.
+        rollout_weights: `sqrt` multiplies advantages by sqrt(rollout.n / N_i), `none` does not; by default what suits
+            the strategy.
+    """
+
+    strategy: str = "knapsack"
+    min_rollouts: int = 2
+    max_rollouts: int = 128
+    fallback: bool = True
+    confidence: float = 0.9
+    seed: int = 0
+    id_field: str | None = None
+    feature_fields: tuple[str, ...] = field(default=())
+    success_threshold: float = 0.0
+    success_field: str | None = None
+    waves: bool = True
+    advantage_clip: float | None = 5.0
+    rollout_weights: str | None = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Settings:
+        """Check what the configuration says.
+
+        Raises:
+            InvalidInputError: an unknown key, or a value out of range.
+        """
+        names = [entry.name for entry in fields(cls)]
+        for name in given:
+            one_of("trainer.v1.knapsack", name, names)
+        values = dict(given)
+        features = values.get("feature_fields", ())
+        if isinstance(features, str):
+            raise InvalidInputError(
+                f"trainer.v1.knapsack.feature_fields: expected a list of columns, got {features!r}. "
+                "Write feature_fields=[NAME]."
+            )
+        settings = cls(**{**values, "feature_fields": tuple(features)})
+        if settings.rollout_weights is not None:
+            one_of("trainer.v1.knapsack.rollout_weights", settings.rollout_weights, ("none", "sqrt"))
+        clip = settings.advantage_clip
+        if clip is not None and not clip > 0.0:
+            raise InvalidInputError(
+                f"trainer.v1.knapsack.advantage_clip: expected a positive number or null, got {clip!r}."
+            )
+        return settings
+
+    def allocator(self, group_size: int, estimator: str) -> BudgetAllocator:
+        """The allocator of a run with this mean group size and this `algorithm.adv_estimator`.
+
+        Raises:
+            InvalidInputError, InfeasibleBudgetError: as `BudgetAllocator`, or an estimator that no allocation suits.
+        """
+        if estimator not in ALGORITHMS:
+            raise InvalidInputError(
+                f"algorithm.adv_estimator: expected one whose gradient depends on a group's rewards "
+                f"({', '.join(ALGORITHMS)}), got {estimator!r}. Use one of these, or verl's own trainer_mode."
+            )
+        return BudgetAllocator(
+            self.strategy,
+            group_size,
+            self.min_rollouts,
+            self.max_rollouts,
+            self.seed,
+            algorithm=ALGORITHMS[estimator],
+            fallback=self.fallback,
+            confidence=self.confidence,
+        )
+
+
+def read_settings(config: Any) -> Settings:
+    """`trainer.v1.knapsack`, checked.
+
+    Raises:
+        InvalidInputError: an unknown key or a value out of range.
+    """
+    return Settings.read(dict(config.trainer.v1.get("knapsack") or {}))

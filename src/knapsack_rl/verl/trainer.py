@@ -1,0 +1,198 @@
+"""verl's trainers with a group size per prompt, decided step by step by the budget keeper."""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import ray
+import torch
+import transfer_queue as tq
+import verl
+from omegaconf import open_dict
+from packaging.specifiers import SpecifierSet
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
+
+from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.verl.keeper import BudgetKeeper
+from knapsack_rl.verl.settings import read_settings
+
+TESTED = SpecifierSet(">=0.9.1,<0.10")
+STATE_FILE = "knapsack_allocator.npz"
+MANAGER = "knapsack_rl.verl.agent_loop.KnapsackAgentLoopManager"
+
+logger = logging.getLogger(__name__)
+
+
+class KnapsackTrainer(PPOTrainer):
+    """What the trainers share: settings from `trainer.v1.knapsack` (`settings.Settings`), and one keeper.
+
+    Raises:
+        InvalidInputError: verl's version or an option cannot work with variable group sizes.
+    """
+
+    _verl_mode: ClassVar[str]
+    """The name by which verl knows the mode that this one is based on."""
+
+    def __init__(self, config: Any) -> None:
+        check_verl_version()
+        check_options(config)
+        self.knapsack = read_settings(config)
+        estimator, size = str(config.algorithm.adv_estimator), int(config.actor_rollout_ref.rollout.n)
+        allocator = self.knapsack.allocator(size, estimator)  # here too, so that what it refuses is said by the driver
+        self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
+        name = f"knapsack-keeper-{uuid.uuid4().hex}"
+        self._keeper = (
+            ray.remote(BudgetKeeper)
+            .options(
+                name=name,
+                num_cpus=0,
+                max_concurrency=1_000_000,  # every group waits in a call of its own
+                scheduling_strategy=NodeAffinitySchedulingStrategy(  # beside the driver, whose disk has the checkpoints
+                    ray.get_runtime_context().get_node_id(), soft=False
+                ),
+            )
+            .remote(self.knapsack, size, estimator)
+        )
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = self._verl_mode  # verl compares it with its own names
+            config.trainer.v1.knapsack_keeper = name
+            config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER
+        super().__init__(config)
+
+    # Watch and account
+
+    def _build_replay_buffer(self) -> Any:
+        buffer = super()._build_replay_buffer()
+        wait, clear = buffer._wait_for_next_poll, buffer._clear_groups
+
+        def wait_for_next_poll(*args: Any) -> Any:
+            self.agent_loop_manager.check_alive()
+            return wait(*args)
+
+        def clear_groups(partition_id: str, uids: set[str]) -> None:
+            self._keeper.forget.remote(list(uids))
+            clear(partition_id, uids)
+
+        buffer._wait_for_next_poll, buffer._clear_groups = wait_for_next_poll, clear_groups
+        return buffer
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """verl's, then clipped (paper, appendix C) and weighed."""
+        batch = super()._compute_advantage(batch, metrics)
+        uids = [key.split("_")[0] for key in batch.keys]
+        padding = np.array([bool(tag.get("is_padding", False)) for tag in batch.tags])
+        self._bound_advantages(batch, uids)
+        real = sorted({uid for uid, pad in zip(uids, padding, strict=True) if not pad})
+        found = ray.get(self._keeper.visits.remote(real))
+        before, after = self.agent_loop_manager.imbalance
+        found |= {"dispatch_imbalance/by_prompts": before, "dispatch_imbalance/by_rollouts": after}
+        metrics.update({f"knapsack/{name}": number for name, number in found.items()})
+        return batch
+
+    def _bound_advantages(self, batch: KVBatchMeta, uids: list[str]) -> None:
+        clip = self.knapsack.advantage_clip
+        if clip is None and self.rollout_weights == "none":
+            return
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
+        weights = torch.ones(len(uids))
+        if self.rollout_weights == "sqrt":
+            sessions = {key.rsplit("_", 1)[0] for key in batch.keys}
+            sizes: dict[str, int] = {}
+            for session in sessions:
+                uid = session.split("_")[0]
+                sizes[uid] = sizes.get(uid, 0) + 1
+            size = self.config.actor_rollout_ref.rollout.n
+            weights = torch.tensor([math.sqrt(size / sizes[uid]) for uid in uids])
+        bound = math.inf if clip is None else clip
+        rows = [
+            row.clamp(-bound, bound) * weight for row, weight in zip(data["advantages"].unbind(), weights, strict=True)
+        ]
+        nested = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+        fields = TensorDict({"advantages": nested}, batch_size=len(uids))
+        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+
+    # Resume
+
+    def _save_checkpoint(self) -> None:
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        folder.mkdir(parents=True, exist_ok=True)  # before verl, whose last file publishes the checkpoint
+        ray.get(self._keeper.save.remote(str((folder / STATE_FILE).absolute())))
+        super()._save_checkpoint()
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if self.global_steps == 0:
+            return
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        if self.config.trainer.resume_mode == "resume_path":
+            folder = Path(self.config.trainer.resume_from_path)
+        state = folder / STATE_FILE
+        if state.exists():
+            ray.get(self._keeper.load.remote(str(state.absolute())))
+        else:
+            logger.warning(
+                "%s has no %s: another trainer mode wrote it. Every prompt counts as never visited.", folder, STATE_FILE
+            )
+
+
+@register_trainer("knapsack")
+class KnapsackTrainerSync(KnapsackTrainer, PPOTrainerSync):
+    """verl's `sync` with a group size per prompt."""
+
+    _verl_mode = "sync"
+
+
+@register_trainer("knapsack_colocate_async")
+class KnapsackTrainerColocateAsync(KnapsackTrainer, PPOTrainerColocateAsync):
+    """verl's `colocate_async` with a group size per prompt."""
+
+    _verl_mode = "colocate_async"
+
+
+@register_trainer("knapsack_separate_async")
+class KnapsackTrainerSeparateAsync(KnapsackTrainer, PPOTrainerSeparateAsync):
+    """verl's `separate_async` with a group size per prompt."""
+
+    _verl_mode = "separate_async"
+
+
+def check_verl_version() -> None:
+    """Refuse versions of verl whose private methods were not tried.
+
+    Raises:
+        InvalidInputError: the installed verl is outside the tested range.
+    """
+    if verl.__version__ not in TESTED:
+        raise InvalidInputError(
+            f"verl: the trainer modes of knapsack-rl override private methods of verl and were tried with {TESTED}, "
+            f"not with the installed {verl.__version__}. Run: pip install 'verl{TESTED}'"
+        )
+
+
+def check_options(config: Any) -> None:
+    """Refuse what cannot work with groups that are planned and scored as they are generated.
+
+    Raises:
+        InvalidInputError: such an option.
+    """
+    reward_model = config.reward.reward_model
+    if reward_model.enable and not reward_model.enable_resource_pool:
+        raise InvalidInputError(
+            "reward.reward_model: a colocated reward model scores after generation, when nothing can be placed any "
+            "more. Set reward.reward_model.enable_resource_pool=True, or use rule-based rewards."
+        )
+    manager = config.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class")
+    if manager not in (None, MANAGER):
+        raise InvalidInputError(
+            f"actor_rollout_ref.rollout.agent.agent_loop_manager_class: expected none, since the trainer modes of "
+            f"knapsack-rl bring their own ({MANAGER}), got {manager!r}. Derive yours from it and use its trainer."
+        )

@@ -1,0 +1,187 @@
+"""The real verl, with Ray, FSDP2 over gloo and a transformers engine, on a CPU. Needs an environment of its own:
+
+pip install -e '.[verl]' pytest hypothesis
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+pytest.importorskip("verl", reason="verl is installed in an environment of its own")
+
+import runs
+
+import knapsack_rl as kr
+from knapsack_rl.identity import prompt_id
+
+BUDGET = 32  # 8 prompts x 4
+
+
+def dumped(folder: Path) -> dict[int, dict[str, list[float]]]:
+    """What verl itself says it trained on: scores by prompt by step."""
+    steps = {}
+    for file in (folder / "rollouts").glob("*.jsonl"):
+        groups = collections.defaultdict(list)
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            groups[row["input"].strip()].append(row["score"])
+        steps[int(file.stem)] = dict(groups)
+    return steps
+
+
+def known(state: Path, strategy: str) -> kr.BudgetAllocator:
+    """An allocator outside verl, with the state that verl's run saved."""
+    allocator = kr.BudgetAllocator(strategy, 4)
+    allocator.load(state)
+    return allocator
+
+
+def content_id(text: str) -> str:
+    return prompt_id([{"role": "user", "content": text}], extra="letters")
+
+
+@pytest.fixture(scope="module")
+def adaptive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps, three epochs, on two data-parallel ranks: stopped after four, continued by a second process."""
+    folder = tmp_path_factory.mktemp("adaptive")
+    settings = (
+        "+trainer.v1.knapsack.strategy=adaptive",
+        "+trainer.v1.knapsack.feature_fields=[level]",
+        f"trainer.rollout_data_dir={folder / 'rollouts'}",
+        "trainer.save_freq=2",
+        "trainer.n_gpus_per_node=2",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
+    )
+    first = runs.run(folder, *settings, steps=4)
+    assert first.code == 0, first.output[-5000:]
+    (folder / "metrics.jsonl").rename(folder / "first.jsonl")
+    second = runs.run(folder, *settings, steps=6)
+    assert second.code == 0, second.output[-5000:]
+    return folder
+
+
+def test_every_step_trains_on_exactly_its_budget_in_groups_that_outcomes_made_uneven(adaptive: Path) -> None:
+    steps = dumped(adaptive)
+    assert sorted(steps) == [1, 2, 3, 4, 5, 6]
+    for groups in steps.values():
+        sizes = [len(scores) for scores in groups.values()]
+        assert sum(sizes) == BUDGET
+        assert min(sizes) >= 2
+        assert len(set(sizes)) > 1
+
+
+def test_metrics_say_what_verl_trained_on(adaptive: Path) -> None:
+    steps = dumped(adaptive)
+    lines = [*runs.logged(adaptive, "first.jsonl"), *runs.logged(adaptive)]
+    assert [line["step"] for line in lines] == sorted(steps)
+    for line in lines:
+        groups = steps[line["step"]].values()
+        mixed = [0 < sum(scores) < len(scores) for scores in groups]
+        assert line["data"]["knapsack/effective_prompts"] == pytest.approx(np.mean(mixed))
+        assert line["data"]["knapsack/rollouts/sum"] == BUDGET
+        assert line["data"]["knapsack/rollouts/max"] == max(map(len, groups))
+
+
+def test_beliefs_are_those_of_an_allocator_that_was_told_what_verl_trained_on(adaptive: Path) -> None:
+    taught = kr.BudgetAllocator("adaptive", 4)
+    for number, groups in sorted(dumped(adaptive).items()):
+        ids = [content_id(text) for text in groups]
+        levels = {"level": [f"level {(ord(text[0]) - 97) // 4}" for text in groups]}
+        taught.tell(ids, [int(sum(scores)) for scores in groups.values()], [len(s) for s in groups.values()], levels)
+        saved = adaptive / "checkpoints" / f"global_step_{number}" / "knapsack_allocator.npz"
+        if saved.exists():
+            loaded = known(saved, "adaptive")
+            every = [content_id(a + "a") for a in "abcdefghijklmnop"]
+            assert loaded.visited(every).tolist() == taught.visited(every).tolist()
+            features = {"level": [f"level {number // 4}" for number in range(16)]}
+            believed = loaded.belief(every, features), taught.belief(every, features)
+            assert believed[0].mean == pytest.approx(believed[1].mean, abs=1e-6)
+    assert taught.visited(every).all()
+
+
+def test_filtered_groups_count_for_beliefs_and_a_refill_has_its_own_budget(tmp_path: Path) -> None:
+    run = runs.run(
+        tmp_path,
+        "+trainer.v1.knapsack.strategy=knapsack",
+        "algorithm.filter_groups.enable=True",
+        "algorithm.filter_groups.metric=reward",
+        "data.gen_batch_size=1",
+        "trainer.save_freq=3",
+        steps=3,
+    )
+    assert run.code == 0, run.output[-5000:]
+    assert run.of("knapsack/effective_prompts") == [1.0] * 3
+    allocator = known(tmp_path / "checkpoints" / "global_step_3" / "knapsack_allocator.npz", "knapsack")
+    never, always = content_id("aa"), content_id("pa")  # such groups have one outcome, so that every one was filtered
+    assert allocator.visited([never, always]).all()
+    assert allocator.belief([never, always]).mean.tolist() == pytest.approx([0.0, 1.0], abs=0.2)
+
+
+@pytest.mark.parametrize("mode", ["knapsack_colocate_async", "knapsack_separate_async"])
+def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp_path: Path) -> None:
+    separate = (
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "trainer.v1.separate_async.parameter_sync_step=2",
+        "actor_rollout_ref.rollout.nnodes=1",
+        "actor_rollout_ref.rollout.n_gpus_per_node=1",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=cpu",
+    )
+    settings = (
+        "+trainer.v1.knapsack.strategy=adaptive",
+        "trainer.save_freq=2",
+        *(separate if "separate" in mode else ()),
+    )
+    first = runs.run(tmp_path, *settings, mode=mode, steps=4)
+    assert first.code == 0, first.output[-5000:]
+    again = runs.run(tmp_path, *settings, mode=mode, steps=6)
+    assert again.code == 0, again.output[-5000:]
+    assert [line["step"] for line in again.metrics] == [5, 6]
+    assert again.of("knapsack/never_visited")[-1] == 0.0
+
+
+def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: Path) -> None:
+    settings = ("+trainer.v1.knapsack.strategy=adaptive", "trainer.save_freq=1")
+    command, variables = runs.prepared(tmp_path, *settings, mode="knapsack", steps=200)
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while len(runs.logged(tmp_path)) < 2:
+                assert process.poll() is None, (tmp_path / "output").read_text()[-5000:]
+                time.sleep(0.5)
+            workers = [child for child in psutil.Process(process.pid).children(True) if "ray::_Worker" in child.name()]
+            workers[0].kill()
+            assert process.wait(runs.SECONDS) != 0
+        finally:
+            process.kill()
+    assert "ActorDiedError" in (tmp_path / "output").read_text()
+    saved = int((tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    again = runs.run(tmp_path, *settings, steps=saved + 1)
+    assert again.code == 0, again.output[-5000:]
+    assert again.of("knapsack/rollouts/sum") == [BUDGET]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+trainer.v1.knapsack.strategie=adaptive", "Did you mean strategy"),
+        ("algorithm.adv_estimator=remax", "algorithm.adv_estimator: expected one"),
+        (
+            "actor_rollout_ref.rollout.agent.agent_loop_manager_class=mine.Manager",
+            "agent_loop_manager_class: expected none",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_loaded(override: str, said: str, tmp_path: Path) -> None:
+    run = runs.run(tmp_path, override)
+    assert run.code != 0
+    assert said in run.output
+    assert not run.metrics

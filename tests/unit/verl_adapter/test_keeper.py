@@ -1,0 +1,194 @@
+"""The budget keeper without Ray: workers are coroutines here, as they are in verl."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import knapsack_rl as kr
+from knapsack_rl.verl.keeper import BudgetKeeper, Visit, summary
+from knapsack_rl.verl.settings import Settings
+
+PROMPTS = 12
+
+
+def keeper_of(strategy: str, **more: object) -> BudgetKeeper:
+    return BudgetKeeper(Settings.read({"strategy": strategy, "max_rollouts": 32, **more}), 8, "grpo")
+
+
+class Workers:
+    """Runs the rollouts of a step; each ends after a random number of turns of the event loop."""
+
+    def __init__(self, keeper: BudgetKeeper, rates: list[float], seed: int = 0, failures: float = 0.0) -> None:
+        self.keeper, self.rates, self.failures = keeper, rates, failures
+        self.random = random.Random(seed)
+        self.started = dict.fromkeys(range(len(rates)), 0)
+        self.successes = dict.fromkeys(range(len(rates)), 0)
+        self.scored = dict.fromkeys(range(len(rates)), 0)
+
+    async def rollout(self, position: int) -> bool | None:
+        for _ in range(self.random.randrange(6)):
+            await asyncio.sleep(0)
+        return None if self.random.random() < self.failures else self.random.random() < self.rates[position]
+
+    async def group(self, uid: str, position: int, first: int) -> None:
+        more, running = first, set()
+        while more:
+            self.started[position] += more
+            running |= {asyncio.create_task(self.rollout(position)) for _ in range(more)}
+            more = 0
+            while running and not more:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                outcomes = [task.result() for task in done]
+                scored = [outcome for outcome in outcomes if outcome is not None]
+                self.successes[position] += sum(scored)
+                self.scored[position] += len(scored)
+                more = await self.keeper.report(
+                    uid, sum(scored), len(scored), len(outcomes) - len(scored), waiting=not running
+                )
+
+    async def step(self, name: str = "step", prompts: list[str] | None = None) -> list[str]:
+        uids = [f"{name}-{position}" for position in range(len(self.rates))]
+        ids = [f"prompt {position}" for position in range(len(self.rates))] if prompts is None else prompts
+        first = await self.keeper.open(uids, ids, {})
+        await asyncio.wait_for(
+            asyncio.gather(*(self.group(uid, i, n) for i, (uid, n) in enumerate(zip(uids, first, strict=True)))), 60
+        )
+        return uids
+
+
+@pytest.mark.parametrize("strategy", kr.strategies())
+@pytest.mark.parametrize("failures", [0.0, 0.3, 1.0])
+def test_the_budget_of_a_step_is_spent_exactly_whatever_fails(strategy: str, failures: float) -> None:
+    async def run() -> None:
+        workers = Workers(keeper_of(strategy), [position / PROMPTS for position in range(PROMPTS)], failures=failures)
+        for number in range(3):
+            before = sum(workers.started.values())
+            await workers.step(f"step {number}")
+            assert sum(workers.started.values()) - before == 8 * PROMPTS
+
+    asyncio.run(run())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), failures=st.sampled_from([0.0, 0.2]), strategy=st.sampled_from(kr.strategies()))
+def test_every_outcome_reaches_the_allocator_once(seed: int, failures: float, strategy: str) -> None:
+    async def run() -> None:
+        rates = np.random.default_rng(seed).random(PROMPTS).tolist()
+        keeper = keeper_of(strategy)
+        workers = Workers(keeper, rates, seed, failures)
+        await workers.step()
+        taught = kr.BudgetAllocator(strategy, 8, 2, 32)
+        ids = [f"prompt {position}" for position in range(PROMPTS)]
+        taught.tell(ids, list(workers.successes.values()), list(workers.scored.values()), {})
+        assert keeper._allocator.ask(ids).rollouts.tolist() == taught.ask(ids).rollouts.tolist()
+        assert keeper._allocator.visited(ids).tolist() == [count > 0 for count in workers.scored.values()]
+
+    asyncio.run(run())
+
+
+def test_adaptive_gives_more_to_prompts_that_fail_and_nothing_more_to_groups_with_both_outcomes() -> None:
+    async def run() -> None:
+        workers = Workers(keeper_of("adaptive"), [0.0] * 4 + [0.5] * 8)
+        await workers.step()
+        assert min(workers.started[position] for position in range(4)) > 8
+        assert np.mean([workers.started[position] for position in range(4, 12)]) < 8
+
+    asyncio.run(run())
+
+
+def test_a_group_of_a_strategy_with_one_wave_is_complete_when_its_own_rollouts_are() -> None:
+    async def run() -> None:
+        keeper = keeper_of("uniform")
+        first = await keeper.open(["a", "b"], ["prompt a", "prompt b"], {})
+        assert first == [8, 8]
+        assert await keeper.report("a", 3, 8, 0, waiting=True) == 0  # b has not even begun
+        assert (await keeper.visits(["a"]))["effective_prompts"] == 1.0
+
+    asyncio.run(run())
+
+
+def test_steps_may_be_in_flight_together_and_come_back_in_any_order() -> None:
+    async def run() -> None:
+        keeper = keeper_of("adaptive")
+        parts = [Workers(keeper, [0.2, 0.8, 0.0], seed) for seed in range(4)]
+        await asyncio.gather(*(part.step(f"step {number}") for number, part in enumerate(parts)))
+        assert [sum(part.started.values()) for part in parts] == [24] * 4
+
+    asyncio.run(run())
+
+
+def test_a_group_that_is_complete_or_unknown_cannot_report() -> None:
+    async def run() -> None:
+        keeper = keeper_of("uniform")
+        await keeper.open(["a"], ["prompt a"], {})
+        await keeper.report("a", 0, 8, 0, waiting=True)
+        for uid in ("a", "another"):
+            with pytest.raises(kr.StateError, match=f"report: no step has the group '{uid}'"):
+                await keeper.report(uid, 0, 1, 0, waiting=False)
+
+    asyncio.run(run())
+
+
+def test_the_state_is_that_of_an_allocator(tmp_path: Path) -> None:
+    async def run() -> None:
+        keeper = keeper_of("knapsack")
+        await Workers(keeper, [0.1, 0.5, 0.9]).step()
+        await keeper.save(str(tmp_path / "state.npz"))
+        allocator = kr.BudgetAllocator("knapsack", 8, 2, 32)
+        allocator.load(tmp_path / "state.npz")
+        ids = [f"prompt {position}" for position in range(3)]
+        assert allocator.ask(ids).rollouts.tolist() == keeper._allocator.ask(ids).rollouts.tolist()
+        again = keeper_of("knapsack")
+        await again.load(str(tmp_path / "state.npz"))
+        assert again._allocator.ask(ids).rollouts.tolist() == allocator.ask(ids).rollouts.tolist()
+
+    asyncio.run(run())
+
+
+def test_metrics_of_an_update_are_those_of_its_groups() -> None:
+    visits = [Visit(4, 4, 0, -1.0, True), Visit(6, 6, 3, -2.0, False), Visit(2, 1, 1, -3.0, False)]
+    found = summary(visits)
+    assert found["effective_gradient_ratio"] == pytest.approx(6 / 11)
+    assert found["effective_prompts"] == pytest.approx(1 / 3)
+    assert found["zero_gradient_ratio/all_positive"] == pytest.approx(1 / 3)
+    assert found["prompt_success"] == pytest.approx(0.5)
+    assert (found["rollouts/min"], found["rollouts/max"]) == (2, 6)
+    assert found["rollouts/sum"] == 12
+    assert found["failed_rollouts/sum"] == 1
+    assert found["belief/log_score"] == -2.0
+    assert summary([]) == {}
+
+
+def test_groups_that_verl_drops_are_forgotten_for_the_metrics_only() -> None:
+    async def run() -> None:
+        keeper = keeper_of("knapsack")
+        uids = await Workers(keeper, [0.5, 0.5]).step()
+        await keeper.forget(uids)
+        assert await keeper.visits(uids) == {}
+        assert keeper._allocator.visited(["prompt 0", "prompt 1"]).all()
+
+    asyncio.run(run())
+
+
+def test_a_state_saved_in_the_middle_of_a_step_holds_the_groups_that_are_complete(tmp_path: Path) -> None:
+    async def run() -> None:
+        keeper = keeper_of("knapsack")
+        await keeper.open(["a", "b"], ["prompt a", "prompt b"], {})
+        await keeper.report("a", 3, 8, 0, waiting=True)
+        await keeper.report("b", 1, 5, 0, waiting=False)
+        await keeper.save(str(tmp_path / "state.npz"))
+        saved = kr.BudgetAllocator("knapsack", 8, 2, 32)
+        saved.load(tmp_path / "state.npz")
+        assert saved.visited(["prompt a", "prompt b"]).tolist() == [True, False]
+        assert not keeper._allocator.visited(["prompt a"]).any()  # nothing was told twice when the step ends
+        await keeper.report("b", 0, 3, 0, waiting=True)
+        assert keeper._allocator.visited(["prompt a", "prompt b"]).all()
+
+    asyncio.run(run())

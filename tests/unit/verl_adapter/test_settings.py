@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import knapsack_rl as kr
+from knapsack_rl.verl.settings import ALGORITHMS, Settings
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"strategie": "adaptive"}, "trainer.v1.knapsack: expected one of strategy, .* Did you mean strategy"),
+        ({"feature_fields": "topic"}, r"trainer.v1.knapsack.feature_fields: expected a list of columns, got 'topic'"),
+        ({"rollout_weights": "root"}, "trainer.v1.knapsack.rollout_weights: expected one of none, sqrt, got 'root'"),
+        ({"advantage_clip": 0.0}, "trainer.v1.knapsack.advantage_clip: expected a positive number or null, got 0.0"),
+    ],
+)
+def test_what_no_run_can_use_is_refused_by_its_name_in_verls_configuration(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(kr.InvalidInputError, match=message):
+        Settings.read(given)
+
+
+def test_bounds_and_strategies_are_checked_as_those_of_an_allocator() -> None:
+    with pytest.raises(kr.InvalidInputError, match="strategy: expected one of uniform"):
+        Settings.read({"strategy": "adaptiv"}).allocator(8, "grpo")
+    with pytest.raises(kr.InfeasibleBudgetError, match="group_size: expected a value between"):
+        Settings.read({"max_rollouts": 4}).allocator(8, "grpo")
+
+
+@pytest.mark.parametrize("estimator", ["gae", "remax", "grpo_passk", "optimal_token_baseline", "gdpo"])
+def test_estimators_whose_gradient_no_groups_rewards_decide_are_refused(estimator: str) -> None:
+    with pytest.raises(kr.InvalidInputError, match=f"algorithm.adv_estimator: expected one .*, got '{estimator}'"):
+        Settings.read({}).allocator(8, estimator)
+
+
+@pytest.mark.parametrize(("estimator", "algorithm"), ALGORITHMS.items())
+def test_the_estimator_decides_when_a_group_has_a_gradient(estimator: str, algorithm: str) -> None:
+    assert Settings.read({}).allocator(8, estimator).settings.algorithm == algorithm
+
+
+def test_every_setting_reaches_the_allocator() -> None:
+    given = {
+        "strategy": "adaptive",
+        "min_rollouts": 3,
+        "max_rollouts": 9,
+        "fallback": False,
+        "confidence": 0.8,
+        "seed": 7,
+    }
+    allocator = Settings.read(given).allocator(5, "rloo")
+    settings = allocator.settings
+    assert (allocator.strategy, settings.group_size, settings.min_rollouts, settings.max_rollouts) == (
+        "adaptive",
+        5,
+        3,
+        9,
+    )
+    assert (settings.fallback, settings.confidence, settings.seed, settings.algorithm) == (False, 0.8, 7, "rloo")
