@@ -177,7 +177,7 @@ def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: P
         ("+trainer.v1.knapsack.strategie=adaptive", "Did you mean strategy"),
         ("algorithm.adv_estimator=remax", "algorithm.adv_estimator: expected one"),
         (
-            "actor_rollout_ref.rollout.agent.agent_loop_manager_class=mine.Manager",
+            "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=mine.Manager",
             "agent_loop_manager_class: expected none",
         ),
     ],
