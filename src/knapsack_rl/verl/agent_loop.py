@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 import transfer_queue as tq
-from tensordict import TensorDict
+from tensordict import NonTensorData, TensorDict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils import tensordict_utils as tu
 
@@ -33,6 +33,9 @@ class _Outcome:
     successes: int = 0
     scored: int = 0
     failed: int = 0
+    """Without a reward, for whatever reason."""
+    errors: int = 0
+    """Those that raised."""
 
 
 class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
@@ -42,7 +45,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         super().__init__(config, *args, **kwargs)
         self._knapsack = read_settings(config)
         self._keeper = ray.get_actor(config.trainer.v1.knapsack_keeper)
-        self._rewards: dict[tuple[str, int], float] = {}
+        self._rewards: dict[str, dict[int, float]] = {}  # of the training groups that are being generated, by session
 
     async def alive(self) -> bool:
         """Answer, which a dead worker does not."""
@@ -58,7 +61,8 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         uid, more = prompt["uid"], int(prompt.pop(ROLLOUTS))
         prompt.pop("__do_sample__", None)  # verl's, for ReMax, which is refused
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
-        sessions, failed = itertools.count(), 0
+        self._rewards[uid] = {}
+        sessions, errors = itertools.count(), 0
         running: set[asyncio.Task[Any]] = set()
         try:
             while more:
@@ -71,24 +75,28 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                 while running and not more:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     outcome = self._outcome(uid, done)
-                    failed += outcome.failed
+                    errors += outcome.errors
                     more = await self._keeper.report.remote(
                         uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running
                     )
         except Exception:  # not of a rollout: the keeper is gone, or at odds with this group
             logger.exception("group %s: cannot be completed", uid)
             await asyncio.gather(*running, return_exceptions=True)  # nobody may write after the group is cleared
-            failed += 1
-        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if failed else "finished"})
+            await self._keeper.abandon.remote(uid)
+            errors += 1
+        del self._rewards[uid]
+        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"})
 
     def _outcome(self, uid: str, done: set[asyncio.Task[Any]]) -> _Outcome:
         """Count these rollouts, and log why those failed that did."""
         outcome = _Outcome()
         for task in done:
-            reward = self._rewards.pop((uid, int(task.get_name())), None)
-            if (error := task.exception()) is not None:
+            reward = self._rewards[uid].pop(int(task.get_name()), None)
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is not None:
                 logger.error("group %s, rollout %s failed", uid, task.get_name(), exc_info=error)
-            if error is not None or reward is None:
+                outcome.errors += 1
+            if error is not None or reward is None:  # verl lets an agent loop return nothing
                 outcome.failed += 1
             else:
                 outcome.scored += 1
@@ -97,6 +105,8 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
 
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
         await super()._compute_score(outputs, kwargs)
+        if kwargs["uid"] not in self._rewards:  # validation
+            return
         final, name = outputs[-1], self._knapsack.success_field
         if name is None:
             reward = final.reward_score
@@ -108,7 +118,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                     f"({', '.join(sorted(extra)) or 'which is empty'}), got {name!r}."
                 )
             reward = extra[name]
-        self._rewards[kwargs["uid"], kwargs["session_id"]] = float(reward)
+        self._rewards[kwargs["uid"]][kwargs["session_id"]] = float(reward)
 
 
 class KnapsackAgentLoopManager(AgentLoopManagerTQ):
@@ -128,7 +138,8 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
 
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Dispatch without waiting, as verl does; every worker gets about the same number of first rollouts."""
-        if prompts.get("validate"):
+        validating = "validate" in prompts and bool(prompts["validate"])  # what a TensorDict's get() gives has no truth
+        if validating:
             super().generate_sequences(prompts)
             return
         features = {name: _column(prompts, name) for name in self._knapsack.feature_fields}
@@ -136,8 +147,9 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
         tu.assign_non_tensor_stack(prompts, ROLLOUTS, first)
         rollouts, workers = np.array(first), len(self.agent_loop_workers)
         parts = dispatch.balanced_groups(rollouts, workers)
-        loads = np.array([rollouts[part].sum() for part in np.array_split(np.arange(len(rollouts)), workers)])
-        self.imbalance = (float(loads.max() / loads.mean()), parts.imbalance)
+        if len(rollouts) >= workers:  # a refill of one prompt says nothing
+            loads = np.array([rollouts[part].sum() for part in np.array_split(np.arange(len(rollouts)), workers)])
+            self.imbalance = (float(loads.max() / loads.mean()), parts.imbalance)
         ray.get(
             [
                 worker.generate_sequences.remote(prompts[part.tolist()])
@@ -155,11 +167,8 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
         ray.get([worker.alive.remote() for worker in self.agent_loop_workers])
 
     def _prompt_ids(self, prompts: TensorDict) -> list[str]:
-        """Who the prompts are: their id field, or data source and content."""
-        name = self._knapsack.id_field
-        if name is not None:
-            return [prompt_id(value) for value in _column(prompts, name)]
-        contents = _column(prompts, "raw_prompt")
+        """Who the prompts are: their data source, and their id field or content."""
+        contents = _column(prompts, self._knapsack.id_field or "raw_prompt")
         sources = _column(prompts, "data_source") if "data_source" in prompts else [None] * len(contents)
         return [prompt_id(content, extra=source) for content, source in zip(contents, sources, strict=True)]
 
@@ -170,4 +179,4 @@ def _column(prompts: TensorDict, name: str) -> list[Any]:
             f"trainer.v1.knapsack: {name!r} is not a column of the data set, "
             f"which has {', '.join(sorted(prompts.keys()))}."
         )
-    return [getattr(value, "data", value) for value in prompts[name]]
+    return [value.data if isinstance(value, NonTensorData) else value for value in prompts[name]]

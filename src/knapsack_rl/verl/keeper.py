@@ -56,7 +56,8 @@ class _OpenStep:
         self.placed, self.scored, self.successes, self.failed = np.zeros((4, prompts), dtype=np.int64)
         self.news = np.zeros((3, prompts), dtype=np.int64)  # successes, scored, failed since the last flush
         self.granted = np.zeros(prompts, dtype=np.int64)  # placed, and not yet fetched by a worker
-        self.complete = np.zeros(prompts, dtype=bool)
+        self.complete, self.abandoned = np.zeros((2, prompts), dtype=bool)
+        self.error: Exception | None = None
         self.flushing: asyncio.Task[None] | None = None
         self.changed = asyncio.Event()
 
@@ -71,9 +72,23 @@ class _OpenStep:
         self.placed = self.placed + rollouts
         return rollouts
 
-    async def flush(self) -> None:
+    def heard(self) -> None:
+        """See to it that what was reported is learned from."""
+        if self.flushing is None and self.news.any():
+            self.flushing = asyncio.get_running_loop().create_task(self._flush())
+
+    async def _flush(self) -> None:
         """Learn from everything that was reported, place more, and wake those who wait."""
         await asyncio.sleep(_FLUSH_SECONDS)
+        try:
+            self._learn_and_place()
+        except Exception as error:  # of which everybody who waits must hear
+            self.error = error
+        woken, self.changed = self.changed, asyncio.Event()
+        woken.set()
+        self.heard()
+
+    def _learn_and_place(self) -> None:
         news, self.news = self.news, np.zeros_like(self.news)
         self.flushing = None
         successes, scored, failed = news
@@ -88,8 +103,9 @@ class _OpenStep:
         room = max(1, self.budget // 2) - int((self.placed - self.scored - self.failed).sum())
         if self.unplaced and room > 0:
             self.granted = self.granted + self.place(room)
-        woken, self.changed = self.changed, asyncio.Event()
-        woken.set()
+        # What went to groups that nobody generates any more has failed.
+        self.news[2] += np.where(self.abandoned, self.granted, 0)
+        self.granted = np.where(self.abandoned, 0, self.granted)
 
 
 class BudgetKeeper:
@@ -132,17 +148,28 @@ class BudgetKeeper:
             raise StateError(f"report: no step has the group {uid!r}. It is complete, or of another run.")
         step, position = self._open[uid]
         step.news[:, position] += (successes, scored, failed)
-        if step.flushing is None and step.news.any():
-            step.flushing = asyncio.get_running_loop().create_task(step.flush())
+        step.heard()
         if waiting and step.flushing is not None:
             await asyncio.shield(step.flushing)  # a group that is complete has been learned from
-        while waiting and step.unplaced and not step.granted[position]:
+        while waiting and step.unplaced and not step.granted[position] and step.error is None:
             await step.changed.wait()
+        if step.error is not None:
+            raise step.error
         more = int(step.granted[position])
         step.granted[position] = 0
         if waiting and not more:
             self._close(uid)
         return more
+
+    async def abandon(self, uid: str) -> None:
+        """Count as failed what is in flight of a group that nobody will report, and whatever it would still get."""
+        if uid in self._open:
+            step, position = self._open[uid]
+            back = step.scored + step.failed + step.news[1:].sum(axis=0)
+            step.news[2, position] += (step.placed - back)[position]
+            step.granted[position], step.abandoned[position] = 0, True
+            step.heard()
+            self._close(uid)
 
     async def visits(self, uids: list[str]) -> dict[str, float]:
         """Metrics of complete groups, which are then forgotten: those that verl trains on in a step."""

@@ -21,7 +21,8 @@ ALGORITHMS = {
     "reinforce_plus_plus": "reinforce",
 }
 """verl's advantage estimators, and whose non-zero gradient they share (paper, appendix B). Those that subtract a mean
-over the group have no gradient where all rewards are equal; REINFORCE++ subtracts none."""
+over the group have no gradient where all rewards are equal (reinforce_plus_plus_baseline, which whitens afterwards,
+hardly any); REINFORCE++ subtracts none."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class Settings:
             raise InvalidInputError(
                 f"algorithm.adv_estimator: expected one whose gradient depends on a group's rewards "
                 f"({', '.join(ALGORITHMS)}), got {estimator!r}. Use one of these, or verl's own trainer_mode."
+            )
+        if ALGORITHMS[estimator] != "reinforce" and self.min_rollouts < 2:
+            raise InvalidInputError(
+                f"trainer.v1.knapsack.min_rollouts: expected 2 or more, got {self.min_rollouts}. verl gives the only "
+                f"rollout of a group its bare reward as advantage under algorithm.adv_estimator={estimator}."
             )
         return BudgetAllocator(
             self.strategy,

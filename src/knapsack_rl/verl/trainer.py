@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import math
 import uuid
@@ -49,6 +50,7 @@ class KnapsackTrainer(PPOTrainer):
         estimator, size = str(config.algorithm.adv_estimator), int(config.actor_rollout_ref.rollout.n)
         allocator = self.knapsack.allocator(size, estimator)  # here too, so that what it refuses is said by the driver
         self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
+        self.algorithm = allocator.settings.algorithm
         name = f"knapsack-keeper-{uuid.uuid4().hex}"
         self._keeper = (
             ray.remote(BudgetKeeper)
@@ -99,20 +101,14 @@ class KnapsackTrainer(PPOTrainer):
         return batch
 
     def _bound_advantages(self, batch: KVBatchMeta, uids: list[str]) -> None:
-        clip = self.knapsack.advantage_clip
-        if clip is None and self.rollout_weights == "none":
-            return
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
-        weights = torch.ones(len(uids))
-        if self.rollout_weights == "sqrt":
-            sessions = {key.rsplit("_", 1)[0] for key in batch.keys}
-            sizes: dict[str, int] = {}
-            for session in sessions:
-                uid = session.split("_")[0]
-                sizes[uid] = sizes.get(uid, 0) + 1
-            size = self.config.actor_rollout_ref.rollout.n
-            weights = torch.tensor([math.sqrt(size / sizes[uid]) for uid in uids])
+        """Clip and weigh; a group of which one rollout is left has no mean to compare with, and so no advantage."""
+        sizes = collections.Counter(session.split("_")[0] for session in {key.rsplit("_", 1)[0] for key in batch.keys})
+        size, clip = self.config.actor_rollout_ref.rollout.n, self.knapsack.advantage_clip
+        weights = [math.sqrt(size / sizes[uid]) if self.rollout_weights == "sqrt" else 1.0 for uid in uids]
+        if self.algorithm != "reinforce":
+            weights = [weight if sizes[uid] > 1 else 0.0 for weight, uid in zip(weights, uids, strict=True)]
         bound = math.inf if clip is None else clip
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
         rows = [
             row.clamp(-bound, bound) * weight for row, weight in zip(data["advantages"].unbind(), weights, strict=True)
         ]
@@ -189,6 +185,12 @@ def check_options(config: Any) -> None:
         raise InvalidInputError(
             "reward.reward_model: a colocated reward model scores after generation, when nothing can be placed any "
             "more. Set reward.reward_model.enable_resource_pool=True, or use rule-based rewards."
+        )
+    sampler = config.trainer.v1.sampler.get("custom_sampler")
+    if sampler is not None and sampler.get("path"):
+        raise InvalidInputError(
+            f"trainer.v1.sampler.custom_sampler: expected none, since groups that it drops or waits for could not be "
+            f"accounted for, got {sampler.path!r}. Leave it out."
         )
     manager = config.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class")
     if manager not in (None, MANAGER):

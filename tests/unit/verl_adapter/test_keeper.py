@@ -192,3 +192,33 @@ def test_a_state_saved_in_the_middle_of_a_step_holds_the_groups_that_are_complet
         assert keeper._allocator.visited(["prompt a", "prompt b"]).all()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_a_group_that_is_given_up_keeps_nobody_waiting_and_its_rollouts_are_spent(strategy: str) -> None:
+    async def run() -> None:
+        keeper = keeper_of(strategy)
+        workers = Workers(keeper, [0.5, 0.0, 0.0])
+        first = await keeper.open(["a", "b", "c"], ["prompt a", "prompt b", "prompt c"], {})
+        await keeper.report("a", 1, 1, 0, waiting=False)
+        others = asyncio.gather(workers.group("b", 1, first[1]), workers.group("c", 2, first[2]))
+        await keeper.abandon("a")
+        await asyncio.wait_for(others, 60)
+        while keeper._steps[0].step.remaining:  # what the abandoned group would still have got
+            await asyncio.sleep(0.01)
+        assert keeper._steps[0].placed.sum() == 24
+        assert keeper._steps[0].scored[0] == 1
+        await keeper.abandon("a")  # once is enough
+
+    asyncio.run(run())
+
+
+def test_a_report_that_cannot_be_true_stops_everybody_of_its_step() -> None:
+    async def run() -> None:
+        keeper = keeper_of("uniform")
+        await keeper.open(["a", "b"], ["prompt a", "prompt b"], {})
+        for uid, count in (("a", 9), ("b", 1)):
+            with pytest.raises(kr.InvalidInputError, match="expected at most the 8 that are in flight, got 9"):
+                await keeper.report(uid, 0, count, 0, waiting=True)
+
+    asyncio.run(run())

@@ -58,3 +58,9 @@ def test_every_setting_reaches_the_allocator() -> None:
         9,
     )
     assert (settings.fallback, settings.confidence, settings.seed, settings.algorithm) == (False, 0.8, 7, "rloo")
+
+
+def test_groups_of_one_are_refused_where_a_mean_is_subtracted() -> None:
+    with pytest.raises(kr.InvalidInputError, match=r"min_rollouts: expected 2 or more, got 1\."):
+        Settings.read({"min_rollouts": 1}).allocator(8, "grpo")
+    assert Settings.read({"min_rollouts": 1}).allocator(8, "reinforce_plus_plus").settings.min_rollouts == 1
