@@ -198,10 +198,8 @@ def test_what_a_wave_adds_does_not_change_the_rollouts_before_it(monkeypatch: py
     class InTwoWaves:
         """Uniform, but half of the rollouts after the other half."""
 
-        def belief(self, rows: list[int], features: None) -> Belief:
-            return Belief(np.ones(len(rows)), np.ones(len(rows)))
-
         def step(self, rows: list[int], features: None) -> InTwoWaves:
+            self.belief = Belief(np.ones(len(rows)), np.ones(len(rows)))
             self.remaining, self.asked = 8 * len(rows), np.full(len(rows), 4)
             return self
 

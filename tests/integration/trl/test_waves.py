@@ -46,7 +46,7 @@ def test_a_step_in_waves_spends_its_budget_and_makes_and_rewards_each_rollout_on
 
 
 def test_advantages_are_over_all_rollouts_of_a_prompt_in_the_step(make, observed):
-    trainer = make(kind=observed, allocator=adaptive())
+    trainer = make(kind=observed, allocator=adaptive(), rollout_weights="none")
     trainer.train()
     mixed = 0
     for batch in trainer.batches:
@@ -222,7 +222,7 @@ def test_weights_are_refused_where_the_loss_is_not_known_to_be_proportional(make
 
 
 def test_a_baseline_from_the_belief_gives_every_rollout_of_every_group_an_advantage(make, observed):
-    trainer = make(kind=observed, allocator=adaptive(), baseline="belief")
+    trainer = make(kind=observed, allocator=adaptive(), baseline="belief", rollout_weights="none")
     trainer.train()
     for batch in trainer.batches:
         means = dict(zip([row["prompt"] for row in batch["record"].rows], batch["record"].belief.mean, strict=True))
