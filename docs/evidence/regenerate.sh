@@ -29,7 +29,8 @@ simulations() {
   cp runs/five-seeds/results.csv "$kept/five-seeds.csv"
 }
 
-[ $# -gt 0 ] || set -- adaptive demonstration learning-rates ablations group-sizes demonstration-trl reasoning-gym simulate
+[ $# -gt 0 ] || set -- adaptive string-operations reasoning-gym-adaptive rivals demonstration learning-rates ablations \
+  group-sizes demonstration-trl reasoning-gym simulate
 for wanted in "$@"; do
   if [ "$wanted" = simulate ]; then simulations; else comparison "$wanted"; fi
 done
