@@ -149,14 +149,19 @@ def supervised_pairs(config: ChainArithmeticConfig, seed: int, count: int) -> li
 
 def tokenizer(config: ChainArithmeticConfig) -> PreTrainedTokenizerFast:
     """One token per digit, per pair of a rule and an operand, and for ``=``: 93 with the two special ones."""
+    pairs = [f"{name}{operand}" for name in RULE_NAMES for operand in range(OPERANDS)]
+    return word_tokenizer(["=", *map(str, range(10)), *pairs])
+
+
+def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """One token per word, words being apart by spaces, after ``<pad>`` and ``<eos>``."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "<eos>", "=", *map(str, range(10))]
-    words += [f"{name}{operand}" for name in RULE_NAMES for operand in range(OPERANDS)]
-    word_level = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}))
+    known = ["<pad>", "<eos>", *words]
+    word_level = Tokenizer(WordLevel({word: number for number, word in enumerate(known)}))
     word_level.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=word_level,

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from knapsack_rl.tasks.base import Task
-from knapsack_rl.tasks.chain_arithmetic import exact_match
+from knapsack_rl.tasks.chain_arithmetic import exact_match, word_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -100,21 +100,7 @@ def supervised_pairs(config: StringOperationsConfig, seed: int, count: int) -> l
 
 def tokenizer(config: StringOperationsConfig) -> PreTrainedTokenizerFast:
     """One token per letter and per operation, and for ``=``: 14 with the two special ones."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<pad>", "<eos>", "=", *ALPHABET, *OPERATIONS]
-    word_level = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}))
-    word_level.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=word_level,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+    return word_tokenizer(["=", *ALPHABET, *OPERATIONS])
 
 
 def answered(operations: str, text: str) -> str:
