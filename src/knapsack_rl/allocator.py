@@ -266,6 +266,7 @@ class Step:
         remaining: rollouts of the budget that have not been placed and told of (or reported) yet.
         successes: shape (M,), right ones so far.
         scored: shape (M,), those that came back so far.
+        placed: shape (M,), rollouts so far.
     """
 
     def __init__(
@@ -276,7 +277,7 @@ class Step:
         self._allocator = allocator
         self._strategy = allocator._strategy if waves else replace(allocator._strategy, waves=one_wave, exponents=None)
         self._prompts = Prompts(identity.keys(prompt_ids), features, allocator._estimator)
-        self.successes, self.scored, self._placed, self._failed = np.zeros((4, len(prompt_ids)), dtype=np.int64)
+        self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompt_ids)), dtype=np.int64)
         self._wave = 0
         self._asked: Plan | None = None
         self._placement: Placement | None = None
@@ -285,6 +286,11 @@ class Step:
     def belief(self) -> Belief:
         """What was believed about the prompts' success rates before the step."""
         return self._prompts.belief
+
+    @property
+    def in_flight(self) -> Ints:
+        """Rollouts of each prompt that were placed and not reported yet, shape (M,); for `place` and `report`."""
+        return self.placed - self.scored - self._failed
 
     def ask(self) -> Plan:
         """Rollouts to add now, per prompt. Asking again before `tell` gives the same plan.
@@ -296,7 +302,7 @@ class Step:
         if not self.remaining:
             raise StateError("step: ask came after the whole budget was placed. Loop `while step.remaining:`.")
         if self._asked is None:
-            view = self._view(np.zeros_like(self._placed))
+            view = self._view(np.zeros_like(self.placed))
             self._asked = self._strategy.wave(self._wave, view, self.remaining)
         return self._asked
 
@@ -311,10 +317,10 @@ class Step:
         if self._asked is None:
             raise StateError("step: tell came before ask. Ask for a plan, generate, then tell what came back.")
         won, tried = self._counts(successes, rollouts)
-        most = self._placed + self._asked.rollouts - self.scored  # late ones of earlier waves may come with this one
+        most = self.placed + self._asked.rollouts - self.scored  # late ones of earlier waves may come with this one
         _refuse_more("rollouts", tried, most, "were asked for so far and have not come back")
         self._learn(won, tried, self.remaining - int(self._asked.rollouts.sum()))
-        self._placed = self._placed + self._asked.rollouts
+        self.placed = self.placed + self._asked.rollouts
         self._asked, self._wave = None, self._wave + 1
 
     def place(self, most: int) -> Plan:
@@ -331,12 +337,12 @@ class Step:
         """
         most = as_integer("most", most, at_least=0)
         self._refuse_to_mix("place", begun=self._wave > 0 or self._asked is not None)
-        pending = self._placed - self.scored - self._failed
+        pending = self.in_flight
         view = self._view(pending)
         if self._placement is None:
             self._placement = placement(self._strategy, view)
         plan = view.plan(self._placement.place(view, most, self.remaining - int(pending.sum())))
-        self._placed = self._placed + plan.rollouts
+        self.placed = self.placed + plan.rollouts
         return plan
 
     def report(self, successes: ArrayLike, rollouts: ArrayLike, failed: ArrayLike = 0) -> None:
@@ -360,14 +366,14 @@ class Step:
                 f"failed: expected 0 or one number for each of the {len(tried)} prompts of the step, "
                 f"got shape {lost.shape}."
             )
-        back, most = tried + lost, self._placed - self.scored - self._failed
-        _refuse_more("rollouts, failed", back, most, "are in flight")
+        back = tried + lost
+        _refuse_more("rollouts, failed", back, self.in_flight, "are in flight")
         if back.any():  # what is empty must not end the step a second time
             self._learn(won, tried, self.remaining - int(back.sum()))
             self._failed = self._failed + lost
 
     def _view(self, pending: Ints) -> View:
-        return View(self._prompts, self._allocator.settings, self._placed, self.scored, self.successes, pending)
+        return View(self._prompts, self._allocator.settings, self.placed, self.scored, self.successes, pending)
 
     def _refuse_to_mix(self, call: str, begun: bool) -> None:
         if begun:

@@ -201,7 +201,7 @@ def test_at_the_price_as_many_rollouts_are_wanted_as_are_left(pairs: list[tuple[
     two = np.full(len(pairs), 2)
     scored = np.arange(len(pairs)) % 3  # of the first two rollouts, so many are back
     successes = np.where(np.arange(len(pairs)) % 2 == 0, 0, scored)
-    step._placed, step.scored, step.successes = two, scored, successes
+    step.placed, step.scored, step.successes = two, scored, successes
     view = step._view(two - scored)
     price = ByGain(view, EXPONENTS).price(view, left)
 

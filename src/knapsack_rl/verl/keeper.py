@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,9 @@ class _OpenStep:
 
     def __init__(self, step: Step, features: Features, unvisited: NDArray[np.bool_]) -> None:
         self.step, self.features, self.unvisited = step, features, unvisited
-        self.budget = step.remaining
+        self.most_in_flight = max(1, step.remaining // 2)
         self.belief = step.belief  # before it learns
         prompts = len(step.prompt_ids)
-        self.placed, self.scored, self.successes, self.failed = np.zeros((4, prompts), dtype=np.int64)
         self.news = np.zeros((3, prompts), dtype=np.int64)  # successes, scored, failed since the last flush
         self.granted = np.zeros(prompts, dtype=np.int64)  # placed, and not yet fetched by a worker
         self.complete, self.abandoned = np.zeros((2, prompts), dtype=bool)
@@ -64,15 +64,9 @@ class _OpenStep:
     @property
     def unplaced(self) -> int:
         """What is left of the budget for whoever needs it."""
-        return self.budget - int(self.placed.sum())
+        return self.step.remaining - int(self.step.in_flight.sum())
 
-    def place(self, most: int) -> Ints:
-        """Place at most this many."""
-        rollouts = self.step.place(min(most, self.unplaced)).rollouts
-        self.placed = self.placed + rollouts
-        return rollouts
-
-    def heard(self) -> None:
+    def flush_soon(self) -> None:
         """See to it that what was reported is learned from."""
         if self.flushing is None and self.news.any():
             self.flushing = asyncio.get_running_loop().create_task(self._flush())
@@ -86,23 +80,17 @@ class _OpenStep:
             self.error = error
         woken, self.changed = self.changed, asyncio.Event()
         woken.set()
-        self.heard()
+        self.flush_soon()
 
     def _learn_and_place(self) -> None:
         news, self.news = self.news, np.zeros_like(self.news)
         self.flushing = None
-        successes, scored, failed = news
-        self.step.report(successes, scored, failed)
-        self.successes, self.scored, self.failed = (
-            self.successes + successes,
-            self.scored + scored,
-            self.failed + failed,
-        )
+        self.step.report(*news)
         # Beyond the first rollouts half of the budget at most is on its way at a time: what is not placed yet can still
         # go where the others show that it is needed.
-        room = max(1, self.budget // 2) - int((self.placed - self.scored - self.failed).sum())
-        if self.unplaced and room > 0:
-            self.granted = self.granted + self.place(room)
+        room = self.most_in_flight - int(self.step.in_flight.sum())
+        if room > 0:
+            self.granted = self.granted + self.step.place(room).rollouts
         # What went to groups that nobody generates any more has failed.
         self.news[2] += np.where(self.abandoned, self.granted, 0)
         self.granted = np.where(self.abandoned, 0, self.granted)
@@ -113,7 +101,8 @@ class BudgetKeeper:
 
     def __init__(self, settings: Settings, group_size: int, estimator: str) -> None:
         self._settings = settings
-        self._allocator, self._copy = (settings.allocator(group_size, estimator) for _ in range(2))
+        self._new_allocator = partial(settings.allocator, group_size, estimator)
+        self._allocator = self._new_allocator()
         self._steps: list[_OpenStep] = []
         self._open: dict[str, tuple[_OpenStep, int]] = {}
         self._visits: dict[str, Visit] = {}
@@ -128,7 +117,7 @@ class BudgetKeeper:
         """
         step = self._allocator.step(prompt_ids, features, waves=self._settings.waves)
         opened = _OpenStep(step, features, ~self._allocator.visited(prompt_ids))
-        first = opened.place(opened.budget)
+        first = step.place(step.remaining).rollouts
         self._steps = [step for step in self._steps if step.step.remaining] + [opened]
         self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})
         return first.tolist()
@@ -148,7 +137,7 @@ class BudgetKeeper:
             raise StateError(f"report: no step has the group {uid!r}. It is complete, or of another run.")
         step, position = self._open[uid]
         step.news[:, position] += (successes, scored, failed)
-        step.heard()
+        step.flush_soon()
         if waiting and step.flushing is not None:
             await asyncio.shield(step.flushing)  # a group that is complete has been learned from
         while waiting and step.unplaced and not step.granted[position] and step.error is None:
@@ -165,10 +154,9 @@ class BudgetKeeper:
         """Count as failed what is in flight of a group that nobody will report, and whatever it would still get."""
         if uid in self._open:
             step, position = self._open[uid]
-            back = step.scored + step.failed + step.news[1:].sum(axis=0)
-            step.news[2, position] += (step.placed - back)[position]
+            step.news[2, position] += step.step.in_flight[position] - step.news[1:, position].sum()
             step.granted[position], step.abandoned[position] = 0, True
-            step.heard()
+            step.flush_soon()
             self._close(uid)
 
     async def visits(self, uids: list[str]) -> dict[str, float]:
@@ -188,13 +176,13 @@ class BudgetKeeper:
         allocator = self._allocator
         begun = [step for step in self._steps if step.step.remaining and step.complete.any()]
         if begun:
-            allocator = self._copy
+            allocator = self._new_allocator()
             allocator.load_state_dict(self._allocator.state_dict())
         for step in begun:
             chosen = np.flatnonzero(step.complete).tolist()
             features = {name: [values[i] for i in chosen] for name, values in step.features.items()}
             ids = [step.step.prompt_ids[i] for i in chosen]
-            allocator.tell(ids, step.successes[chosen], step.scored[chosen], features)
+            allocator.tell(ids, step.step.successes[chosen], step.step.scored[chosen], features)
         allocator.save(path)
 
     async def load(self, path: str) -> None:
@@ -202,12 +190,12 @@ class BudgetKeeper:
         self._allocator.load(path)
 
     def _close(self, uid: str) -> None:
-        step, position = self._open.pop(uid)
-        step.complete[position] = True
+        opened, position = self._open.pop(uid)
+        opened.complete[position] = True
+        step = opened.step
         rollouts, scored, successes = (int(x[position]) for x in (step.placed, step.scored, step.successes))
-        belief = step.belief
-        score = belief.log_likelihood(step.successes, step.scored)[position]
-        self._visits[uid] = Visit(rollouts, scored, successes, float(score), bool(step.unvisited[position]))
+        score = opened.belief.log_likelihood(step.successes, step.scored)[position]
+        self._visits[uid] = Visit(rollouts, scored, successes, float(score), bool(opened.unvisited[position]))
 
 
 def summary(visits: list[Visit]) -> dict[str, float]:

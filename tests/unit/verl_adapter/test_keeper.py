@@ -204,10 +204,11 @@ def test_a_group_that_is_given_up_keeps_nobody_waiting_and_its_rollouts_are_spen
         others = asyncio.gather(workers.group("b", 1, first[1]), workers.group("c", 2, first[2]))
         await keeper.abandon("a")
         await asyncio.wait_for(others, 60)
-        while keeper._steps[0].step.remaining:  # what the abandoned group would still have got
-            await asyncio.sleep(0.01)
-        assert keeper._steps[0].placed.sum() == 24
-        assert keeper._steps[0].scored[0] == 1
+        opened = keeper._steps[0]
+        while opened.step.remaining:  # what the abandoned group would still have got
+            await asyncio.wait_for(opened.changed.wait(), 60)
+        assert opened.step.placed.sum() == 24
+        assert opened.step.scored[0] == 1
         await keeper.abandon("a")  # once is enough
 
     asyncio.run(run())
