@@ -28,6 +28,8 @@ Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 STATE_VERSION = 1
+STATE_FILE = "knapsack_allocator.npz"
+"""What the adapters call the allocator's state in a checkpoint, so that a run can move from one to the other."""
 STRATEGIES = {**OWN, **rivals.STRATEGIES}
 
 

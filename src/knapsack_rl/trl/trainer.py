@@ -35,7 +35,7 @@ from trl.trainer.utils import RepeatSampler
 
 from knapsack_rl import dispatch
 from knapsack_rl.allocation import Plan
-from knapsack_rl.allocator import BudgetAllocator, Step
+from knapsack_rl.allocator import STATE_FILE, BudgetAllocator, Step
 from knapsack_rl.beta import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.identity import prompt_id
@@ -47,8 +47,6 @@ from knapsack_rl.validation import one_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-STATE_FILE = "knapsack_allocator.npz"
 
 
 @dataclass(frozen=True)

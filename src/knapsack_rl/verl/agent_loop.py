@@ -65,20 +65,18 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         sessions, errors = itertools.count(), 0
         running: set[asyncio.Task[Any]] = set()
         try:
-            while more:
+            while more or running:
                 for session in itertools.islice(sessions, more):
                     rollout = self._run_agent_loop(
                         dict(sampling_params), trajectory=trajectory, trace=trace, session_id=session, **prompt
                     )
                     running.add(asyncio.create_task(rollout, name=str(session)))
-                more = 0
-                while running and not more:
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    outcome = self._outcome(uid, done)
-                    errors += outcome.errors
-                    more = await self._keeper.report.remote(
-                        uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running
-                    )
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                outcome = self._outcome(uid, done)
+                errors += outcome.errors
+                more = await self._keeper.report.remote(
+                    uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running
+                )
         except Exception:  # not of a rollout: the keeper is gone, or at odds with this group
             logger.exception("group %s: cannot be completed", uid)
             await asyncio.gather(*running, return_exceptions=True)  # nobody may write after the group is cleared

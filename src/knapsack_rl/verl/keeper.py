@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl import metrics
 from knapsack_rl.allocator import Step
+from knapsack_rl.beta import Belief
 from knapsack_rl.errors import StateError
 from knapsack_rl.verl.settings import Settings
 
@@ -192,10 +193,11 @@ class BudgetKeeper:
     def _close(self, uid: str) -> None:
         opened, position = self._open.pop(uid)
         opened.complete[position] = True
-        step = opened.step
+        step, here = opened.step, slice(position, position + 1)  # of this group alone: a step closes as many as it has
         rollouts, scored, successes = (int(x[position]) for x in (step.placed, step.scored, step.successes))
-        score = opened.belief.log_likelihood(step.successes, step.scored)[position]
-        self._visits[uid] = Visit(rollouts, scored, successes, float(score), bool(opened.unvisited[position]))
+        belief = Belief(opened.belief.wins[here], opened.belief.losses[here])
+        score = float(belief.log_likelihood(step.successes[here], step.scored[here])[0])
+        self._visits[uid] = Visit(rollouts, scored, successes, score, bool(opened.unvisited[position]))
 
 
 def summary(visits: list[Visit]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from knapsack_rl.allocator import BudgetAllocator
@@ -48,7 +48,7 @@ class Settings:
     confidence: float = 0.9
     seed: int = 0
     id_field: str | None = None
-    feature_fields: tuple[str, ...] = field(default=())
+    feature_fields: tuple[str, ...] = ()
     success_threshold: float = 0.0
     success_field: str | None = None
     waves: bool = True

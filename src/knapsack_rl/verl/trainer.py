@@ -9,7 +9,6 @@ import uuid
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import ray
 import torch
 import transfer_queue as tq
@@ -22,12 +21,12 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 
+from knapsack_rl.allocator import STATE_FILE
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.verl.keeper import BudgetKeeper
 from knapsack_rl.verl.settings import read_settings
 
 TESTED = SpecifierSet(">=0.9.1,<0.10")
-STATE_FILE = "knapsack_allocator.npz"
 MANAGER = "knapsack_rl.verl.agent_loop.KnapsackAgentLoopManager"
 
 logger = logging.getLogger(__name__)
@@ -91,9 +90,8 @@ class KnapsackTrainer(PPOTrainer):
         """verl's, then clipped (paper, appendix C) and weighed."""
         batch = super()._compute_advantage(batch, metrics)
         uids = [key.split("_")[0] for key in batch.keys]
-        padding = np.array([bool(tag.get("is_padding", False)) for tag in batch.tags])
         self._bound_advantages(batch, uids)
-        real = sorted({uid for uid, pad in zip(uids, padding, strict=True) if not pad})
+        real = sorted({uid for uid, tag in zip(uids, batch.tags, strict=True) if not tag.get("is_padding")})
         found = ray.get(self._keeper.visits.remote(real))
         before, after = self.agent_loop_manager.imbalance
         found |= {"dispatch_imbalance/by_prompts": before, "dispatch_imbalance/by_rollouts": after}

@@ -11,7 +11,7 @@ import small
 import torch
 
 from knapsack_rl import BudgetAllocator, StateError
-from knapsack_rl.trl.trainer import STATE_FILE
+from knapsack_rl.allocator import STATE_FILE
 
 SCHEDULE = {"max_steps": 10, "save_strategy": "steps"}
 

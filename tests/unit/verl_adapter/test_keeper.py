@@ -39,19 +39,17 @@ class Workers:
 
     async def group(self, uid: str, position: int, first: int) -> None:
         more, running = first, set()
-        while more:
+        while more or running:
             self.started[position] += more
             running |= {asyncio.create_task(self.rollout(position)) for _ in range(more)}
-            more = 0
-            while running and not more:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                outcomes = [task.result() for task in done]
-                scored = [outcome for outcome in outcomes if outcome is not None]
-                self.successes[position] += sum(scored)
-                self.scored[position] += len(scored)
-                more = await self.keeper.report(
-                    uid, sum(scored), len(scored), len(outcomes) - len(scored), waiting=not running
-                )
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            outcomes = [task.result() for task in done]
+            scored = [outcome for outcome in outcomes if outcome is not None]
+            self.successes[position] += sum(scored)
+            self.scored[position] += len(scored)
+            more = await self.keeper.report(
+                uid, sum(scored), len(scored), len(outcomes) - len(scored), waiting=not running
+            )
 
     async def step(self, name: str = "step", prompts: list[str] | None = None) -> list[str]:
         uids = [f"{name}-{position}" for position in range(len(self.rates))]
