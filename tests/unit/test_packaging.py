@@ -63,14 +63,18 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     assert "knapsack_rl/py.typed" in packed
 
 
-def test_every_dependency_is_pinned_in_the_constraints() -> None:
-    pins = re.findall(r"^([a-z0-9-]+)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    wanted = {re.sub(r"[-_.]+", "-", r.name).lower() for r in requirements()} - {"knapsack-rl"}
+@pytest.mark.parametrize(("constraints", "of_verl"), [("constraints.txt", False), ("constraints-verl.txt", True)])
+def test_every_dependency_is_pinned_in_the_constraints(constraints: str, of_verl: bool) -> None:
+    pins = re.findall(r"^([a-z0-9-]+)==", (ROOT / constraints).read_text(encoding="utf-8"), re.MULTILINE)
+    chosen = [r for r in requirements() if ('extra == "verl"' in str(r.marker)) == of_verl]
+    wanted = {re.sub(r"[-_.]+", "-", r.name).lower() for r in chosen} - {"knapsack-rl"}
+    assert wanted
     assert wanted <= set(pins)
 
 
-def test_the_constraints_name_no_registry() -> None:
-    assert not re.search(r"://|^\s*-", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+@pytest.mark.parametrize("constraints", ["constraints.txt", "constraints-verl.txt"])
+def test_the_constraints_name_no_registry(constraints: str) -> None:
+    assert not re.search(r"://|^\s*-", (ROOT / constraints).read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])

@@ -1,7 +1,4 @@
-"""The real verl, with Ray, FSDP2 over gloo and a transformers engine, on a CPU. Needs an environment of its own:
-
-pip install -e '.[verl]' pytest hypothesis
-"""
+"""The real verl, with Ray, FSDP2 over gloo and a transformers engine, on a CPU; CONTRIBUTING.md has its environment."""
 
 from __future__ import annotations
 
