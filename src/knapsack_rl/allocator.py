@@ -261,7 +261,7 @@ class Step:
 
     A step goes one of the two ways. All its rollouts come from the same policy. Beliefs stay as they were at the start
     of the step until its last `tell` or `report`, which makes one visit of it; a step that is given up before has
-    taught nothing.
+    taught nothing. Several steps may be open at a time and end in any order; what a step teaches is as old as the step.
 
     Attributes:
         prompt_ids: the ids of the step.
@@ -279,6 +279,7 @@ class Step:
         self._allocator = allocator
         self._strategy = allocator._strategy if waves else replace(allocator._strategy, waves=one_wave, exponents=None)
         self._prompts = Prompts(identity.keys(prompt_ids), features, allocator._estimator)
+        self._began = allocator._estimator.clock
         self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompt_ids)), dtype=np.int64)
         self._wave = 0
         self._asked: Plan | None = None
@@ -396,7 +397,7 @@ class Step:
         """Add up what came back; if nothing remains, that was a visit of the step's prompts."""
         won, tried = self.successes + won, self.scored + tried
         if not remaining:  # first of all, since it may refuse the features
-            self._allocator._estimator.update(self._prompts.keys, won, tried, self._prompts.features)
+            self._allocator._estimator.update(self._prompts.keys, won, tried, self._prompts.features, self._began)
         self.successes, self.scored, self.remaining = won, tried, remaining
 
 

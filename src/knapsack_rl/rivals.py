@@ -41,9 +41,11 @@ class PassRates(RecentRewards):
         super().__init__(0)
         self.failure = 0.5
 
-    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
+    def update(
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+    ) -> None:
         """As in `RecentRewards`."""
-        super().update(keys, successes, rollouts, features)
+        super().update(keys, successes, rollouts, features, since)
         seen = rollouts > 0
         if seen.any():
             self.failure = float(1.0 - self.rates(np.unique(keys[seen])).mean())
@@ -71,9 +73,11 @@ class CountedBeta(DiscountedBeta):
         super().__init__(discount=0.5, prior=(1.0, 1.0))
         self.updates = 0
 
-    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
+    def update(
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+    ) -> None:
         """As in `DiscountedBeta`."""
-        super().update(keys, successes, rollouts, features)
+        super().update(keys, successes, rollouts, features, since)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:

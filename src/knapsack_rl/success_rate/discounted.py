@@ -44,7 +44,9 @@ class DiscountedBeta(Estimator):
         rows, (a, b) = self._prompts.find(keys), self._shared()
         return Belief(a + self._prompts.read("wins", rows), b + self._prompts.read("losses", rows))
 
-    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
+    def update(
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+    ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
         if not len(visited):

@@ -30,6 +30,11 @@ class Estimator(ABC):
         """Known prompts."""
         return len(self._prompts)
 
+    @property
+    def clock(self) -> int:
+        """Visits so far, for estimators to which the age of evidence matters; 0 for all others."""
+        return 0
+
     def known(self, keys: Keys) -> NDArray[np.bool_]:
         """Whether each prompt was ever visited. O(M)."""
         return self._prompts.find(keys) >= 0
@@ -52,8 +57,13 @@ class Estimator(ABC):
         """A distribution of each prompt's success rate at its next visit, for unknown prompts too."""
 
     @abstractmethod
-    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
-        """Take in one visit a prompt; rows of one prompt are parts of one visit, rows without rollouts are none."""
+    def update(
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+    ) -> None:
+        """Take in one visit a prompt; rows of one prompt are parts of one visit, rows without rollouts are none.
+
+        `since` is what `clock` said when the step of these rollouts began; None for a step that began just now.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -36,7 +36,9 @@ class RecentRewards(ObservedRates):
         # Bit k of `recent`: was the newest reward but k a success?
         self._prompts = Table(successes=np.float64, rewards=np.float64, recent=np.uint16)
 
-    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
+    def update(
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+    ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
         table, rows = self._prompts, self._prompts.rows(visited)

@@ -66,6 +66,11 @@ class Regression(Estimator):
         self._weights, self._information = np.zeros(0), np.zeros((0, 0))
         self._log_kappa, self._kappa_information = 0.0, 1.0
 
+    @property
+    def clock(self) -> int:
+        """Visits so far."""
+        return self._visits
+
     def belief(self, keys: Keys, features: Features) -> Belief:
         """Beta(a_i, b_i) of the success rates at the next visit."""
         if not len(keys):  # no column to check, and none to tell text from numbers by
@@ -75,8 +80,14 @@ class Regression(Estimator):
         weights = self._weights if self._weights.size else np.zeros(x.shape[1])
         return _belief(x @ weights, self._log_kappa)
 
-    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
-        """Take in one visit a prompt; rows of one prompt are parts of the same visit."""
+    def update(
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+    ) -> None:
+        """Take in one visit a prompt; rows of one prompt are parts of the same visit.
+
+        A step that began at `since` shows the policy of then: its outcomes are that old, and where a later step has
+        been told of already they join the memory and leave the last visit as it is.
+        """
         if len(keys):
             self._check(features)
         visited, won, tried, position = one_visit(keys, successes, rollouts)
@@ -91,7 +102,7 @@ class Regression(Estimator):
         self._learn_weights(x, won, tried)
         posterior = _belief(x @ self._weights, self._log_kappa).given(won, tried).mean
         self._learn_categories(known, posterior)
-        self._remember(visited, won, tried)
+        self._remember(visited, won, tried, self._visits if since is None else since)
 
     def _design(self, keys: Keys, features: Features) -> Floats:
         """x_i, shape (M, d)."""
@@ -154,12 +165,15 @@ class Regression(Estimator):
         left = np.exp(-(self._visits - visited) / _CATEGORY_MEMORY)
         return np.asarray((left * rate + _CATEGORY_PRIOR * everyone) / (left * weight + _CATEGORY_PRIOR))
 
-    def _remember(self, keys: Keys, won: Ints, tried: Ints) -> None:
+    def _remember(self, keys: Keys, won: Ints, tried: Ints, since: int) -> None:
         rows, table = self._prompts.rows(keys), self._prompts
+        seen = min(since, self._visits) + len(keys)  # a step may have outlived the loading of an older state
         self._visits += len(keys)
         table["wins"][rows] = _DISCOUNT * table["wins"][rows] + won
         table["losses"][rows] = _DISCOUNT * table["losses"][rows] + (tried - won)
-        table["won"][rows], table["tried"][rows], table["visited"][rows] = won, tried, self._visits
+        newest = seen >= table["visited"][rows]
+        rows = rows[newest]
+        table["won"][rows], table["tried"][rows], table["visited"][rows] = won[newest], tried[newest], seen
 
     def _learn_moments(self, numbers: Floats) -> None:
         """Weight, mean and summed squares of deviation of each number, by the pairwise update of Chan et al. (1979)."""

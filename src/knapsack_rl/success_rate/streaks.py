@@ -45,7 +45,9 @@ class Streaks(ObservedRates):
         streak = self._prompts.read("streak", rows)
         return np.asarray(np.where(easy, self._willingness["easy"], self._willingness["hard"]) ** streak)
 
-    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
+    def update(
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+    ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
         if self.known(visited).any():

@@ -49,7 +49,9 @@ class TransitionTable(Estimator):
         weight = spread / np.clip(square - mean**2, 0.01 * spread, 0.9 * spread) - 1.0
         return Belief(mean * weight, (1.0 - mean) * weight)
 
-    def update(self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE) -> None:
+    def update(
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+    ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
         if not len(visited):

@@ -84,6 +84,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             errors += 1
         del self._rewards[uid]
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"})
+        self._keeper.settle.remote(uid)
 
     def _outcome(self, uid: str, done: set[asyncio.Task[Any]]) -> _Outcome:
         """Count these rollouts, and log why those failed that did."""

@@ -4,6 +4,9 @@ The driver opens a step and gets the first rollouts of each prompt. Workers repo
 told how many more their prompt gets; a prompt without rollouts in flight waits here until it gets some, or until the
 budget of its step is placed and its group therefore complete. What a step showed is told to the allocator when its last
 rollout is back, once, whatever verl then does with the group: train on it, filter it, or drop it as stale.
+
+A checkpoint holds the beliefs and verl's own list of the groups that are finished, and a restart generates all others
+anew. So that the two agree, `hold` lets no group become complete while verl writes it.
 """
 
 from __future__ import annotations
@@ -50,8 +53,8 @@ class Visit:
 class _OpenStep:
     """A step whose rollouts are still being generated."""
 
-    def __init__(self, step: Step, features: Features, unvisited: NDArray[np.bool_]) -> None:
-        self.step, self.features, self.unvisited = step, features, unvisited
+    def __init__(self, step: Step, features: Features, unvisited: NDArray[np.bool_], may_learn: asyncio.Event) -> None:
+        self.step, self.features, self.unvisited, self.may_learn = step, features, unvisited, may_learn
         self.most_in_flight = max(1, step.remaining // 2)
         self.belief = step.belief  # before it learns
         prompts = len(step.prompt_ids)
@@ -67,6 +70,11 @@ class _OpenStep:
         """What is left of the budget for whoever needs it."""
         return self.step.remaining - int(self.step.in_flight.sum())
 
+    def is_complete(self, position: int) -> bool:
+        """Whether nothing of a group is in flight, waits to be learned from, or can still be placed."""
+        nothing_more = not self.unplaced and not self.granted[position] and not self.step.in_flight[position]
+        return nothing_more and self.error is None
+
     def flush_soon(self) -> None:
         """See to it that what was reported is learned from."""
         if self.flushing is None and self.news.any():
@@ -75,6 +83,7 @@ class _OpenStep:
     async def _flush(self) -> None:
         """Learn from everything that was reported, place more, and wake those who wait."""
         await asyncio.sleep(_FLUSH_SECONDS)
+        await self.may_learn.wait()
         try:
             self._learn_and_place()
         except Exception as error:  # of which everybody who waits must hear
@@ -107,6 +116,10 @@ class BudgetKeeper:
         self._steps: list[_OpenStep] = []
         self._open: dict[str, tuple[_OpenStep, int]] = {}
         self._visits: dict[str, Visit] = {}
+        self._may_learn = asyncio.Event()
+        self._may_learn.set()
+        self._settling: set[str] = set()  # groups that are complete, which verl has not been told yet
+        self._settled = asyncio.Event()
 
     async def open(self, uids: list[str], prompt_ids: list[str], features: Features) -> list[int]:
         """Open a step; returns the first rollouts of each prompt, all of them where the strategy has one wave.
@@ -117,7 +130,7 @@ class BudgetKeeper:
             features: what else is known about them.
         """
         step = self._allocator.step(prompt_ids, features, waves=self._settings.waves)
-        opened = _OpenStep(step, features, ~self._allocator.visited(prompt_ids))
+        opened = _OpenStep(step, features, ~self._allocator.visited(prompt_ids), self._may_learn)
         first = step.place(step.remaining).rollouts
         self._steps = [step for step in self._steps if step.step.remaining] + [opened]
         self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})
@@ -160,6 +173,22 @@ class BudgetKeeper:
             step.flush_soon()
             self._close(uid)
 
+    async def settle(self, uid: str) -> None:
+        """Hear that verl knows that a group is complete, or was abandoned."""
+        self._settling.discard(uid)
+        self._settled.set()
+
+    async def hold(self) -> None:
+        """Let no group become complete until `release`, and wait until verl knows of all that are."""
+        self._may_learn.clear()
+        while self._settling or any(step.is_complete(position) for step, position in self._open.values()):
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def release(self) -> None:
+        """Go on after `hold`."""
+        self._may_learn.set()
+
     async def visits(self, uids: list[str]) -> dict[str, float]:
         """Metrics of complete groups, which are then forgotten: those that verl trains on in a step."""
         return summary([self._visits.pop(uid) for uid in uids if uid in self._visits])
@@ -170,10 +199,7 @@ class BudgetKeeper:
             self._visits.pop(uid, None)
 
     async def save(self, path: str) -> None:
-        """Save the allocator's state, as `BudgetAllocator.save`, with the complete groups of steps that are not.
-
-        verl saves those groups with the checkpoint, or has trained on them, and generates all others anew.
-        """
+        """Save the allocator's state, as `BudgetAllocator.save`, with the complete groups of steps that are not."""
         allocator = self._allocator
         begun = [step for step in self._steps if step.step.remaining and step.complete.any()]
         if begun:
@@ -193,6 +219,7 @@ class BudgetKeeper:
     def _close(self, uid: str) -> None:
         opened, position = self._open.pop(uid)
         opened.complete[position] = True
+        self._settling.add(uid)
         step, here = opened.step, slice(position, position + 1)  # of this group alone: a step closes as many as it has
         rollouts, scored, successes = (int(x[position]) for x in (step.placed, step.scored, step.successes))
         belief = Belief(opened.belief.wins[here], opened.belief.losses[here])

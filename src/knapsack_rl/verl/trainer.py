@@ -86,6 +86,32 @@ class KnapsackTrainer(PPOTrainer):
         buffer._wait_for_next_poll, buffer._clear_groups = wait_for_next_poll, clear_groups
         return buffer
 
+    # Update
+
+    def _get_required_batch_multiple(self, dp_size: int) -> int:
+        """What the rows of an update are padded to a multiple of, so that it has the usual number of mini-batches.
+
+        A synchronous step needs no padding; where groups of several steps meet (DAPO filtering, the asynchronous modes)
+        it is less than this number of rows.
+        """
+        return self._mini_batches * math.lcm(dp_size, self.config.actor_rollout_ref.rollout.n)
+
+    @property
+    def _mini_batches(self) -> int:
+        prompts = self.config.data.train_batch_size // self.parameter_sync_step
+        return max(1, prompts // int(self.config.actor_rollout_ref.actor.ppo_mini_batch_size))
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """verl's, with mini-batches as large as the rows that there are ask for; verl counts them in prompts."""
+        actor, size = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout.n
+        configured = actor.ppo_mini_batch_size
+        with open_dict(self.config):
+            actor.ppo_mini_batch_size = len(batch.keys) // (self._mini_batches * size)
+            try:
+                return super()._update_actor(batch, metrics)
+            finally:
+                actor.ppo_mini_batch_size = configured
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """verl's, then clipped (paper, appendix C) and weighed."""
         batch = super()._compute_advantage(batch, metrics)
@@ -119,8 +145,14 @@ class KnapsackTrainer(PPOTrainer):
     def _save_checkpoint(self) -> None:
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)  # before verl, whose last file publishes the checkpoint
-        ray.get(self._keeper.save.remote(str((folder / STATE_FILE).absolute())))
-        super()._save_checkpoint()
+        held = self._keeper.hold.remote()
+        while not ray.wait([held], timeout=1.0)[0]:
+            self.agent_loop_manager.check_alive()  # a dead worker settles nothing
+        try:
+            ray.get(self._keeper.save.remote(str((folder / STATE_FILE).absolute())))
+            super()._save_checkpoint()
+        finally:
+            ray.get(self._keeper.release.remote())
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
@@ -189,6 +221,10 @@ def check_options(config: Any) -> None:
         raise InvalidInputError(
             f"trainer.v1.sampler.custom_sampler: expected none, since groups that it drops or waits for could not be "
             f"accounted for, got {sampler.path!r}. Leave it out."
+        )
+    if config.critic.enable:
+        raise InvalidInputError(
+            "critic.enable: the estimators that these trainer modes take have no critic. Leave it out."
         )
     manager = config.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class")
     if manager not in (None, MANAGER):

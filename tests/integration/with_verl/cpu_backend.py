@@ -7,6 +7,7 @@ the FSDP engine trains over gloo, agent loops send requests to a server, weights
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -256,6 +257,7 @@ def _register() -> None:
     """What needs more of verl than is there while verl itself is being imported."""
     from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+    from verl.workers.engine_workers import TrainingWorker
     from verl.workers.rollout import base
     from verl.workers.rollout.base import BaseRollout
     from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry
@@ -335,6 +337,15 @@ def _register() -> None:
         self.poll_interval = 0.1
 
     ReplayBuffer.__init__ = and_poll_often
+    train_batch = TrainingWorker.train_batch
+
+    def on_record(self: Any, data: Any) -> Any:  # verl's metrics do not say how many optimizer steps there were
+        with (Path(os.environ["CPU_BACKEND_FOLDER"]) / "optimizer-steps.jsonl").open("a") as file:
+            file.write(f"{len(data)}\n")
+        return train_batch(self, data)
+
+    functools.update_wrapper(on_record, train_batch)  # verl's dispatch reads attributes of it
+    TrainingWorker.train_batch = on_record
     RolloutReplicaRegistry.register("cpu", lambda: Replica)
     base._ROLLOUT_REGISTRY["cpu", "async"] = "cpu_backend.Adapter"
 

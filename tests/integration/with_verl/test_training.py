@@ -34,6 +34,11 @@ def dumped(folder: Path) -> dict[int, dict[str, list[float]]]:
     return steps
 
 
+def optimizer_steps(folder: Path) -> list[int]:
+    """Rows of every optimizer step so far, padding included."""
+    return [int(line) for line in (folder / "optimizer-steps.jsonl").read_text().split()]
+
+
 def known(state: Path, strategy: str) -> kr.BudgetAllocator:
     """An allocator outside verl, with the state that verl's run saved."""
     allocator = kr.BudgetAllocator(strategy, 4)
@@ -114,10 +119,16 @@ def test_filtered_groups_count_for_beliefs_and_a_refill_has_its_own_budget(tmp_p
         "algorithm.filter_groups.enable=True",
         "algorithm.filter_groups.metric=reward",
         "data.gen_batch_size=1",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "trainer.save_freq=3",
         steps=3,
     )
     assert run.code == 0, run.output[-5000:]
+    rows = optimizer_steps(tmp_path)
+    assert len(rows) == 3 * 2  # two mini-batches a step, however many rollouts the eight groups have
+    for trained, first, second in zip(run.of("knapsack/rollouts/sum"), rows[::2], rows[1::2], strict=True):
+        assert first == second
+        assert trained <= first + second < trained + 8
     assert run.of("knapsack/effective_prompts") == [1.0] * 3
     allocator = known(tmp_path / "checkpoints" / "global_step_3" / "knapsack_allocator.npz", "knapsack")
     never, always = content_id("aa"), content_id("pa")  # such groups have one outcome, so that every one was filtered
@@ -147,6 +158,7 @@ def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp
     assert again.code == 0, again.output[-5000:]
     assert [line["step"] for line in again.metrics] == [5, 6]
     assert again.of("knapsack/never_visited")[-1] == 0.0
+    assert len(optimizer_steps(tmp_path)) == 6 * (2 if "separate" in mode else 1)
 
 
 def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: Path) -> None:

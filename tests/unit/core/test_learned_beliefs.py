@@ -217,6 +217,27 @@ class TestRegression:
         assert found[:3] == pytest.approx(rates, abs=0.08)
         assert found[3] == pytest.approx(0.5, abs=0.12)
 
+    def test_an_outcome_that_comes_late_is_used_and_not_taken_for_the_newest(self) -> None:
+        estimator = Regression()
+        estimator.update(keys(1), np.array([7]), np.array([8]), since=10)
+        estimator.update(keys(2), np.array([4]), np.array([8]))
+        began = estimator.clock
+        estimator.update(keys(1), np.array([6]), np.array([8]))
+        estimator.update(keys(1), np.array([0]), np.array([4]), since=began - 1)
+        of_the_first = {name: float(estimator._prompts.read(name, np.array([0]))[0]) for name in ("won", "tried")}
+        assert of_the_first == {"won": 6.0, "tried": 8.0}
+        losses = estimator._prompts.read("losses", np.array([0]))[0]
+        assert losses == pytest.approx(1 * 0.6**2 + 2 * 0.6 + 4)
+
+    def test_evidence_is_as_old_as_the_step_that_made_it(self) -> None:
+        estimator = Regression()
+        for prompt in range(10):
+            estimator.update(keys(prompt), np.array([4]), np.array([8]))
+        estimator.update(keys(10), np.array([4]), np.array([8]), since=2)
+        estimator.update(keys(11), np.array([4]), np.array([8]))
+        ages = estimator.clock - estimator._prompts.read("visited", np.arange(12))
+        assert ages.tolist() == [*range(11, 1, -1), 9, 0]
+
     def test_a_column_that_says_nothing_gets_no_weight(self) -> None:
         estimator = self.trained(
             lambda number, topic: np.full(64, 0.4), lambda number, topic: {"x": number, "same": np.full(64, 7.0)}

@@ -31,6 +31,7 @@ class Workers:
         self.started = dict.fromkeys(range(len(rates)), 0)
         self.successes = dict.fromkeys(range(len(rates)), 0)
         self.scored = dict.fromkeys(range(len(rates)), 0)
+        self.finished: set[str] = set()
 
     async def rollout(self, position: int) -> bool | None:
         for _ in range(self.random.randrange(6)):
@@ -50,6 +51,10 @@ class Workers:
             more = await self.keeper.report(
                 uid, sum(scored), len(scored), len(outcomes) - len(scored), waiting=not running
             )
+        for _ in range(self.random.randrange(6)):  # verl is told
+            await asyncio.sleep(0)
+        self.finished.add(uid)
+        await self.keeper.settle(uid)
 
     async def step(self, name: str = "step", prompts: list[str] | None = None) -> list[str]:
         uids = [f"{name}-{position}" for position in range(len(self.rates))]
@@ -188,6 +193,34 @@ def test_a_state_saved_in_the_middle_of_a_step_holds_the_groups_that_are_complet
         assert not keeper._allocator.visited(["prompt a"]).any()  # nothing was told twice when the step ends
         await keeper.report("b", 0, 3, 0, waiting=True)
         assert keeper._allocator.visited(["prompt a", "prompt b"]).all()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "adaptive"])
+@pytest.mark.parametrize("turns", [1, 5, 20, 60])
+def test_a_checkpoint_knows_of_the_groups_that_verl_lists_as_finished_and_of_no_other(
+    strategy: str, turns: int, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        keeper = keeper_of(strategy)
+        workers = Workers(keeper, [position / PROMPTS for position in range(PROMPTS)])
+        running = asyncio.create_task(workers.step())
+        for _ in range(turns):
+            await asyncio.sleep(0.001)
+        await asyncio.wait_for(keeper.hold(), 60)
+        await keeper.save(str(tmp_path / "state.npz"))
+        listed = set(workers.finished)
+        for _ in range(50):  # verl writes
+            await asyncio.sleep(0.001)
+        assert workers.finished == listed
+        await keeper.release()
+        uids = await running
+        saved = kr.BudgetAllocator(strategy, 8, 2, 32)
+        saved.load(tmp_path / "state.npz")
+        ids = [f"prompt {position}" for position in range(PROMPTS)]
+        assert saved.visited(ids).tolist() == [uid in listed for uid in uids]
+        assert sum(workers.started.values()) == 8 * PROMPTS
 
     asyncio.run(run())
 
