@@ -35,6 +35,7 @@ Every key of a recipe can be set by its dotted name:
   knapsack-rl train
   knapsack-rl train allocator.strategy=uniform name=demo-uniform
   knapsack-rl train recipes/reasoning-gym.yaml training.steps=20
+  knapsack-rl train --engine verl recipes/qwen3-4b-base.yaml verl.trainer.nnodes=4
 
 Ctrl-C or SIGTERM saves a checkpoint; the same command again goes on from there.
 """
@@ -146,6 +147,9 @@ def _add_train(commands: Commands) -> None:
     train = _add(commands, "train", "train one run", _TRAIN_HELP)
     train.add_argument("words", nargs="*", metavar="[RECIPE] [KEY=VALUE ...]", help="a YAML file, and changes to it")
     train.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="where run directories are")
+    train.add_argument(
+        "--engine", choices=("trl", "minimal", "verl"), default=None, help="who trains; the same as trainer=NAME"
+    )
     train.add_argument("--dry-run", action="store_true", help="check the recipe, build what it takes, train nothing")
     train.set_defaults(run=_train)
 
@@ -211,12 +215,18 @@ def _add_report(commands: Commands) -> None:
 def _train(parsed: argparse.Namespace, command: str) -> int:
     recipe_file = _module("recipe_file")
     path, overrides = _recipe_and_overrides(parsed.words)
+    if parsed.engine is not None:
+        overrides.append(f"trainer={parsed.engine}")
     recipe: Recipe = recipe_file.read(path, overrides)
     console = _console()
     if parsed.dry_run:
-        for label, text in _module("train").dry_run(recipe, parsed.output):
+        for label, text in _module("verl_engine" if recipe.trainer == "verl" else "train").dry_run(
+            recipe, parsed.output
+        ):
             _say(console, f"{label:>14}  {text}")
         return 0
+    if recipe.trainer == "verl":
+        return int(_module("verl_engine").train(recipe, parsed.output, command, console))
     with console.status("loading PyTorch"):
         train = _module("train" if recipe.trainer == "trl" else "minimal_grpo")
     interrupted = _module("interruption").Interrupted

@@ -138,10 +138,13 @@ def test_an_impossible_combination_is_refused_with_its_key(overrides: list[str],
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["allocator.strategy=oracle"], "allocator.strategy: 'oracle' samples before every step, which TRL cannot"),
+        (
+            ["allocator.strategy=oracle"],
+            "allocator.strategy: 'oracle' samples before every step, which trainer=trl cannot",
+        ),
         (
             ["training.dynamic_sampling=true"],
-            "training.dynamic_sampling: TRL does not support it; use trainer=minimal.",
+            "training.dynamic_sampling: trainer=trl does not support it; use trainer=minimal.",
         ),
         (
             ["trainer=minimal", "trl.loss_type=grpo"],
@@ -159,7 +162,28 @@ def test_an_impossible_combination_is_refused_with_its_key(overrides: list[str],
             ["trainer=minimal", "model={kind: pretrained, path: a}", "task={kind: math}"],
             "task.template: trainer=minimal takes prompts as plain text; give a template, or use trainer=trl.",
         ),
-        (["trainer=minimum"], "trainer: expected 'trl' or 'minimal', got 'minimum'. Did you mean minimal?"),
+        (["trainer=minimum"], "trainer: expected 'trl', 'minimal' or 'verl', got 'minimum'. Did you mean minimal?"),
+        (
+            ["trainer=minimal", "verl.trainer.nnodes=2"],
+            "verl: trainer=minimal has no use for trainer; leave the block out",
+        ),
+        (["trainer=verl"], "task: trainer=verl takes chat prompts of the math task"),
+        (["trainer=verl"], "engine: trainer=verl starts vllm itself; use engine={kind: vllm, mode: colocate}."),
+        (["trainer=verl", "allocator.strategy=oracle"], "which trainer=verl cannot; use trainer=minimal"),
+        (["trainer=verl", "training.dynamic_sampling=true"], "trainer=verl does not support it"),
+        (["trainer=verl", "training.baseline=belief"], "training.baseline: trainer=verl subtracts what"),
+        (
+            ["trainer=verl", "training.updates_per_step=128", "training.micro_batch_size=4"],
+            "expected a divisor of the 64 prompts of a step, got 128.",
+        ),
+        (
+            ["trainer=verl", "evaluation.max_completion_length=9"],
+            "evaluation.max_completion_length: trainer=verl evaluates with the training's",
+        ),
+        (
+            ["trainer=verl", "model={kind: pretrained, path: a, revision: b}"],
+            "model.revision: verl has no such setting; download that revision",
+        ),
     ],
 )
 def test_what_the_chosen_trainer_cannot_do_is_refused_with_the_key_and_what_to_do(

@@ -19,10 +19,12 @@ _LIBRARIES = (
     "math-verify",
     "numpy",
     "peft",
+    "ray",
     "reasoning-gym",
     "torch",
     "transformers",
     "trl",
+    "verl",
     "vllm",
 )
 

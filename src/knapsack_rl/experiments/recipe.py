@@ -152,12 +152,13 @@ Engine = Annotated[TransformersEngine | VLLMEngine, Field(discriminator="kind")]
 class Recipe(_Block):
     """One run. `docs/train.md` explains every key.
 
-    `trainer` is TRL's GRPOTrainer, or `minimal`: the loop in `minimal_grpo.py`, for small models on a CPU.
+    `trainer` is TRL's GRPOTrainer; `minimal`: the loop in `minimal_grpo.py`, for small models on a CPU; or `verl`. The
+    blocks `trl` and `verl` are for the trainer of that name.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    trainer: Literal["trl", "minimal"] = "trl"
+    trainer: Literal["trl", "minimal", "verl"] = "trl"
     task: TaskConfig
     model: ModelConfig
     allocator: Allocator = Allocator()
@@ -165,6 +166,7 @@ class Recipe(_Block):
     evaluation: Evaluation = Evaluation()
     engine: Engine = TransformersEngine(kind="transformers")
     trl: dict[str, Any] = {}
+    verl: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -211,18 +213,49 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
 
 
 def _limits_of_trainer(recipe: Recipe) -> Iterator[str]:
-    """What only one of the two trainers can do."""
-    if recipe.trainer == "trl":
+    """What not all trainers can do."""
+    if recipe.trainer != "minimal":
         if recipe.allocator.strategy == ORACLE:
-            yield "allocator.strategy: 'oracle' samples before every step, which TRL cannot; use trainer=minimal."
+            yield (
+                f"allocator.strategy: 'oracle' samples before every step, which trainer={recipe.trainer} cannot; "
+                "use trainer=minimal."
+            )
         if recipe.training.dynamic_sampling:
-            yield "training.dynamic_sampling: TRL does not support it; use trainer=minimal."
-        return
+            yield f"training.dynamic_sampling: trainer={recipe.trainer} does not support it; use trainer=minimal."
+    yield from {"trl": lambda _: (), "minimal": _limits_of_minimal, "verl": _limits_of_verl}[recipe.trainer](recipe)
+
+
+def _limits_of_minimal(recipe: Recipe) -> Iterator[str]:
     if recipe.engine.kind != "transformers":
         yield "engine.kind: trainer=minimal generates with transformers; use engine.kind=transformers or trainer=trl."
     if recipe.task.kind == "math" and recipe.task.template is None:
         yield "task.template: trainer=minimal takes prompts as plain text; give a template, or use trainer=trl."
     if recipe.model.kind == "pretrained" and recipe.model.lora is not None:
         yield "model.lora: trainer=minimal trains all weights; leave it out or use trainer=trl."
-    if recipe.trl:
-        yield f"trl: trainer=minimal has no use for {', '.join(recipe.trl)}; leave the block out or use trainer=trl."
+    for name, block in (("trl", recipe.trl), ("verl", recipe.verl)):
+        if block:
+            yield (
+                f"{name}: trainer=minimal has no use for {', '.join(block)}; leave the block out or use trainer={name}."
+            )
+
+
+def _limits_of_verl(recipe: Recipe) -> Iterator[str]:
+    if recipe.task.kind != "math" or recipe.task.template is not None:
+        yield "task: trainer=verl takes chat prompts of the math task, without a template; use another trainer."
+    if recipe.model.kind == "pretrained" and recipe.model.revision is not None:
+        yield "model.revision: verl has no such setting; download that revision and name its folder in model.path."
+    if recipe.engine.kind != "vllm" or recipe.engine.mode != "colocate":
+        yield "engine: trainer=verl starts vllm itself; use engine={kind: vllm, mode: colocate}."
+    if recipe.training.baseline != "group":
+        yield "training.baseline: trainer=verl subtracts what algorithm.adv_estimator says; use baseline=group."
+    if recipe.training.prompts_per_step % recipe.training.updates_per_step:
+        yield (
+            f"training.updates_per_step: trainer=verl counts mini-batches in prompts; expected a divisor of the "
+            f"{recipe.training.prompts_per_step} prompts of a step, got {recipe.training.updates_per_step}."
+        )
+    evaluated = recipe.evaluation.max_completion_length
+    if evaluated not in (None, recipe.training.max_completion_length):
+        yield (
+            f"evaluation.max_completion_length: trainer=verl evaluates with the training's "
+            f"{recipe.training.max_completion_length} tokens, got {evaluated}; evaluation.final may have others."
+        )

@@ -166,10 +166,11 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
         ray.get([worker.alive.remote() for worker in self.agent_loop_workers])
 
     def _prompt_ids(self, prompts: TensorDict) -> list[str]:
-        """Who the prompts are: their data source, and their id field or content."""
-        contents = _column(prompts, self._knapsack.id_field or "raw_prompt")
-        sources = _column(prompts, "data_source") if "data_source" in prompts else [None] * len(contents)
-        return [prompt_id(content, extra=source) for content, source in zip(contents, sources, strict=True)]
+        """Who the prompts are: their content, and their data source or the column that tells them apart."""
+        name = self._knapsack.id_field or "data_source"
+        told_apart = [{name: value} for value in _column(prompts, name)]
+        contents = _column(prompts, "raw_prompt")
+        return [prompt_id(content, extra=extra) for content, extra in zip(contents, told_apart, strict=True)]
 
 
 def _column(prompts: TensorDict, name: str) -> list[Any]:

@@ -31,7 +31,7 @@ class Settings:
 
     Attributes:
         strategy, min_rollouts, max_rollouts, fallback, confidence, seed: those of `BudgetAllocator`.
-        id_field: a column of the data set that names a prompt; by default its content does.
+        id_field: a column of the data set that tells prompts with the same text apart; by default their data source.
         feature_fields: columns that tell the allocator more about a prompt: text (a category) or numbers.
         success_threshold: a rollout is a success when its reward is above this.
         success_field: the entry of `reward_extra_info` that decides success; by default the reward itself.

@@ -20,12 +20,11 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **mo
 '''
 
 
-def make_model(path: Path) -> None:
-    """A language model of a few thousand random weights whose tokens are the letters a to p."""
+def make_model(path: Path, letters: str = "abcdefghijklmnop") -> None:
+    """A language model of a few thousand random weights whose tokens are these letters."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
-    letters = [chr(97 + number) for number in range(16)]
     words = ["<pad>", "<eos>", "\n", " ", *letters]
     characters = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=" "))
     characters.pre_tokenizer = pre_tokenizers.Split("", behavior="isolated")
@@ -72,6 +71,46 @@ def make_data(path: Path, prompts: int = 16) -> None:
     pd.DataFrame(rows).to_parquet(path)
 
 
+ON_A_CPU = (
+    "data.dataloader_num_workers=0",
+    "reward.num_workers=1",
+    "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+    "actor_rollout_ref.model.use_remove_padding=False",
+    "actor_rollout_ref.model.enable_gradient_checkpointing=False",
+    *(
+        f"+actor_rollout_ref.actor.fsdp_config.mixed_precision.{kind}_dtype=fp32"
+        for kind in ("param", "reduce", "buffer")
+    ),
+    "actor_rollout_ref.actor.use_torch_compile=False",
+    "actor_rollout_ref.rollout.name=cpu",
+    "actor_rollout_ref.rollout.agent.num_workers=2",
+    "trainer.device=cpu",
+    "trainer.n_gpus_per_node=1",
+    "trainer.logger=[file]",
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
+    "+ray_kwargs.ray_init.address=local",  # never somebody else's cluster
+    "+ray_kwargs.ray_init.num_gpus=4",
+    "ray_kwargs.ray_init.num_cpus=32",
+    "+ray_kwargs.ray_init.include_dashboard=False",
+)
+"""Overrides for the engine in cpu_backend.py."""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What verl's processes need to find that engine, which may write to `folder`."""
+    return os.environ | {
+        "PYTHONPATH": str(HERE),
+        "VERL_USE_EXTERNAL_MODULES": "cpu_backend",
+        "VERL_PLATFORM": "cpu",
+        "VERL_ENGINE_DEVICE": "cuda",  # the FSDP engine knows no other name; the platform says what it is
+        "CPU_BACKEND_TOKENS": "4",
+        "CPU_BACKEND_FOLDER": str(folder),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "RAY_DEDUP_LOGS": "0",
+    }
+
+
 @dataclass(frozen=True)
 class Run:
     """What a finished process left."""
@@ -85,12 +124,9 @@ class Run:
         return [step["data"][name] for step in self.metrics if name in step["data"]]
 
 
-def run(
-    folder: Path, *overrides: str, mode: str = "knapsack", steps: int = 3, environment: dict[str, str] | None = None
-) -> Run:
+def run(folder: Path, *overrides: str, mode: str = "knapsack", steps: int = 3) -> Run:
     """Train in `folder` (which holds model, data and earlier checkpoints) and return what was logged."""
     command, variables = prepared(folder, *overrides, mode=mode, steps=steps)
-    variables |= environment or {}
     finished = subprocess.run(
         command, env=variables, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -115,34 +151,19 @@ def prepared(folder: Path, *overrides: str, mode: str, steps: int) -> tuple[list
         "data.train_batch_size=8",
         "data.max_prompt_length=8",
         "data.max_response_length=4",
-        "data.dataloader_num_workers=0",
         f"reward.custom_reward_function.path={folder / 'reward.py'}",
-        "reward.num_workers=1",
         f"actor_rollout_ref.model.path={folder / 'model'}",
-        "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
-        "actor_rollout_ref.model.use_remove_padding=False",
-        "actor_rollout_ref.model.enable_gradient_checkpointing=False",
         "actor_rollout_ref.actor.strategy=fsdp2",
-        *(
-            f"+actor_rollout_ref.actor.fsdp_config.mixed_precision.{kind}_dtype=fp32"
-            for kind in ("param", "reduce", "buffer")
-        ),
-        "actor_rollout_ref.actor.use_kl_loss=False",
-        "actor_rollout_ref.actor.use_torch_compile=False",
         "actor_rollout_ref.actor.ppo_mini_batch_size=8",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
         "actor_rollout_ref.actor.optim.lr=1e-3",
-        "actor_rollout_ref.rollout.name=cpu",
+        "actor_rollout_ref.actor.use_kl_loss=False",
         "actor_rollout_ref.rollout.n=4",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
         "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
-        "actor_rollout_ref.rollout.agent.num_workers=2",
         "algorithm.adv_estimator=grpo",
         "algorithm.use_kl_in_reward=False",
-        "trainer.device=cpu",
-        "trainer.n_gpus_per_node=1",
         "trainer.nnodes=1",
-        "trainer.logger=[file]",
         "trainer.val_before_train=False",
         "trainer.test_freq=-1",
         "trainer.save_freq=-1",
@@ -150,23 +171,8 @@ def prepared(folder: Path, *overrides: str, mode: str, steps: int) -> tuple[list
         f"trainer.total_training_steps={steps}",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         f"trainer.v1.trainer_mode={mode}",
-        "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
-        "+ray_kwargs.ray_init.address=local",  # never somebody else's cluster
-        "+ray_kwargs.ray_init.num_gpus=4",
-        "ray_kwargs.ray_init.num_cpus=32",
-        "+ray_kwargs.ray_init.include_dashboard=False",
+        *ON_A_CPU,
         *overrides,
     ]
-    variables = os.environ | {
-        "PYTHONPATH": str(HERE),
-        "VERL_USE_EXTERNAL_MODULES": "cpu_backend",
-        "VERL_PLATFORM": "cpu",
-        "VERL_ENGINE_DEVICE": "cuda",  # the FSDP engine knows no other name; the platform says what it is
-        "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
-        "CPU_BACKEND_TOKENS": "4",
-        "CPU_BACKEND_FOLDER": str(folder),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "RAY_DEDUP_LOGS": "0",
-    }
+    variables = environment(folder) | {"VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")}
     return [sys.executable, "-m", "verl.trainer.main_ppo", *settings], variables

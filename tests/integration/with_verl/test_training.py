@@ -47,7 +47,7 @@ def known(state: Path, strategy: str) -> kr.BudgetAllocator:
 
 
 def content_id(text: str) -> str:
-    return prompt_id([{"role": "user", "content": text}], extra="letters")
+    return prompt_id([{"role": "user", "content": text}], extra={"data_source": "letters"})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,157 @@
+"""`knapsack-rl train --engine verl`: a recipe's problems in verl's schema, and verl's own command, run as it stands."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from knapsack_rl.errors import InvalidInputError, MissingExtraError
+from knapsack_rl.experiments import ingredients, recipe_file
+from knapsack_rl.experiments.environment import record_end, record_start
+from knapsack_rl.experiments.recipe import Recipe
+from knapsack_rl.experiments.run_directory import RunDirectory
+from knapsack_rl.experiments.schedule import sampling
+from knapsack_rl.experiments.verl_overrides import arguments, evaluation_files, overrides
+from knapsack_rl.tasks import load_task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def train(recipe: Recipe, output: Path, command: str, console: Console) -> int:
+    """Train what `recipe` says in ``output/name``, from verl's last checkpoint there if there is one.
+
+    On several nodes, start Ray on all of them and call this on one; ``output`` must be a folder that all nodes share.
+
+    Args:
+        recipe: One with trainer=verl.
+        output: The folder of run directories.
+        command: What to put on record as the command that made the run.
+        console: Where to show verl's command.
+
+    Returns:
+        verl's exit code.
+
+    Raises:
+        InvalidInputError: The directory cannot take the run, or the data cannot be read.
+        MissingExtraError: verl, or what the task needs, is not installed.
+        StateError: Another process is at work in the directory.
+    """
+    if importlib.util.find_spec("verl") is None:
+        raise MissingExtraError("--engine verl: verl is not installed. Run: pip install 'knapsack-rl[verl]'")
+    directory = RunDirectory((output / recipe.name).absolute())
+    commands = [_command(recipe, directory.path, final) for final in _processes(recipe)]
+    directory.claim(recipe_file.render(recipe))
+    try:
+        if directory.finished:
+            _say(console, f"{directory.path} is finished already; choose another name=... for another run")
+            return 0
+        _write_data(recipe, directory.path)
+        record_start(directory, recipe, command)
+        for number, verl in enumerate(commands):
+            _say(console, f"{shlex.join(verl)}\n")
+            code = _run(verl, directory.path / ("verl.jsonl", "verl-final.jsonl")[number])
+            if code:
+                return code
+        record_end(directory)
+        return 0
+    finally:
+        directory.release()
+
+
+def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
+    """What a run would do, in (label, text) rows: verl's commands; where verl is installed, it has checked every key.
+
+    Raises:
+        InvalidInputError: verl refuses a key of the recipe's `verl` block.
+    """
+    directory = (output / recipe.name).absolute()
+    rows = [("recipe", f"{recipe.name}, seed {recipe.seed}"), ("run directory", str(directory))]
+    for final in _processes(recipe):
+        _check(overrides(recipe, directory, final))
+        rows.append(("evaluation" if final else "training", shlex.join(_command(recipe, directory, final))))
+    return rows
+
+
+def _processes(recipe: Recipe) -> tuple[bool, ...]:
+    """Training, and the final evaluation where it is another than the usual one."""
+    return (False,) if recipe.evaluation.final is None else (False, True)
+
+
+def _command(recipe: Recipe, directory: Path, final: bool) -> list[str]:
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *arguments(overrides(recipe, directory, final))]
+
+
+def _check(chosen: dict[str, object]) -> None:
+    """Let Hydra compose verl's configuration from the overrides, which refuses keys that there are not."""
+    if importlib.util.find_spec("verl") is None:
+        return
+    from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        try:
+            compose("ppo_trainer", overrides=arguments(chosen))
+        except HydraException as error:
+            raise InvalidInputError(f"verl: verl refuses this recipe: {error}") from error
+
+
+def _write_data(recipe: Recipe, directory: Path) -> None:
+    """The problems as parquet files in verl's schema, with the columns that the allocator is told of."""
+    task = load_task(recipe.task, recipe.seed)
+    if len(task.train) < recipe.training.prompts_per_step:
+        raise InvalidInputError(
+            f"training.prompts_per_step: expected at most the {len(task.train)} problems that the task has to train "
+            f"on, got {recipe.training.prompts_per_step}."
+        )
+    ingredients.feature_columns(recipe, task)
+    _write(task.train, "train", directory / "data" / "train.parquet")
+    for final in _processes(recipe):
+        how = sampling(recipe, last=final)
+        for (name, problems), path in zip(
+            task.evaluation.items(), evaluation_files(recipe, directory, final), strict=True
+        ):
+            _write(how.kept(problems), name, path)
+
+
+def _write(problems: Dataset, source: str, path: Path) -> None:
+    def in_verls_schema(row: dict[str, object], index: int) -> dict[str, object]:
+        return {
+            "data_source": source,
+            "ability": row["category"],
+            "reward_model": {"style": "rule", "ground_truth": row["answer"]},
+            "extra_info": {"index": index, "answer_type": row["answer_type"]},
+        }
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    columns = ["answer", "answer_type"]
+    problems.map(in_verls_schema, with_indices=True, remove_columns=columns).to_parquet(str(partial))
+    partial.replace(path)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(command: list[str], log: Path) -> int:
+    """Run verl, which gets the signals that we get, and return its exit code."""
+    process = subprocess.Popen(command, env={**os.environ, "VERL_FILE_LOGGER_PATH": str(log)}, start_new_session=True)
+    earlier = {
+        number: signal.signal(number, lambda received, _: process.send_signal(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code
