@@ -26,7 +26,7 @@ class RecentRewards(ObservedRates):
     an order, so its successes are taken as spread evenly over it; where the window cuts through a visit, that decides
     which part of them is still in.
 
-    Memory: 26 bytes a known prompt and Python's dict of keys; the saved state is 26 bytes a known prompt.
+    Memory: 42 to 50 bytes a known prompt, half as much again after it has grown; the saved state is 26.
     """
 
     _COUNTS = ("successes", "rewards")

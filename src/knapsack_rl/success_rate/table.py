@@ -13,19 +13,28 @@ from knapsack_rl.errors import StateError
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
+_EMPTY = -1
+_FEWEST_SLOTS = 64
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+
 
 class Table:
     """Named columns over 64-bit keys, all zero in a new row. A read costs O(keys asked for), an append O(1) amortised.
 
-    Memory: the columns, and Python's dict of keys.
+    Rows are found by open addressing (Knuth, volume 3, section 6.4, algorithm L), for all keys of a call together: slot
+    h(key), or the first after it, holds the row of the key.
+
+    Memory: 8 bytes a key, 8 to 16 a slot, and the columns, of which up to a third is room to grow.
     """
 
     def __init__(self, **columns: DTypeLike) -> None:
-        self._row_of: dict[int, int] = {}
+        self._size = 0
+        self._keys = np.zeros(0, dtype=np.uint64)
         self._columns = {name: np.zeros(0, dtype=dtype) for name, dtype in columns.items()}
+        self._slots = np.full(_FEWEST_SLOTS, _EMPTY, dtype=np.int32)
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return self._size
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A column over all known keys, in order of their first visit; a view to read and to assign to."""
@@ -38,18 +47,54 @@ class Table:
 
     def find(self, keys: Keys) -> Ints:
         """Row of each key, -1 for one that is not known."""
-        row_of = self._row_of.get
-        return np.array([row_of(key, -1) for key in keys.tolist()], dtype=np.int64)
+        found = np.full(len(keys), _EMPTY, dtype=np.int64)
+        sought, slots = np.arange(len(keys)), self._home(keys)
+        while len(sought) and len(self):
+            rows = self._slots[slots]
+            taken = rows != _EMPTY
+            here = taken & (self._keys[rows] == keys[sought])
+            found[sought[here]] = rows[here]
+            passed = taken & ~here
+            sought, slots = sought[passed], self._next(slots[passed])
+        return found
 
     def rows(self, keys: Keys) -> Ints:
-        """Row of each key, new ones appended."""
-        found = [self._row_of.setdefault(key, len(self._row_of)) for key in keys.tolist()]
-        for name, column in self._columns.items():
-            missing = len(self) - len(column)
-            if missing > 0:  # grow by half, so that a key costs O(1) however many follow
-                grown = np.zeros(max(missing, len(column) // 2), dtype=column.dtype)
-                self._columns[name] = np.concatenate((column, grown))
-        return np.array(found, dtype=np.int64)
+        """Row of each key, new ones appended in order of their first position."""
+        missing = np.flatnonzero(self.find(keys) == _EMPTY)
+        if len(missing):
+            _, first = np.unique(keys[missing], return_index=True)
+            self._append(keys[missing[np.sort(first)]])
+        return self.find(keys)
+
+    def _append(self, keys: Keys) -> None:
+        """Rows for keys that are not known."""
+        new = np.arange(self._size, self._size + len(keys))
+        self._size += len(keys)
+        self._keys = _with_room(self._keys, self._size)
+        for name, column in self._columns.items():  # one by one, so that only one is there twice
+            self._columns[name] = _with_room(column, self._size)
+        self._keys[new] = keys
+        self._enter(new)
+
+    def _enter(self, rows: Ints) -> None:
+        """Put rows into the slots of their keys; of several that want a slot one gets it. If slots grow, all rows."""
+        if 2 * self._size > len(self._slots):
+            self._slots = np.full(1 << (2 * self._size).bit_length(), _EMPTY, dtype=np.int32)
+            rows = np.arange(self._size)
+        slots = self._home(self._keys[rows])
+        while len(rows):
+            free = self._slots[slots] == _EMPTY
+            self._slots[slots[free]] = rows[free]
+            left = self._slots[slots] != rows
+            rows, slots = rows[left], self._next(slots[left])
+
+    def _home(self, keys: Keys) -> Ints:
+        """The first slot of each key: the highest bits of its product with 2^64 / golden ratio (section 6.4)."""
+        bits = len(self._slots).bit_length() - 1
+        return ((keys * _GOLDEN) >> np.uint64(64 - bits)).astype(np.int64)
+
+    def _next(self, slots: Ints) -> Ints:
+        return (slots + 1) & (len(self._slots) - 1)
 
     def read(self, name: str, rows: Ints) -> NDArray[np.float64]:
         """A column in these rows as float64, 0 where the row is -1."""
@@ -59,8 +104,8 @@ class Table:
 
     def state_dict(self, prefix: str = "") -> dict[str, Any]:
         """Keys and columns as arrays."""
-        keys = np.fromiter(self._row_of, dtype=np.uint64, count=len(self))
-        return {f"{prefix}keys": keys, **{f"{prefix}{name}": self[name].copy() for name in self._columns}}
+        columns = {f"{prefix}{name}": self[name].copy() for name in self._columns}
+        return {f"{prefix}keys": self._keys[: len(self)].copy(), **columns}
 
     def restored(self, state: Mapping[str, Any], prefix: str = "") -> Table:
         """A table like this one with the content that `state_dict` gave.
@@ -83,15 +128,24 @@ class Table:
                     held = values.astype(column.dtype)
                 if not np.all(held == values if held.dtype.kind in "iu" else np.isfinite(held)):
                     raise ValueError(f"{prefix}{name} that {held.dtype} cannot hold")
-                table._columns[name] = held
+                table._columns[name] = held.copy()
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"state: expected {expected} of an estimator, got {error!r}.") from error
         if keys.ndim != 1 or any(keys.shape != column.shape for column in table._columns.values()):
             raise StateError(f"state: expected equally long vectors {expected}.")
-        table._row_of = {key: row for row, key in enumerate(keys.astype(np.uint64).tolist())}
-        if len(table._row_of) != len(keys):
+        if len(np.unique(keys)) != len(keys):
             raise StateError("state: expected each prompt key once, got duplicates.")
+        table._size, table._keys = len(keys), keys.astype(np.uint64)
+        table._enter(np.arange(len(keys)))
         return table
+
+
+def _with_room(column: NDArray[Any], size: int) -> NDArray[Any]:
+    """The column with at least `size` rows; grown by half, so that a row costs O(1) however many follow."""
+    missing = size - len(column)
+    if missing <= 0:
+        return column
+    return np.concatenate((column, np.zeros(max(missing, len(column) // 2), dtype=column.dtype)))
 
 
 def whole_number(state: Mapping[str, Any], name: str) -> int:

@@ -94,7 +94,17 @@ class KnapsackTrainer(PPOTrainer):
         A synchronous step needs no padding; where groups of several steps meet (DAPO filtering, the asynchronous modes)
         it is less than this number of rows.
         """
-        return self._mini_batches * math.lcm(dp_size, self.config.actor_rollout_ref.rollout.n)
+        actor, rollout, ref = (self.config.actor_rollout_ref[name] for name in ("actor", "rollout", "ref"))
+        passes = {
+            "update": (actor.use_dynamic_bsz, actor.ppo_micro_batch_size_per_gpu),
+            "log_prob": (rollout.log_prob_use_dynamic_bsz, rollout.log_prob_micro_batch_size_per_gpu),
+            "ref": (
+                ref.log_prob_use_dynamic_bsz or not self.use_reference_policy,
+                ref.log_prob_micro_batch_size_per_gpu,
+            ),
+        }
+        rows = {name: dp_size * (1 if free else size or 1) for name, (free, size) in passes.items()}
+        return math.lcm(self._mini_batches * math.lcm(rollout.n, rows["update"]), rows["log_prob"], rows["ref"])
 
     @property
     def _mini_batches(self) -> int:

@@ -120,6 +120,8 @@ def test_filtered_groups_count_for_beliefs_and_a_refill_has_its_own_budget(tmp_p
         "algorithm.filter_groups.metric=reward",
         "data.gen_batch_size=1",
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
         "trainer.save_freq=3",
         steps=3,
     )
