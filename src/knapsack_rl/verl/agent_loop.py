@@ -1,4 +1,4 @@
-"""Agent-loop workers that run as many rollouts of a prompt as the keeper says, and report each as it is scored."""
+"""Agent-loop workers that run as many rollouts of a prompt as the keeper says, and report what was scored."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from verl.utils import tensordict_utils as tu
 from knapsack_rl import dispatch
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.identity import prompt_id
+from knapsack_rl.verl.keeper import Report, Reports
 from knapsack_rl.verl.settings import read_settings
 
 ROLLOUTS = "__rollout_n__"
 """Column with the rollouts of each prompt, which verl's own worker reads."""
+MORE = "__knapsack_more__"
+"""Column that says whether more may follow when some of them are scored."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         super().__init__(config, *args, **kwargs)
         self._knapsack = read_settings(config)
         self._keeper = ray.get_actor(config.trainer.v1.knapsack_keeper)
+        name = ray.get_runtime_context().get_actor_id()
+        self._reports = Reports(name, self._keeper.report.remote, self._keeper.answers.remote)
         self._rewards: dict[str, dict[int, float]] = {}  # of the training groups that are being generated, by session
 
     async def alive(self) -> bool:
@@ -54,11 +59,12 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
     ) -> None:
-        """Verl's own, but rollouts start as the keeper places them, and each is reported when it is scored."""
+        """Verl's own, but rollouts start as the keeper places them, and are reported when they are scored."""
         if trajectory["validate"]:
             await super()._run_prompt(prompt, sampling_params, trajectory, trace)
             return
         uid, more = prompt["uid"], int(prompt.pop(ROLLOUTS))
+        when = asyncio.FIRST_COMPLETED if prompt.pop(MORE) else asyncio.ALL_COMPLETED
         prompt.pop("__do_sample__", None)  # verl's, for ReMax, which is refused
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         self._rewards[uid] = {}
@@ -71,11 +77,11 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                         dict(sampling_params), trajectory=trajectory, trace=trace, session_id=session, **prompt
                     )
                     running.add(asyncio.create_task(rollout, name=str(session)))
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                done, running = await asyncio.wait(running, return_when=when)
                 outcome = self._outcome(uid, done)
                 errors += outcome.errors
-                more = await self._keeper.report.remote(
-                    uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running
+                more = await self._reports.send(
+                    Report(uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running)
                 )
         except Exception:  # not of a rollout: the keeper is gone, or at odds with this group
             logger.exception("group %s: cannot be completed", uid)
@@ -142,8 +148,10 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
             super().generate_sequences(prompts)
             return
         features = {name: _column(prompts, name) for name in self._knapsack.feature_fields}
-        first = ray.get(self._keeper.open.remote(_column(prompts, "uid"), self._prompt_ids(prompts), features))
+        opening = self._keeper.open.remote(_column(prompts, "uid"), self._prompt_ids(prompts), features)
+        first, more = ray.get(opening)
         tu.assign_non_tensor_stack(prompts, ROLLOUTS, first)
+        tu.assign_non_tensor_stack(prompts, MORE, [more] * len(first))
         rollouts, workers = np.array(first), len(self.agent_loop_workers)
         parts = dispatch.balanced_groups(rollouts, workers)
         if len(rollouts) >= workers:  # a refill of one prompt says nothing

@@ -1,9 +1,10 @@
 """The budget keeper: a Ray actor that owns the allocator and spends the budget of every step exactly.
 
-The driver opens a step and gets the first rollouts of each prompt. Workers report rollouts as they are scored and are
-told how many more their prompt gets; a prompt without rollouts in flight waits here until it gets some, or until the
-budget of its step is placed and its group therefore complete. What a step showed is told to the allocator when its last
-rollout is back, once, whatever verl then does with the group: train on it, filter it, or drop it as stale.
+The driver opens a step and gets the first rollouts of each prompt. Workers report rollouts as they are scored
+(`Reports` sends those of a worker together) and are told how many more their prompt gets; a prompt without rollouts in
+flight waits until it gets some, or until the budget of its step is placed and its group therefore complete. What a step
+showed is told to the allocator when its last rollout is back, once, whatever verl then does with the group: train on
+it, filter it, or drop it as stale.
 
 A checkpoint holds the beliefs and verl's own list of the groups that are finished, and a restart generates all others
 anew. So that the two agree, `hold` lets no group become complete while verl writes it.
@@ -12,9 +13,11 @@ anew. So that the two agree, `hold` lets no group become complete while verl wri
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +31,28 @@ from knapsack_rl.verl.settings import Settings
 Ints = NDArray[np.int64]
 Features = dict[str, list[Any]]
 
-_FLUSH_SECONDS = 0.01  # reports that come within it are planned for together, which saves most of the planning
+_TOGETHER_SECONDS = 0.01  # reports that come within it are sent together, and planned for together
+
+Answers = dict[str, "int | Exception"]
+"""By group: how many more rollouts to start (0 for a group that is complete), or why it cannot be completed."""
+
+
+class Report(NamedTuple):
+    """Rollouts of a group that ended.
+
+    Attributes:
+        uid: the group.
+        successes: those above the success threshold.
+        scored: those that got a reward.
+        failed: those that got none.
+        waiting: whether nothing of the group is in flight any more.
+    """
+
+    uid: str
+    successes: int
+    scored: int
+    failed: int
+    waiting: bool
 
 
 @dataclass
@@ -53,27 +77,41 @@ class Visit:
 class _OpenStep:
     """A step whose rollouts are still being generated."""
 
-    def __init__(self, step: Step, features: Features, unvisited: NDArray[np.bool_], may_learn: asyncio.Event) -> None:
-        self.step, self.features, self.unvisited, self.may_learn = step, features, unvisited, may_learn
+    def __init__(
+        self,
+        step: Step,
+        features: Features,
+        unvisited: NDArray[np.bool_],
+        may_learn: asyncio.Event,
+        tell: Callable[[], None],
+    ) -> None:
+        self.step, self.features, self.unvisited, self.may_learn, self.tell = step, features, unvisited, may_learn, tell
         self.most_in_flight = max(1, step.remaining // 2)
         self.belief = step.belief  # before it learns
         prompts = len(step.prompt_ids)
         self.news = np.zeros((3, prompts), dtype=np.int64)  # successes, scored, failed since the last flush
         self.granted = np.zeros(prompts, dtype=np.int64)  # placed, and not yet fetched by a worker
         self.complete, self.abandoned = np.zeros((2, prompts), dtype=bool)
+        self.unplaced = step.remaining
         self.error: Exception | None = None
         self.flushing: asyncio.Task[None] | None = None
-        self.changed = asyncio.Event()
 
-    @property
-    def unplaced(self) -> int:
-        """What is left of the budget for whoever needs it."""
-        return self.step.remaining - int(self.step.in_flight.sum())
+    def place(self, most: int) -> Ints:
+        """Place up to `most` rollouts, and note what is left of the budget for whoever needs it."""
+        placed = self.step.place(most).rollouts
+        self.unplaced = self.step.remaining - int(self.step.in_flight.sum())
+        return placed
 
     def is_complete(self, position: int) -> bool:
         """Whether nothing of a group is in flight, waits to be learned from, or can still be placed."""
         nothing_more = not self.unplaced and not self.granted[position] and not self.step.in_flight[position]
         return nothing_more and self.error is None
+
+    def take(self, position: int) -> int:
+        """What was placed for a group since somebody last asked."""
+        more = int(self.granted[position])
+        self.granted[position] = 0
+        return more
 
     def flush_soon(self) -> None:
         """See to it that what was reported is learned from."""
@@ -81,15 +119,14 @@ class _OpenStep:
             self.flushing = asyncio.get_running_loop().create_task(self._flush())
 
     async def _flush(self) -> None:
-        """Learn from everything that was reported, place more, and wake those who wait."""
-        await asyncio.sleep(_FLUSH_SECONDS)
+        """Learn from everything that was reported, place more, and tell those who wait."""
+        await asyncio.sleep(_TOGETHER_SECONDS)
         await self.may_learn.wait()
         try:
             self._learn_and_place()
         except Exception as error:  # of which everybody who waits must hear
             self.error = error
-        woken, self.changed = self.changed, asyncio.Event()
-        woken.set()
+        self.tell()
         self.flush_soon()
 
     def _learn_and_place(self) -> None:
@@ -100,7 +137,7 @@ class _OpenStep:
         # go where the others show that it is needed.
         room = self.most_in_flight - int(self.step.in_flight.sum())
         if room > 0:
-            self.granted = self.granted + self.step.place(room).rollouts
+            self.granted = self.granted + self.place(room)
         # What went to groups that nobody generates any more has failed.
         self.news[2] += np.where(self.abandoned, self.granted, 0)
         self.granted = np.where(self.abandoned, 0, self.granted)
@@ -116,13 +153,17 @@ class BudgetKeeper:
         self._steps: list[_OpenStep] = []
         self._open: dict[str, tuple[_OpenStep, int]] = {}
         self._visits: dict[str, Visit] = {}
+        self._waiting: defaultdict[str, set[str]] = defaultdict(set)  # groups without rollouts in flight, by worker
+        self._changed = asyncio.Event()
         self._may_learn = asyncio.Event()
         self._may_learn.set()
         self._settling: set[str] = set()  # groups that are complete, which verl has not been told yet
         self._settled = asyncio.Event()
 
-    async def open(self, uids: list[str], prompt_ids: list[str], features: Features) -> list[int]:
-        """Open a step; returns the first rollouts of each prompt, all of them where the strategy has one wave.
+    async def open(self, uids: list[str], prompt_ids: list[str], features: Features) -> tuple[list[int], bool]:
+        """Open a step; returns the first rollouts of each prompt, and whether more will follow.
+
+        Where the strategy has one wave none will, and a group may be reported as a whole.
 
         Args:
             uids: verl's names of the groups, new for every step.
@@ -130,43 +171,49 @@ class BudgetKeeper:
             features: what else is known about them.
         """
         step = self._allocator.step(prompt_ids, features, waves=self._settings.waves)
-        opened = _OpenStep(step, features, ~self._allocator.visited(prompt_ids), self._may_learn)
-        first = step.place(step.remaining).rollouts
+        opened = _OpenStep(step, features, ~self._allocator.visited(prompt_ids), self._may_learn, self._tell)
+        first = opened.place(step.remaining)
         self._steps = [step for step in self._steps if step.step.remaining] + [opened]
         self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})
-        return first.tolist()
+        return first.tolist(), bool(opened.unplaced)
 
-    async def report(self, uid: str, successes: int, scored: int, failed: int, waiting: bool) -> int:
-        """Take in rollouts of a group that ended, and say how many more to start.
+    async def report(self, worker: str, reports: list[Report]) -> Answers:
+        """Take in what ended, and answer about the groups that do not wait. `answers` has the others."""
+        found: Answers = {}
+        for uid, successes, scored, failed, waiting in reports:
+            if uid not in self._open:
+                found[uid] = StateError(f"report: no step has the group {uid!r}. It is complete, or of another run.")
+                continue
+            step, position = self._open[uid]
+            step.news[:, position] += (successes, scored, failed)
+            step.flush_soon()
+            if waiting:
+                self._waiting[worker].add(uid)
+            else:
+                found[uid] = step.error or step.take(position)
+        return found
 
-        Args:
-            uid: the group.
-            successes: those above the success threshold.
-            scored: those that got a reward.
-            failed: those that got none.
-            waiting: whether nothing of the group is in flight any more; the answer then comes when there is more to do,
-                or is 0 when the group is complete.
-        """
-        if uid not in self._open:
-            raise StateError(f"report: no step has the group {uid!r}. It is complete, or of another run.")
-        step, position = self._open[uid]
-        step.news[:, position] += (successes, scored, failed)
-        step.flush_soon()
-        if waiting and step.flushing is not None:
-            await asyncio.shield(step.flushing)  # a group that is complete has been learned from
-        while waiting and step.unplaced and not step.granted[position] and step.error is None:
-            await step.changed.wait()
-        if step.error is not None:
-            raise step.error
-        more = int(step.granted[position])
-        step.granted[position] = 0
-        if waiting and not more:
-            self._close(uid)
-        return more
+    async def answers(self, worker: str) -> Answers:
+        """Wait until there is an answer about some of the groups of a worker that wait."""
+        while True:
+            found: Answers = {}
+            for uid in self._waiting[worker]:
+                step, position = self._open[uid]
+                if step.error or step.granted[position]:
+                    found[uid] = step.error or step.take(position)
+                elif not step.unplaced and not step.news[:, position].any():  # what it reported has been learned from
+                    self._close(uid)
+                    found[uid] = 0
+            if found:
+                self._waiting[worker] -= found.keys()
+                return found
+            await self._changed.wait()
 
     async def abandon(self, uid: str) -> None:
         """Count as failed what is in flight of a group that nobody will report, and whatever it would still get."""
         if uid in self._open:
+            for waiting in self._waiting.values():
+                waiting.discard(uid)
             step, position = self._open[uid]
             step.news[2, position] += step.step.in_flight[position] - step.news[1:, position].sum()
             step.granted[position], step.abandoned[position] = 0, True
@@ -216,6 +263,11 @@ class BudgetKeeper:
         """Load it."""
         self._allocator.load(path)
 
+    def _tell(self) -> None:
+        """Let everybody who waits look again."""
+        woken, self._changed = self._changed, asyncio.Event()
+        woken.set()
+
     def _close(self, uid: str) -> None:
         opened, position = self._open.pop(uid)
         opened.complete[position] = True
@@ -225,6 +277,66 @@ class BudgetKeeper:
         belief = Belief(opened.belief.wins[here], opened.belief.losses[here])
         score = float(belief.log_likelihood(step.successes[here], step.scored[here])[0])
         self._visits[uid] = Visit(rollouts, scored, successes, score, bool(opened.unvisited[position]))
+
+
+class Reports:
+    """A worker's way to the keeper: what is reported within a hundredth of a second goes in one message.
+
+    Args:
+        worker: a name that no other worker has.
+        report, answers: the keeper's methods.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        report: Callable[[str, list[Report]], Awaitable[Answers]],
+        answers: Callable[[str], Awaitable[Answers]],
+    ) -> None:
+        self._worker, self._report, self._answers = worker, report, answers
+        self._next: list[Report] = []
+        self._open: dict[str, asyncio.Future[int]] = {}
+        self._waiting: set[str] = set()
+        self._sending: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    async def send(self, report: Report) -> int:
+        """Report what ended of a group, and return how many more rollouts it gets: 0 if it waits and is complete.
+
+        Raises:
+            Exception: the keeper is gone, or the group cannot be completed.
+        """
+        answer = self._open[report.uid] = asyncio.get_running_loop().create_future()
+        self._next.append(report)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+        return await answer
+
+    async def _send(self) -> None:
+        await asyncio.sleep(_TOGETHER_SECONDS)
+        reports, self._next, self._sending = self._next, [], None
+        self._waiting |= {report.uid for report in reports if report.waiting}
+        await self._answered(self._report(self._worker, reports), [report.uid for report in reports])
+        if self._waiting and self._listening is None:
+            self._listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        while self._waiting:
+            await self._answered(self._answers(self._worker), list(self._waiting))
+        self._listening = None
+
+    async def _answered(self, call: Awaitable[Answers], concerned: list[str]) -> None:
+        """Hand on the answers of a call; if it fails, so does everybody whom it concerns."""
+        try:
+            answers = await call
+        except Exception as error:
+            answers = dict.fromkeys(concerned, error)
+        for uid, answer in answers.items():
+            self._waiting.discard(uid)
+            if isinstance(answer, Exception):
+                self._open.pop(uid).set_exception(answer)
+            else:
+                self._open.pop(uid).set_result(answer)
 
 
 def summary(visits: list[Visit]) -> dict[str, float]:

@@ -143,12 +143,16 @@ class KnapsackTrainer(PPOTrainer):
             weights = [weight if sizes[uid] > 1 else 0.0 for weight, uid in zip(weights, uids, strict=True)]
         bound = math.inf if clip is None else clip
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
-        rows = [
-            row.clamp(-bound, bound) * weight for row, weight in zip(data["advantages"].unbind(), weights, strict=True)
-        ]
-        nested = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
-        fields = TensorDict({"advantages": nested}, batch_size=len(uids))
-        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+        before = data["advantages"].unbind()
+        after = [row.clamp(-bound, bound) * weight for row, weight in zip(before, weights, strict=True)]
+        changed = [number for number, row in enumerate(after) if not torch.equal(row, before[number])]
+        if changed:
+            nested = torch.nested.as_nested_tensor([after[number] for number in changed], layout=torch.jagged)
+            tq.kv_batch_put(
+                keys=[batch.keys[number] for number in changed],
+                partition_id=batch.partition_id,
+                fields=TensorDict({"advantages": nested}, batch_size=len(changed)),
+            )
 
     # Resume
 

@@ -130,9 +130,10 @@ torch.distributed.init_process_group = _over_gloo
 class Server:
     """Generates with transformers: requests that arrive together are batched; a weight update waits for a batch."""
 
-    def __init__(self, path: str, seed: int) -> None:
+    def __init__(self, path: str, seed: int, longest: int) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        self.longest = longest
         torch.set_num_threads(1)
         torch.manual_seed(seed)
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
@@ -185,7 +186,7 @@ class Server:
     async def _batch(self, batch: list[tuple[Any, ...]]) -> list[tuple[list[int], list[float], str]]:
         prompts = [prompt for prompt, _, _ in batch]
         limits = [
-            parameters.get("max_tokens") or parameters.get("max_new_tokens") or int(os.environ["CPU_BACKEND_TOKENS"])
+            parameters.get("max_tokens") or parameters.get("max_new_tokens") or self.longest
             for _, parameters, _ in batch
         ]
         heat = torch.tensor([parameters.get("temperature", 1.0) for _, parameters, _ in batch])[:, None]
@@ -290,7 +291,9 @@ def _register() -> None:
         async def launch_servers(self) -> None:
             seed = self.replica_rank + int(self.config.get("seed", 0) or 0)
             name = f"cpu_server_{self.replica_rank}"
-            server = Server.options(name=name, max_concurrency=10_000).remote(self.model_config.path, seed)
+            server = Server.options(name=name, max_concurrency=10_000).remote(
+                self.model_config.path, seed, self.config.response_length
+            )
             self.servers, self._server_handle, self._server_address = [server], server, name
 
     @CheckpointEngineRegistry.register("cpu")

@@ -103,7 +103,6 @@ def environment(folder: Path) -> dict[str, str]:
         "VERL_USE_EXTERNAL_MODULES": "cpu_backend",
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # the FSDP engine knows no other name; the platform says what it is
-        "CPU_BACKEND_TOKENS": "4",
         "CPU_BACKEND_FOLDER": str(folder),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",

@@ -112,6 +112,23 @@ def test_beliefs_are_those_of_an_allocator_that_was_told_what_verl_trained_on(ad
     assert taught.visited(every).all()
 
 
+@pytest.mark.slow
+def test_sixty_steps_generate_what_an_allocator_plans_that_is_told_what_they_trained_on(tmp_path: Path) -> None:
+    """Which of two prompts with equal rates gets the odd rollout depends on their order, which verl's log has not."""
+    run = runs.run(tmp_path, f"trainer.rollout_data_dir={tmp_path / 'rollouts'}", steps=60)
+    assert run.code == 0, run.output[-5000:]
+    allocator = kr.BudgetAllocator("knapsack", 4)
+    steps = dumped(tmp_path)
+    assert sorted(steps) == list(range(1, 61))
+    for _, groups in sorted(steps.items()):
+        ids, sizes = [content_id(text) for text in groups], [len(scores) for scores in groups.values()]
+        rates = allocator.success_rates(ids).tolist()
+        planned = allocator.ask(ids).rollouts.tolist()
+        assert sorted(zip(map(str, rates), sizes, strict=True)) == sorted(zip(map(str, rates), planned, strict=True))
+        allocator.tell(ids, [int(sum(scores)) for scores in groups.values()], sizes)
+    assert run.of("knapsack/rollouts/sum") == [BUDGET] * 60
+
+
 def test_filtered_groups_count_for_beliefs_and_a_refill_has_its_own_budget(tmp_path: Path) -> None:
     run = runs.run(
         tmp_path,

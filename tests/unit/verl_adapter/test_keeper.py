@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import knapsack_rl as kr
-from knapsack_rl.verl.keeper import BudgetKeeper, Visit, summary
+from knapsack_rl.verl.keeper import BudgetKeeper, Report, Reports, Visit, summary
 from knapsack_rl.verl.settings import Settings
 
 PROMPTS = 12
@@ -20,6 +20,10 @@ PROMPTS = 12
 
 def keeper_of(strategy: str, **more: object) -> BudgetKeeper:
     return BudgetKeeper(Settings.read({"strategy": strategy, "max_rollouts": 32, **more}), 8, "grpo")
+
+
+async def report(keeper: BudgetKeeper, *outcome: object, waiting: bool) -> int:
+    return await Reports("worker", keeper.report, keeper.answers).send(Report(*outcome, waiting=waiting))
 
 
 class Workers:
@@ -32,6 +36,7 @@ class Workers:
         self.successes = dict.fromkeys(range(len(rates)), 0)
         self.scored = dict.fromkeys(range(len(rates)), 0)
         self.finished: set[str] = set()
+        self.reports = Reports(f"worker {id(self)}", keeper.report, keeper.answers)
 
     async def rollout(self, position: int) -> bool | None:
         for _ in range(self.random.randrange(6)):
@@ -48,9 +53,8 @@ class Workers:
             scored = [outcome for outcome in outcomes if outcome is not None]
             self.successes[position] += sum(scored)
             self.scored[position] += len(scored)
-            more = await self.keeper.report(
-                uid, sum(scored), len(scored), len(outcomes) - len(scored), waiting=not running
-            )
+            failed = len(outcomes) - len(scored)
+            more = await self.reports.send(Report(uid, sum(scored), len(scored), failed, waiting=not running))
         for _ in range(self.random.randrange(6)):  # verl is told
             await asyncio.sleep(0)
         self.finished.add(uid)
@@ -59,7 +63,7 @@ class Workers:
     async def step(self, name: str = "step", prompts: list[str] | None = None) -> list[str]:
         uids = [f"{name}-{position}" for position in range(len(self.rates))]
         ids = [f"prompt {position}" for position in range(len(self.rates))] if prompts is None else prompts
-        first = await self.keeper.open(uids, ids, {})
+        first, _ = await self.keeper.open(uids, ids, {})
         await asyncio.wait_for(
             asyncio.gather(*(self.group(uid, i, n) for i, (uid, n) in enumerate(zip(uids, first, strict=True)))), 60
         )
@@ -109,9 +113,8 @@ def test_adaptive_gives_more_to_prompts_that_fail_and_nothing_more_to_groups_wit
 def test_a_group_of_a_strategy_with_one_wave_is_complete_when_its_own_rollouts_are() -> None:
     async def run() -> None:
         keeper = keeper_of("uniform")
-        first = await keeper.open(["a", "b"], ["prompt a", "prompt b"], {})
-        assert first == [8, 8]
-        assert await keeper.report("a", 3, 8, 0, waiting=True) == 0  # b has not even begun
+        assert await keeper.open(["a", "b"], ["prompt a", "prompt b"], {}) == ([8, 8], False)
+        assert await report(keeper, "a", 3, 8, 0, waiting=True) == 0  # b has not even begun
         assert (await keeper.visits(["a"]))["effective_prompts"] == 1.0
 
     asyncio.run(run())
@@ -131,10 +134,42 @@ def test_a_group_that_is_complete_or_unknown_cannot_report() -> None:
     async def run() -> None:
         keeper = keeper_of("uniform")
         await keeper.open(["a"], ["prompt a"], {})
-        await keeper.report("a", 0, 8, 0, waiting=True)
+        await report(keeper, "a", 0, 8, 0, waiting=True)
         for uid in ("a", "another"):
             with pytest.raises(kr.StateError, match=f"report: no step has the group '{uid}'"):
-                await keeper.report(uid, 0, 1, 0, waiting=False)
+                await report(keeper, uid, 0, 1, 0, waiting=False)
+
+    asyncio.run(run())
+
+
+def test_reports_that_come_together_go_in_one_message_and_each_gets_its_answer() -> None:
+    async def run() -> None:
+        keeper, messages = keeper_of("adaptive"), []
+
+        async def counted(worker: str, reports: list[Report]) -> dict[str, int | Exception]:
+            messages.append(len(reports))
+            return await keeper.report(worker, reports)
+
+        workers = Workers(keeper, [0.3] * 40)
+        workers.reports = Reports("worker", counted, keeper.answers)
+        await workers.step()
+        assert sum(messages) >= 2 * 40
+        assert len(messages) < sum(messages) / 3
+
+    asyncio.run(run())
+
+
+def test_a_keeper_that_is_gone_leaves_nobody_waiting() -> None:
+    async def run() -> None:
+        keeper = keeper_of("uniform")
+        await keeper.open(["a", "b"], ["prompt a", "prompt b"], {})
+
+        async def gone(worker: str, *reports: object) -> dict[str, int | Exception]:
+            raise ConnectionError("gone")
+
+        for link in (Reports("worker", gone, keeper.answers), Reports("worker", keeper.report, gone)):
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(link.send(Report("a", 0, 1, 0, waiting=True)), 60)
 
     asyncio.run(run())
 
@@ -184,14 +219,14 @@ def test_a_state_saved_in_the_middle_of_a_step_holds_the_groups_that_are_complet
     async def run() -> None:
         keeper = keeper_of("knapsack")
         await keeper.open(["a", "b"], ["prompt a", "prompt b"], {})
-        await keeper.report("a", 3, 8, 0, waiting=True)
-        await keeper.report("b", 1, 5, 0, waiting=False)
+        await report(keeper, "a", 3, 8, 0, waiting=True)
+        await report(keeper, "b", 1, 5, 0, waiting=False)
         await keeper.save(str(tmp_path / "state.npz"))
         saved = kr.BudgetAllocator("knapsack", 8, 2, 32)
         saved.load(tmp_path / "state.npz")
         assert saved.visited(["prompt a", "prompt b"]).tolist() == [True, False]
         assert not keeper._allocator.visited(["prompt a"]).any()  # nothing was told twice when the step ends
-        await keeper.report("b", 0, 3, 0, waiting=True)
+        await report(keeper, "b", 0, 3, 0, waiting=True)
         assert keeper._allocator.visited(["prompt a", "prompt b"]).all()
 
     asyncio.run(run())
@@ -230,14 +265,15 @@ def test_a_group_that_is_given_up_keeps_nobody_waiting_and_its_rollouts_are_spen
     async def run() -> None:
         keeper = keeper_of(strategy)
         workers = Workers(keeper, [0.5, 0.0, 0.0])
-        first = await keeper.open(["a", "b", "c"], ["prompt a", "prompt b", "prompt c"], {})
-        await keeper.report("a", 1, 1, 0, waiting=False)
+        first, more = await keeper.open(["a", "b", "c"], ["prompt a", "prompt b", "prompt c"], {})
+        assert more == (sum(first) < 24)
+        await report(keeper, "a", 1, 1, 0, waiting=False)
         others = asyncio.gather(workers.group("b", 1, first[1]), workers.group("c", 2, first[2]))
         await keeper.abandon("a")
         await asyncio.wait_for(others, 60)
         opened = keeper._steps[0]
         while opened.step.remaining:  # what the abandoned group would still have got
-            await asyncio.wait_for(opened.changed.wait(), 60)
+            await asyncio.wait_for(keeper._changed.wait(), 60)
         assert opened.step.placed.sum() == 24
         assert opened.step.scored[0] == 1
         await keeper.abandon("a")  # once is enough
@@ -251,6 +287,6 @@ def test_a_report_that_cannot_be_true_stops_everybody_of_its_step() -> None:
         await keeper.open(["a", "b"], ["prompt a", "prompt b"], {})
         for uid, count in (("a", 9), ("b", 1)):
             with pytest.raises(kr.InvalidInputError, match="expected at most the 8 that are in flight, got 9"):
-                await keeper.report(uid, 0, count, 0, waiting=True)
+                await report(keeper, uid, 0, count, 0, waiting=True)
 
     asyncio.run(run())
