@@ -133,10 +133,10 @@ class Table:
             raise StateError(f"state: expected {expected} of an estimator, got {error!r}.") from error
         if keys.ndim != 1 or any(keys.shape != column.shape for column in table._columns.values()):
             raise StateError(f"state: expected equally long vectors {expected}.")
-        if len(np.unique(keys)) != len(keys):
-            raise StateError("state: expected each prompt key once, got duplicates.")
         table._size, table._keys = len(keys), keys.astype(np.uint64)
         table._enter(np.arange(len(keys)))
+        if not np.array_equal(table.find(table._keys), np.arange(len(keys))):
+            raise StateError("state: expected each prompt key once, got duplicates.")
         return table
 
 

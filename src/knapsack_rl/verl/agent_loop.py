@@ -159,7 +159,7 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
             self.imbalance = (float(loads.max() / loads.mean()), parts.imbalance)
         ray.get(
             [
-                worker.generate_sequences.remote(prompts[part.tolist()])
+                worker.generate_sequences.remote(tu.index_select_tensor_dict(prompts, part.tolist()))
                 for worker, part in zip(self.agent_loop_workers, parts, strict=True)
                 if len(part)
             ]

@@ -155,6 +155,7 @@ def test_filtered_groups_count_for_beliefs_and_a_refill_has_its_own_budget(tmp_p
     assert allocator.belief([never, always]).mean.tolist() == pytest.approx([0.0, 1.0], abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["knapsack_colocate_async", "knapsack_separate_async"])
 def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp_path: Path) -> None:
     separate = (
@@ -180,6 +181,7 @@ def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp
     assert len(optimizer_steps(tmp_path)) == 6 * (2 if "separate" in mode else 1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: Path) -> None:
     settings = ("+trainer.v1.knapsack.strategy=adaptive", "trainer.save_freq=1")
     command, variables = runs.prepared(tmp_path, *settings, mode="knapsack", steps=200)
