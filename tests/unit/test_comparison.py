@@ -360,7 +360,7 @@ def test_a_folder_says_strategy_and_seed(file: Path) -> None:
             "tuning.grid.task.eval_problems: expected to be the same for all arms",
         ),
         (["trainer=trl", "arms=[uniform, oracle]"], "arms.oracle: "),
-        (["trainer=trl", "arms=[uniform, oracle]"], "'oracle' samples before every step, which TRL cannot"),
+        (["trainer=trl", "arms=[uniform, oracle]"], "'oracle' samples before every step, which trainer=trl cannot"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_with_its_key(overrides: list[str], said: str, file: Path) -> None:
