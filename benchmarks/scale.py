@@ -70,8 +70,8 @@ def main() -> None:
     parser.add_argument("--known", nargs="+", type=int, default=[1_000_000, 10_000_000])
     parser.add_argument("--prompts", nargs="+", type=int, default=[256, 4096, 65536])
     asked = parser.parse_args()
-    print("| strategy | known | prompts | table, MB | step, ms | longest, ms | file, MB ", end="")
-    print("| save, s | load, s | fill, s | peak, MB |\n| --- |" + " ---: |" * 10)
+    print("| strategy | known | prompts | table, MiB | step, ms | longest, ms | file, MiB ", end="")
+    print("| save, s | load, s | fill, s | peak, MiB |\n| --- |" + " ---: |" * 10)
     for strategy in asked.strategy:
         for known in asked.known:
             for prompts in asked.prompts:

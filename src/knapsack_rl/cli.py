@@ -37,7 +37,8 @@ Every key of a recipe can be set by its dotted name:
   knapsack-rl train recipes/reasoning-gym.yaml training.steps=20
   knapsack-rl train --engine verl recipes/qwen3-4b-base.yaml verl.trainer.nnodes=4
 
-Ctrl-C or SIGTERM saves a checkpoint; the same command again goes on from there.
+Ctrl-C or SIGTERM saves a checkpoint (not with --engine verl, which saves every training.checkpoint_every steps); the
+same command again goes on from there.
 """
 
 _COMPARE_HELP = """\

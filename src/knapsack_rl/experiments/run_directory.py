@@ -87,6 +87,17 @@ class RunDirectory:
             self.release()
             raise
 
+    @property
+    def lock(self) -> int:
+        """The descriptor that keeps others out; who inherits it does so too, as long as it lives.
+
+        Raises:
+            StateError: The directory is not claimed.
+        """
+        if self._lock is None:
+            raise StateError(f"{self.path}: claim it before you pass its lock on.")
+        return self._lock.fileno()
+
     def release(self) -> None:
         """Let other processes in."""
         if self._lock is not None:

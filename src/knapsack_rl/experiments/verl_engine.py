@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
 import signal
 import subprocess
@@ -19,11 +18,14 @@ from knapsack_rl.experiments.environment import record_end, record_start
 from knapsack_rl.experiments.recipe import Recipe
 from knapsack_rl.experiments.run_directory import RunDirectory
 from knapsack_rl.experiments.schedule import sampling
-from knapsack_rl.experiments.verl_overrides import arguments, evaluation_files, overrides
+from knapsack_rl.experiments.verl_overrides import arguments, evaluation_files, overrides, written
 from knapsack_rl.tasks import load_task
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+# In the environment of verl's processes, wherever in a cluster they run.
+_LOG = "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH"
 
 
 def train(recipe: Recipe, output: Path, command: str, console: Console) -> int:
@@ -48,17 +50,20 @@ def train(recipe: Recipe, output: Path, command: str, console: Console) -> int:
     if importlib.util.find_spec("verl") is None:
         raise MissingExtraError("--engine verl: verl is not installed. Run: pip install 'knapsack-rl[verl]'")
     directory = RunDirectory((output / recipe.name).absolute())
-    commands = [_command(recipe, directory.path, final) for final in _processes(recipe)]
+    commands = {final: _command(recipe, directory.path, final) for final in _processes(recipe)}
     directory.claim(recipe_file.render(recipe))
     try:
         if directory.finished:
             _say(console, f"{directory.path} is finished already; choose another name=... for another run")
             return 0
-        _write_data(recipe, directory.path)
         record_start(directory, recipe, command)
-        for number, verl in enumerate(commands):
-            _say(console, f"{shlex.join(verl)}\n")
-            code = _run(verl, directory.path / ("verl.jsonl", "verl-final.jsonl")[number])
+        _write_data(recipe, directory.path)
+        for final, verl in commands.items():
+            if not final and _trained_steps(directory) >= recipe.training.steps:
+                continue
+            whole = [*verl, f"{_LOG}={written(str(_new_log(directory.path, final)))}"]
+            _say(console, f"{shlex.join(whole)}\n")
+            code = _run(whole, directory.lock)
             if code:
                 return code
         record_end(directory)
@@ -79,6 +84,18 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
         _check(overrides(recipe, directory, final))
         rows.append(("evaluation" if final else "training", shlex.join(_command(recipe, directory, final))))
     return rows
+
+
+def _trained_steps(directory: RunDirectory) -> int:
+    """Steps up to verl's last complete checkpoint."""
+    latest = directory.checkpoints / "latest_checkpointed_iteration.txt"
+    return int(latest.read_text()) if latest.exists() else 0
+
+
+def _new_log(directory: Path, final: bool) -> Path:
+    """Where verl's metrics of this process go. verl begins a file anew, so that each process gets one of its own."""
+    name = "verl-final" if final else "verl"
+    return directory / f"{name}-{len(list(directory.glob(f'{name}-[0-9]*.jsonl'))) + 1}.jsonl"
 
 
 def _processes(recipe: Recipe) -> tuple[bool, ...]:
@@ -129,12 +146,11 @@ def _write(problems: Dataset, source: str, path: Path) -> None:
             "ability": row["category"],
             "reward_model": {"style": "rule", "ground_truth": row["answer"]},
             "extra_info": {"index": index, "answer_type": row["answer_type"]},
-        }
+        }  # beside the columns that the problems have, of which the allocator may be told
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    columns = ["answer", "answer_type"]
-    problems.map(in_verls_schema, with_indices=True, remove_columns=columns).to_parquet(str(partial))
+    problems.map(in_verls_schema, with_indices=True).to_parquet(str(partial))
     partial.replace(path)
 
 
@@ -142,16 +158,29 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _run(command: list[str], log: Path) -> int:
-    """Run verl, which gets the signals that we get, and return its exit code."""
-    process = subprocess.Popen(command, env={**os.environ, "VERL_FILE_LOGGER_PATH": str(log)}, start_new_session=True)
-    earlier = {
-        number: signal.signal(number, lambda received, _: process.send_signal(received))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+def _run(command: list[str], lock: int) -> int:
+    """Run verl, which gets the signals that we get, and return its exit code, or 128 + the signal that ended it.
+
+    verl keeps the run directory's lock for as long as it lives, whatever becomes of this process.
+    """
+    received: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, _: object) -> None:
+        received.append(number)
+        for child in children:
+            child.send_signal(number)
+
+    earlier = {number: signal.signal(number, forward) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
     try:
+        process = subprocess.Popen(command, start_new_session=True, pass_fds=(lock,))
+        children.append(process)
+        if received:  # before there was a child
+            process.send_signal(received[-1])
         code = process.wait()
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+    if code and received:
+        return 128 + received[0]
     return 128 - code if code < 0 else code

@@ -50,6 +50,8 @@ def written(value: Any) -> str:
         return "null"
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{written(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, str) and (not _PLAIN.fullmatch(value) or value.lower() in _WORDS or _is_number(value)):
         escaped = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"'{escaped}'"
@@ -78,7 +80,7 @@ def _settings(recipe: Recipe, directory: Path) -> dict[str, Any]:
         f"{actor}.optim.lr": training.learning_rate,
         f"{actor}.optim.weight_decay": training.weight_decay,
         f"{actor}.optim.betas": [training.adam_beta1, training.adam_beta2],
-        f"{actor}.grad_clip": training.max_grad_norm,
+        f"{actor}.optim.clip_grad": training.max_grad_norm,
         f"{actor}.clip_ratio_low": training.clip_low,
         f"{actor}.clip_ratio_high": training.clip_high,
         f"{actor}.data_loader_seed": recipe.seed,

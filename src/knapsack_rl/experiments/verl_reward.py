@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any
 
 from knapsack_rl.tasks.math import is_right
+
+logger = logging.getLogger(__name__)
 
 
 async def compute_score(
@@ -16,7 +20,15 @@ async def compute_score(
 ) -> float:
     """1.0 or 0.0, as `tasks.math.math_verified`; verl's reward workers call it."""
     loop, choice = asyncio.get_running_loop(), extra_info["answer_type"] == "choice"
-    return float(await loop.run_in_executor(_judges(), _judged, solution_str, ground_truth, choice))
+    for _attempt in range(2):
+        judges = _judges()
+        try:
+            return float(await loop.run_in_executor(judges, _judged, solution_str, ground_truth, choice))
+        except BrokenProcessPool:  # this answer, or another that was judged beside it, was too much for the process
+            if judges is _judges():
+                _judges.cache_clear()
+    logger.warning("the judge died of an answer twice; it counts as wrong: %.200r", solution_str)
+    return 0.0
 
 
 @lru_cache(maxsize=1)

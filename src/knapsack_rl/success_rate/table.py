@@ -24,7 +24,7 @@ class Table:
     Rows are found by open addressing (Knuth, volume 3, section 6.4, algorithm L), for all keys of a call together: slot
     h(key), or the first after it, holds the row of the key.
 
-    Memory: 8 bytes a key, 8 to 16 a slot, and the columns, of which up to a third is room to grow.
+    Memory: 8 to 16 bytes of slots a key, and the key and the columns, of which up to a third is room to grow.
     """
 
     def __init__(self, **columns: DTypeLike) -> None:
@@ -133,10 +133,11 @@ class Table:
             raise StateError(f"state: expected {expected} of an estimator, got {error!r}.") from error
         if keys.ndim != 1 or any(keys.shape != column.shape for column in table._columns.values()):
             raise StateError(f"state: expected equally long vectors {expected}.")
+        in_order = np.sort(keys)
+        if np.any(in_order[1:] == in_order[:-1]):
+            raise StateError("state: expected each prompt key once, got duplicates.")
         table._size, table._keys = len(keys), keys.astype(np.uint64)
         table._enter(np.arange(len(keys)))
-        if not np.array_equal(table.find(table._keys), np.arange(len(keys))):
-            raise StateError("state: expected each prompt key once, got duplicates.")
         return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +87,13 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         except Exception:  # not of a rollout: the keeper is gone, or at odds with this group
             logger.exception("group %s: cannot be completed", uid)
             await asyncio.gather(*running, return_exceptions=True)  # nobody may write after the group is cleared
-            await self._keeper.abandon.remote(uid)
+            self._keeper.abandon.remote(uid)
             errors += 1
         del self._rewards[uid]
-        await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"})
-        self._keeper.settle.remote(uid)
+        try:
+            await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"})
+        finally:
+            self._keeper.settle.remote(uid)
 
     def _outcome(self, uid: str, done: set[asyncio.Task[Any]]) -> _Outcome:
         """Count these rollouts, and log why those failed that did."""
@@ -132,12 +135,14 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
     Attributes:
         imbalance: largest load of a worker over the mean load, in rollouts of the newest batch: as verl would deal
             them, by prompts, and as they were dealt, by rollouts.
+        planning_seconds: what opening steps and dividing batches has taken so far.
     """
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         self.agent_loop_workers_class = ray.remote(_Worker)
         self.imbalance = (1.0, 1.0)
+        self.planning_seconds = 0.0
         self._knapsack = read_settings(config)
         self._keeper = ray.get_actor(config.trainer.v1.knapsack_keeper)
 
@@ -147,6 +152,19 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
         if validating:
             super().generate_sequences(prompts)
             return
+        began = time.perf_counter()
+        parts = self._planned(prompts)
+        self.planning_seconds += time.perf_counter() - began
+        ray.get(
+            [
+                worker.generate_sequences.remote(tu.index_select_tensor_dict(prompts, part.tolist()))
+                for worker, part in zip(self.agent_loop_workers, parts, strict=True)
+                if len(part)
+            ]
+        )
+
+    def _planned(self, prompts: TensorDict) -> dispatch.Groups:
+        """Open a step for a batch, give its prompts their first rollouts, and divide them among the workers."""
         features = {name: _column(prompts, name) for name in self._knapsack.feature_fields}
         opening = self._keeper.open.remote(_column(prompts, "uid"), self._prompt_ids(prompts), features)
         first, more = ray.get(opening)
@@ -157,21 +175,15 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
         if len(rollouts) >= workers:  # a refill of one prompt says nothing
             loads = np.array([rollouts[part].sum() for part in np.array_split(np.arange(len(rollouts)), workers)])
             self.imbalance = (float(loads.max() / loads.mean()), parts.imbalance)
-        ray.get(
-            [
-                worker.generate_sequences.remote(tu.index_select_tensor_dict(prompts, part.tolist()))
-                for worker, part in zip(self.agent_loop_workers, parts, strict=True)
-                if len(part)
-            ]
-        )
+        return parts
 
     def check_alive(self) -> None:
-        """Raise Ray's error if a worker died: its groups would never end.
+        """Raise Ray's error if a worker or the keeper died: groups would never end.
 
         Raises:
-            ray.exceptions.RayActorError: a worker is gone.
+            ray.exceptions.RayActorError: one of them is gone.
         """
-        ray.get([worker.alive.remote() for worker in self.agent_loop_workers])
+        ray.get([actor.alive.remote() for actor in (self._keeper, *self.agent_loop_workers)])
 
     def _prompt_ids(self, prompts: TensorDict) -> list[str]:
         """Who the prompts are: their content, and their data source or the column that tells them apart."""

@@ -160,6 +160,9 @@ class BudgetKeeper:
         self._settling: set[str] = set()  # groups that are complete, which verl has not been told yet
         self._settled = asyncio.Event()
 
+    async def alive(self) -> None:
+        """Answer, which a dead keeper does not."""
+
     async def open(self, uids: list[str], prompt_ids: list[str], features: Features) -> tuple[list[int], bool]:
         """Open a step; returns the first rollouts of each prompt, and whether more will follow.
 
@@ -316,27 +319,30 @@ class Reports:
         await asyncio.sleep(_TOGETHER_SECONDS)
         reports, self._next, self._sending = self._next, [], None
         self._waiting |= {report.uid for report in reports if report.waiting}
-        await self._answered(self._report(self._worker, reports), [report.uid for report in reports])
+        await self._answered(lambda: self._report(self._worker, reports), [report.uid for report in reports])
         if self._waiting and self._listening is None:
             self._listening = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
         while self._waiting:
-            await self._answered(self._answers(self._worker), list(self._waiting))
+            await self._answered(lambda: self._answers(self._worker), list(self._waiting))
         self._listening = None
 
-    async def _answered(self, call: Awaitable[Answers], concerned: list[str]) -> None:
+    async def _answered(self, call: Callable[[], Awaitable[Answers]], concerned: list[str]) -> None:
         """Hand on the answers of a call; if it fails, so does everybody whom it concerns."""
         try:
-            answers = await call
+            answers = await call()
         except Exception as error:
             answers = dict.fromkeys(concerned, error)
         for uid, answer in answers.items():
             self._waiting.discard(uid)
+            future = self._open.pop(uid, None)  # the other call may have failed before
+            if future is None or future.done():
+                continue
             if isinstance(answer, Exception):
-                self._open.pop(uid).set_exception(answer)
+                future.set_exception(answer)
             else:
-                self._open.pop(uid).set_result(answer)
+                future.set_result(answer)
 
 
 def summary(visits: list[Visit]) -> dict[str, float]:

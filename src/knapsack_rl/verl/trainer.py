@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import logging
 import math
+import time
 import uuid
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,7 +57,7 @@ class KnapsackTrainer(PPOTrainer):
             .options(
                 name=name,
                 num_cpus=0,
-                max_concurrency=1_000_000,  # every group waits in a call of its own
+                max_concurrency=100_000,  # every worker waits in a call
                 scheduling_strategy=NodeAffinitySchedulingStrategy(  # beside the driver, whose disk has the checkpoints
                     ray.get_runtime_context().get_node_id(), soft=False
                 ),
@@ -91,8 +92,8 @@ class KnapsackTrainer(PPOTrainer):
     def _get_required_batch_multiple(self, dp_size: int) -> int:
         """What the rows of an update are padded to a multiple of, so that it has the usual number of mini-batches.
 
-        A synchronous step needs no padding; where groups of several steps meet (DAPO filtering, the asynchronous modes)
-        it is less than this number of rows.
+        A synchronous step needs no padding where verl's own modes need none. Where groups of several steps meet (DAPO
+        filtering, the asynchronous modes) it is less than this number of rows.
         """
         actor, rollout, ref = (self.config.actor_rollout_ref[name] for name in ("actor", "rollout", "ref"))
         passes = {
@@ -125,12 +126,15 @@ class KnapsackTrainer(PPOTrainer):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """verl's, then clipped (paper, appendix C) and weighed."""
         batch = super()._compute_advantage(batch, metrics)
+        began = time.perf_counter()
         uids = [key.split("_")[0] for key in batch.keys]
         self._bound_advantages(batch, uids)
         real = sorted({uid for uid, tag in zip(uids, batch.tags, strict=True) if not tag.get("is_padding")})
         found = ray.get(self._keeper.visits.remote(real))
         before, after = self.agent_loop_manager.imbalance
         found |= {"dispatch_imbalance/by_prompts": before, "dispatch_imbalance/by_rollouts": after}
+        planning, self.agent_loop_manager.planning_seconds = self.agent_loop_manager.planning_seconds, 0.0
+        found["driver_seconds/sum"] = time.perf_counter() - began + planning
         metrics.update({f"knapsack/{name}": number for name, number in found.items()})
         return batch
 

@@ -63,10 +63,10 @@ def test_a_recipe_trains_evaluates_and_leaves_beliefs_that_the_adapter_for_trl_w
     assert finished.returncode == 0, (finished.stdout + finished.stderr)[-5000:]
     assert "-m verl.trainer.main_ppo" in finished.stdout
     run = tmp_path / "sums"
-    logged = [line["data"] for line in runs.logged(run, "verl.jsonl")]
+    logged = [line["data"] for line in runs.logged(run, "verl-1.jsonl")]
     assert [line["knapsack/rollouts/sum"] for line in logged if "knapsack/rollouts/sum" in line] == [32, 32]
     assert any(name.startswith("val-core/held-out/") for line in logged for name in line)
-    assert any("mean@4" in name for line in runs.logged(run, "verl-final.jsonl") for name in line["data"])
+    assert any("mean@4" in name for line in runs.logged(run, "verl-final-1.jsonl") for name in line["data"])
 
     allocator = kr.BudgetAllocator("adaptive", 4)
     allocator.load(run / "checkpoints" / "global_step_2" / "knapsack_allocator.npz")

@@ -174,6 +174,32 @@ def test_a_keeper_that_is_gone_leaves_nobody_waiting() -> None:
     asyncio.run(run())
 
 
+def test_two_calls_that_fail_together_leave_nobody_waiting() -> None:
+    async def run() -> None:
+        uids, called = [f"{number}" for number in range(8)], asyncio.Event()
+
+        async def dies(worker: str, *reports: object) -> dict[str, int | Exception]:
+            if reports and reports[0][0].uid == "0":
+                return {}  # the first message arrives: its groups wait, and somebody listens
+            called.set()
+            await asyncio.sleep(0)
+            raise ConnectionError("gone")
+
+        async def until_the_next_report(worker: str) -> dict[str, int | Exception]:
+            await called.wait()
+            raise ConnectionError("gone")
+
+        link = Reports("worker", dies, until_the_next_report)
+        early = [asyncio.create_task(link.send(Report(uid, 0, 1, 0, waiting=True))) for uid in uids[:4]]
+        while not link._waiting:
+            await asyncio.sleep(0.001)
+        late = [asyncio.create_task(link.send(Report(uid, 0, 1, 0, waiting=True))) for uid in uids[4:]]
+        outcomes = await asyncio.wait_for(asyncio.gather(*early, *late, return_exceptions=True), 60)
+        assert [type(outcome) for outcome in outcomes] == [ConnectionError] * 8
+
+    asyncio.run(run())
+
+
 def test_the_state_is_that_of_an_allocator(tmp_path: Path) -> None:
     async def run() -> None:
         keeper = keeper_of("knapsack")

@@ -28,7 +28,7 @@ def of_recipe(*changes: str, final: bool = False) -> dict[str, Any]:
         | st.integers(-(10**9), 10**9)
         | st.text(st.characters(codec="ascii"), max_size=12)
         | st.sampled_from(["null", "True", "nan", "1e-6", "a=b", "it's", "a\\", "\\'", "[x]", "${a}"]),
-        lambda inner: st.lists(inner, max_size=3),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b_c"]), inner, max_size=2),
     )
 )
 def test_hydra_reads_back_every_value(value: Any) -> None:
@@ -43,6 +43,7 @@ def test_the_recipes_own_keys_become_those_of_verl() -> None:
     assert chosen["actor_rollout_ref.rollout.n"] == 4
     assert chosen["data.train_batch_size"] == 256
     assert chosen["actor_rollout_ref.actor.ppo_mini_batch_size"] == 32
+    assert chosen["actor_rollout_ref.actor.optim.clip_grad"] == 1.0  # its engines read no other
     assert chosen["+trainer.v1.knapsack.strategy"] == "adaptive"
     assert chosen["trainer.v1.trainer_mode"] == "knapsack"
     assert "data.train_files=/runs/qwen/data/train.parquet" in arguments(chosen)
