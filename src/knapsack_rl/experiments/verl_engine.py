@@ -104,7 +104,8 @@ def _processes(recipe: Recipe) -> tuple[bool, ...]:
 
 
 def _command(recipe: Recipe, directory: Path, final: bool) -> list[str]:
-    return [sys.executable, "-m", "verl.trainer.main_ppo", *arguments(overrides(recipe, directory, final))]
+    chosen = overrides(recipe, directory, final) | {"hydra.run.dir": str(directory / "hydra")}
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *arguments(chosen)]
 
 
 def _check(chosen: dict[str, object]) -> None:
