@@ -4,7 +4,8 @@
 
 Runs alternate between verl's own mode `sync`, `knapsack` with the strategy `uniform`, which trains on groups of the
 same size, and `knapsack` with `adaptive`. A step has 32 prompts x 8 rollouts of up to 32 tokens. The first five steps
-of a run are left out. The ratio of a round is that of the medians of its two runs.
+of a run are left out. The ratio of a round is that of the medians of its two runs; "ours" is the median of
+knapsack/driver_seconds over the median step of the same run.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ ARMS = {
 }
 
 
-def seconds_of(mode: str, *overrides: str, steps: int) -> np.ndarray:
+def seconds_of(mode: str, *overrides: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of every step: its time, and what of it our part of the driver took."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         runs.make_model(path / "model")
@@ -42,7 +44,8 @@ def seconds_of(mode: str, *overrides: str, steps: int) -> np.ndarray:
         run = runs.run(path, *SIZE, *overrides, mode=mode, steps=steps)
         if run.code:
             sys.exit(run.output[-5000:])
-        return np.array(run.of("timing_s/step"))[WARM_UP:]
+        whole = np.array(run.of("timing_s/step"))[WARM_UP:]
+        return whole, np.array(run.of("knapsack/driver_seconds/sum") or [0.0] * steps)[WARM_UP:]
 
 
 def main() -> None:
@@ -53,13 +56,11 @@ def main() -> None:
     measured: dict[str, list[float]] = {name: [] for name in ARMS}
     for number in range(asked.rounds):
         for name, arm in ARMS.items():
-            seconds = seconds_of(*arm, steps=asked.steps)
+            seconds, ours = seconds_of(*arm, steps=asked.steps)
             measured[name].append(float(np.median(seconds)))
-            print(
-                f"round {number + 1}, {name}: median {np.median(seconds):.3f} s, "
-                f"quartiles {np.quantile(seconds, 0.25):.3f} to {np.quantile(seconds, 0.75):.3f}",
-                flush=True,
-            )
+            median, low, high = np.quantile(seconds, [0.5, 0.25, 0.75])
+            share = np.median(ours) / median
+            print(f"round {number + 1}, {name}: {median:.3f} s ({low:.3f} to {high:.3f}), ours {share:.4f}", flush=True)
     for name in list(ARMS)[1:]:
         ratios = np.divide(measured[name], measured["sync"])
         print(f"{name} / sync: {np.median(ratios):.3f} (rounds: {', '.join(f'{ratio:.3f}' for ratio in ratios)})")
