@@ -182,6 +182,22 @@ def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp
 
 
 @pytest.mark.slow
+def test_adapters_of_low_rank_train_on_the_same_budget(tmp_path: Path) -> None:
+    run = runs.run(
+        tmp_path,
+        "+trainer.v1.knapsack.strategy=adaptive",
+        "actor_rollout_ref.model.lora_rank=4",
+        "actor_rollout_ref.model.lora_alpha=8",
+        "actor_rollout_ref.model.lora.merge=True",  # the engine of the tests takes whole weights
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        steps=2,
+    )
+    assert run.code == 0, run.output[-5000:]
+    assert run.of("knapsack/rollouts/sum") == [BUDGET] * 2
+    assert [sum(map(len, groups.values())) for _, groups in sorted(dumped(tmp_path).items())] == [BUDGET] * 2
+
+
+@pytest.mark.slow
 def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: Path) -> None:
     settings = ("+trainer.v1.knapsack.strategy=adaptive", "trainer.save_freq=1")
     command, variables = runs.prepared(tmp_path, *settings, mode="knapsack", steps=200)
