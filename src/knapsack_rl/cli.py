@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -227,7 +228,7 @@ def _train(parsed: argparse.Namespace, command: str) -> int:
             _say(console, f"{label:>14}  {text}")
         return 0
     if recipe.trainer == "verl":
-        return int(_module("verl_engine").train(recipe, parsed.output, command, console))
+        return int(_module("verl_engine").train(recipe, parsed.output, command, partial(_say, console)))
     with console.status("loading PyTorch"):
         train = _module("train" if recipe.trainer == "trl" else "minimal_grpo")
     interrupted = _module("interruption").Interrupted

@@ -21,12 +21,7 @@ def problems_and_model(recipe: Recipe, display: Display) -> tuple[Task, Any, Any
         MissingExtraError: The task needs a package that is not installed.
     """
     display.phase("making the problems")
-    task = load_task(recipe.task, recipe.seed)
-    if len(task.train) < recipe.training.prompts_per_step:
-        raise InvalidInputError(
-            f"training.prompts_per_step: expected at most the {len(task.train)} problems that the task has to train "
-            f"on, got {recipe.training.prompts_per_step}."
-        )
+    task = problems(recipe)
     display.phase("making the model")
     if recipe.model.kind == "scratch":
         return task, *warm_started(recipe.model, recipe.task, recipe.seed, on_step=display.warm_start)
@@ -34,6 +29,22 @@ def problems_and_model(recipe: Recipe, display: Display) -> tuple[Task, Any, Any
         return task, *models.pretrained(recipe.model)
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"model.path: cannot load {recipe.model.path!r}: {error}") from error
+
+
+def problems(recipe: Recipe) -> Task:
+    """The task.
+
+    Raises:
+        InvalidInputError: A step takes more prompts than there are problems.
+        MissingExtraError: The task needs a package that is not installed.
+    """
+    task = load_task(recipe.task, recipe.seed)
+    if len(task.train) < recipe.training.prompts_per_step:
+        raise InvalidInputError(
+            f"training.prompts_per_step: expected at most the {len(task.train)} problems that the task has to train "
+            f"on, got {recipe.training.prompts_per_step}."
+        )
+    return task
 
 
 def feature_columns(recipe: Recipe, task: Task) -> list[str]:

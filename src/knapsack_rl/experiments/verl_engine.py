@@ -7,10 +7,9 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from rich.console import Console
 
 from knapsack_rl.errors import InvalidInputError, MissingExtraError
 from knapsack_rl.experiments import ingredients, recipe_file
@@ -19,7 +18,6 @@ from knapsack_rl.experiments.recipe import Recipe
 from knapsack_rl.experiments.run_directory import RunDirectory
 from knapsack_rl.experiments.schedule import sampling
 from knapsack_rl.experiments.verl_overrides import arguments, evaluation_files, overrides, written
-from knapsack_rl.tasks import load_task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 _LOG = "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH"
 
 
-def train(recipe: Recipe, output: Path, command: str, console: Console) -> int:
+def train(recipe: Recipe, output: Path, command: str, say: Callable[[str], None]) -> int:
     """Train what `recipe` says in ``output/name``, from verl's last checkpoint there if there is one.
 
     On several nodes, start Ray on all of them and call this on one; ``output`` must be a folder that all nodes share.
@@ -37,7 +35,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console) -> int:
         recipe: One with trainer=verl.
         output: The folder of run directories.
         command: What to put on record as the command that made the run.
-        console: Where to show verl's command.
+        say: Shows a line: verl's command.
 
     Returns:
         verl's exit code.
@@ -54,7 +52,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console) -> int:
     directory.claim(recipe_file.render(recipe))
     try:
         if directory.finished:
-            _say(console, f"{directory.path} is finished already; choose another name=... for another run")
+            say(f"{directory.path} is finished already; choose another name=... for another run")
             return 0
         record_start(directory, recipe, command)
         _write_data(recipe, directory.path)
@@ -62,7 +60,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console) -> int:
             if not final and _trained_steps(directory) >= recipe.training.steps:
                 continue
             whole = [*verl, f"{_LOG}={written(str(_new_log(directory.path, final)))}"]
-            _say(console, f"{shlex.join(whole)}\n")
+            say(f"{shlex.join(whole)}\n")
             code = _run(whole, directory.lock)
             if code:
                 return code
@@ -124,12 +122,7 @@ def _check(chosen: dict[str, object]) -> None:
 
 def _write_data(recipe: Recipe, directory: Path) -> None:
     """The problems as parquet files in verl's schema, with the columns that the allocator is told of."""
-    task = load_task(recipe.task, recipe.seed)
-    if len(task.train) < recipe.training.prompts_per_step:
-        raise InvalidInputError(
-            f"training.prompts_per_step: expected at most the {len(task.train)} problems that the task has to train "
-            f"on, got {recipe.training.prompts_per_step}."
-        )
+    task = ingredients.problems(recipe)
     ingredients.feature_columns(recipe, task)
     _write(task.train, "train", directory / "data" / "train.parquet")
     for final in _processes(recipe):
@@ -153,10 +146,6 @@ def _write(problems: Dataset, source: str, path: Path) -> None:
     partial = path.with_suffix(".partial")
     problems.map(in_verls_schema, with_indices=True).to_parquet(str(partial))
     partial.replace(path)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(command: list[str], lock: int) -> int:

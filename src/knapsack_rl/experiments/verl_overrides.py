@@ -17,6 +17,26 @@ _DTYPES = {"float32": "fp32", "bfloat16": "bfloat16", "float16": "float16"}
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]+")
 _WORDS = ("true", "false", "null", "nan", "inf")  # what Hydra takes for something else than text
 
+_DEFAULTS = {
+    "algorithm.adv_estimator": "grpo",
+    "algorithm.use_kl_in_reward": False,
+    "actor_rollout_ref.actor.use_kl_loss": False,
+    "actor_rollout_ref.actor.entropy_coeff": 0,
+    "actor_rollout_ref.actor.loss_agg_mode": "token-mean",
+    "actor_rollout_ref.actor.strategy": "fsdp2",
+    "actor_rollout_ref.rollout.name": "vllm",
+    "data.max_prompt_length": 2048,
+    "data.filter_overlong_prompts": True,
+    "trainer.v1.trainer_mode": "knapsack",
+    "trainer.project_name": "knapsack-rl",
+    "trainer.logger": ["console", "file"],
+    "trainer.max_actor_ckpt_to_keep": 2,
+    "trainer.total_epochs": 1_000_000,  # the number of steps ends the run
+    "trainer.nnodes": 1,
+    "trainer.n_gpus_per_node": 8,
+}
+"""What suits the recipes, unless their `verl` block says otherwise."""
+
 
 def overrides(recipe: Recipe, directory: Path, final: bool = False) -> dict[str, Any]:
     """Dotted key of verl's configuration -> value, for a run in `directory`.
@@ -36,7 +56,7 @@ def overrides(recipe: Recipe, directory: Path, final: bool = False) -> dict[str,
     for key in more:
         if key.lstrip("+~") in (name.lstrip("+") for name in settings):
             raise InvalidInputError(f"verl.{key}: the recipe has keys of its own for this. docs/verl.md lists them.")
-    return {**_defaults(recipe), **more, **settings}
+    return {**_DEFAULTS, **more, **settings}
 
 
 def arguments(chosen: Mapping[str, Any]) -> list[str]:
@@ -164,28 +184,6 @@ def evaluation_files(recipe: Recipe, directory: Path, final: bool) -> list[Path]
         raise InvalidInputError(f"task.kind: trainer=verl takes math, got {recipe.task.kind}.")
     folder = directory / "data" / ("final" if final else "evaluation")
     return [folder / f"{name}.parquet" for name in recipe.task.benchmarks]
-
-
-def _defaults(recipe: Recipe) -> dict[str, Any]:
-    """What suits the recipes, unless their `verl` block says otherwise."""
-    return {
-        "algorithm.adv_estimator": "grpo",
-        "algorithm.use_kl_in_reward": False,
-        "actor_rollout_ref.actor.use_kl_loss": False,
-        "actor_rollout_ref.actor.entropy_coeff": 0,
-        "actor_rollout_ref.actor.loss_agg_mode": "token-mean",
-        "actor_rollout_ref.actor.strategy": "fsdp2",
-        "actor_rollout_ref.rollout.name": "vllm",
-        "data.max_prompt_length": 2048,
-        "data.filter_overlong_prompts": True,
-        "trainer.v1.trainer_mode": "knapsack",
-        "trainer.project_name": "knapsack-rl",
-        "trainer.logger": ["console", "file"],
-        "trainer.max_actor_ckpt_to_keep": 2,
-        "trainer.total_epochs": 1_000_000,  # the number of steps ends the run
-        "trainer.nnodes": 1,
-        "trainer.n_gpus_per_node": 8,
-    }
 
 
 def _is_number(text: str) -> bool:

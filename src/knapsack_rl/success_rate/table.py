@@ -60,10 +60,12 @@ class Table:
 
     def rows(self, keys: Keys) -> Ints:
         """Row of each key, new ones appended in order of their first position."""
-        missing = np.flatnonzero(self.find(keys) == _EMPTY)
-        if len(missing):
-            _, first = np.unique(keys[missing], return_index=True)
-            self._append(keys[missing[np.sort(first)]])
+        found = self.find(keys)
+        missing = np.flatnonzero(found == _EMPTY)
+        if not len(missing):
+            return found
+        _, first = np.unique(keys[missing], return_index=True)
+        self._append(keys[missing[np.sort(first)]])
         return self.find(keys)
 
     def _append(self, keys: Keys) -> None:
@@ -128,7 +130,7 @@ class Table:
                     held = values.astype(column.dtype)
                 if not np.all(held == values if held.dtype.kind in "iu" else np.isfinite(held)):
                     raise ValueError(f"{prefix}{name} that {held.dtype} cannot hold")
-                table._columns[name] = held.copy()
+                table._columns[name] = held
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"state: expected {expected} of an estimator, got {error!r}.") from error
         if keys.ndim != 1 or any(keys.shape != column.shape for column in table._columns.values()):

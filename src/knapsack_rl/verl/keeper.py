@@ -103,9 +103,8 @@ class _OpenStep:
         return placed
 
     def is_complete(self, position: int) -> bool:
-        """Whether nothing of a group is in flight, waits to be learned from, or can still be placed."""
-        nothing_more = not self.unplaced and not self.granted[position] and not self.step.in_flight[position]
-        return nothing_more and self.error is None
+        """Of a group that waits: whether all that it reported has been learned from, and it can get nothing more."""
+        return not self.unplaced and not self.granted[position] and not self.news[:, position].any()
 
     def take(self, position: int) -> int:
         """What was placed for a group since somebody last asked."""
@@ -204,7 +203,7 @@ class BudgetKeeper:
                 step, position = self._open[uid]
                 if step.error or step.granted[position]:
                     found[uid] = step.error or step.take(position)
-                elif not step.unplaced and not step.news[:, position].any():  # what it reported has been learned from
+                elif step.is_complete(position):
                     self._close(uid)
                     found[uid] = 0
             if found:
@@ -231,7 +230,7 @@ class BudgetKeeper:
     async def hold(self) -> None:
         """Let no group become complete until `release`, and wait until verl knows of all that are."""
         self._may_learn.clear()
-        while self._settling or any(step.is_complete(position) for step, position in self._open.values()):
+        while self._settling or self._closing():
             self._settled.clear()
             await self._settled.wait()
 
@@ -270,6 +269,11 @@ class BudgetKeeper:
         """Let everybody who waits look again."""
         woken, self._changed = self._changed, asyncio.Event()
         woken.set()
+
+    def _closing(self) -> bool:
+        """Whether a worker is about to hear that one of its groups is complete."""
+        waiting = (self._open[uid] for uids in self._waiting.values() for uid in uids)
+        return any(step.error is None and step.is_complete(position) for step, position in waiting)
 
     def _close(self, uid: str) -> None:
         opened, position = self._open.pop(uid)
