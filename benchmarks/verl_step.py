@@ -38,9 +38,7 @@ def seconds_of(mode: str, *overrides: str, steps: int) -> tuple[np.ndarray, np.n
     """Of every step: its time, and what of it our part of the driver took."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        runs.make_model(path / "model")
         runs.make_data(path / "train.parquet", prompts=64)
-        (path / "reward.py").write_text(runs.REWARD)
         run = runs.run(path, *SIZE, *overrides, mode=mode, steps=steps)
         if run.code:
             sys.exit(run.output[-5000:])

@@ -142,8 +142,9 @@ def prepared(folder: Path, *overrides: str, mode: str, steps: int) -> tuple[list
     """The command and the environment of a run of 8 prompts x 4 rollouts a step."""
     if not (folder / "model").exists():
         make_model(folder / "model")
-        make_data(folder / "train.parquet")
         (folder / "reward.py").write_text(REWARD)
+    if not (folder / "train.parquet").exists():
+        make_data(folder / "train.parquet")
     settings = [
         f"data.train_files={folder / 'train.parquet'}",
         f"data.val_files={folder / 'train.parquet'}",

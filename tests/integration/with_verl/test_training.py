@@ -34,6 +34,13 @@ def dumped(folder: Path) -> dict[int, dict[str, list[float]]]:
     return steps
 
 
+def trained(folder: Path, *overrides: str, mode: str = "knapsack", steps: int) -> runs.Run:
+    """A run that came to its end."""
+    run = runs.run(folder, *overrides, mode=mode, steps=steps)
+    assert run.code == 0, run.output[-5000:]
+    return run
+
+
 def optimizer_steps(folder: Path) -> list[int]:
     """Rows of every optimizer step so far, padding included."""
     return [int(line) for line in (folder / "optimizer-steps.jsonl").read_text().split()]
@@ -64,11 +71,9 @@ def adaptive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
     )
-    first = runs.run(folder, *settings, steps=4)
-    assert first.code == 0, first.output[-5000:]
+    trained(folder, *settings, steps=4)
     (folder / "metrics.jsonl").rename(folder / "first.jsonl")
-    second = runs.run(folder, *settings, steps=6)
-    assert second.code == 0, second.output[-5000:]
+    trained(folder, *settings, steps=6)
     return folder
 
 
@@ -115,8 +120,7 @@ def test_beliefs_are_those_of_an_allocator_that_was_told_what_verl_trained_on(ad
 @pytest.mark.slow
 def test_sixty_steps_generate_what_an_allocator_plans_that_is_told_what_they_trained_on(tmp_path: Path) -> None:
     """Which of two prompts with equal rates gets the odd rollout depends on their order, which verl's log has not."""
-    run = runs.run(tmp_path, f"trainer.rollout_data_dir={tmp_path / 'rollouts'}", steps=60)
-    assert run.code == 0, run.output[-5000:]
+    run = trained(tmp_path, f"trainer.rollout_data_dir={tmp_path / 'rollouts'}", steps=60)
     allocator = kr.BudgetAllocator("knapsack", 4)
     steps = dumped(tmp_path)
     assert sorted(steps) == list(range(1, 61))
@@ -130,7 +134,7 @@ def test_sixty_steps_generate_what_an_allocator_plans_that_is_told_what_they_tra
 
 
 def test_filtered_groups_count_for_beliefs_and_a_refill_has_its_own_budget(tmp_path: Path) -> None:
-    run = runs.run(
+    run = trained(
         tmp_path,
         "+trainer.v1.knapsack.strategy=knapsack",
         "algorithm.filter_groups.enable=True",
@@ -142,12 +146,11 @@ def test_filtered_groups_count_for_beliefs_and_a_refill_has_its_own_budget(tmp_p
         "trainer.save_freq=3",
         steps=3,
     )
-    assert run.code == 0, run.output[-5000:]
     rows = optimizer_steps(tmp_path)
     assert len(rows) == 3 * 2  # two mini-batches a step, however many rollouts the eight groups have
-    for trained, first, second in zip(run.of("knapsack/rollouts/sum"), rows[::2], rows[1::2], strict=True):
+    for rollouts, first, second in zip(run.of("knapsack/rollouts/sum"), rows[::2], rows[1::2], strict=True):
         assert first == second
-        assert trained <= first + second < trained + 8
+        assert rollouts <= first + second < rollouts + 8
     assert run.of("knapsack/effective_prompts") == [1.0] * 3
     allocator = known(tmp_path / "checkpoints" / "global_step_3" / "knapsack_allocator.npz", "knapsack")
     never, always = content_id("aa"), content_id("pa")  # such groups have one outcome, so that every one was filtered
@@ -172,10 +175,8 @@ def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp
         "trainer.save_freq=2",
         *(separate if "separate" in mode else ()),
     )
-    first = runs.run(tmp_path, *settings, mode=mode, steps=4)
-    assert first.code == 0, first.output[-5000:]
-    again = runs.run(tmp_path, *settings, mode=mode, steps=6)
-    assert again.code == 0, again.output[-5000:]
+    trained(tmp_path, *settings, mode=mode, steps=4)
+    again = trained(tmp_path, *settings, mode=mode, steps=6)
     assert [line["step"] for line in again.metrics] == [5, 6]
     assert again.of("knapsack/never_visited")[-1] == 0.0
     assert len(optimizer_steps(tmp_path)) == 6 * (2 if "separate" in mode else 1)
@@ -183,7 +184,7 @@ def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp
 
 @pytest.mark.slow
 def test_adapters_of_low_rank_train_on_the_same_budget(tmp_path: Path) -> None:
-    run = runs.run(
+    run = trained(
         tmp_path,
         "+trainer.v1.knapsack.strategy=adaptive",
         "actor_rollout_ref.model.lora_rank=4",
@@ -192,7 +193,6 @@ def test_adapters_of_low_rank_train_on_the_same_budget(tmp_path: Path) -> None:
         f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
         steps=2,
     )
-    assert run.code == 0, run.output[-5000:]
     assert run.of("knapsack/rollouts/sum") == [BUDGET] * 2
     assert [sum(map(len, groups.values())) for _, groups in sorted(dumped(tmp_path).items())] == [BUDGET] * 2
 
@@ -214,8 +214,7 @@ def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: P
             process.kill()
     assert "ActorDiedError" in (tmp_path / "output").read_text()
     saved = int((tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
-    again = runs.run(tmp_path, *settings, steps=saved + 1)
-    assert again.code == 0, again.output[-5000:]
+    again = trained(tmp_path, *settings, steps=saved + 1)
     assert again.of("knapsack/rollouts/sum") == [BUDGET]
 
 
