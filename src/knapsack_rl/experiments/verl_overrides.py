@@ -73,8 +73,10 @@ def written(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{written(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, str) and (not _PLAIN.fullmatch(value) or value.lower() in _WORDS or _is_number(value)):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
+        # Hydra takes a backslash as one character, except where a quote follows: there two stand for one.
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+        trailing = len(value) - len(value.rstrip("\\"))
+        return f"'{escaped}{trailing * chr(92)}'"
     return str(value)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knapsack_rl.errors import InvalidInputError
@@ -27,13 +27,13 @@ def of_recipe(*changes: str, final: bool = False) -> dict[str, Any]:
         | st.booleans()
         | st.integers(-(10**9), 10**9)
         | st.text(st.characters(codec="ascii"), max_size=12)
-        | st.sampled_from(["null", "True", "nan", "1e-6", "a=b", "it's", "a\\", "\\'", "[x]", "${a}"]),
+        | st.text("\\'\"0 a", max_size=6)
+        | st.sampled_from(["null", "True", "nan", "1e-6", "a=b", "it's", "a\\", "\\0", "\\'", "[x]", "${a}"]),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b_c"]), inner, max_size=2),
     )
 )
 def test_hydra_reads_back_every_value(value: Any) -> None:
     parser = pytest.importorskip("hydra.core.override_parser.overrides_parser").OverridesParser
-    assume(not any(text in str(value) for text in ("\0", "\n", "\r", "${")))  # which Hydra's grammar cannot write
     override = parser.create().parse_overrides([f"key={written(value)}"])[0]
     assert override.value() == value
 
