@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is installed in an environment of its own")
 
+import agent_loops
 import runs
 
 import knapsack_rl as kr
@@ -29,7 +30,8 @@ def dumped(folder: Path) -> dict[int, dict[str, list[float]]]:
         groups = collections.defaultdict(list)
         for line in file.read_text().splitlines():
             row = json.loads(line)
-            groups[row["input"].strip()].append(row["score"])
+            if row["input"]:  # padding has none
+                groups[row["input"].strip()].append(row["score"])
         steps[int(file.stem)] = dict(groups)
     return steps
 
@@ -156,6 +158,31 @@ def test_filtered_groups_count_for_beliefs_and_a_refill_has_its_own_budget(tmp_p
     never, always = content_id("aa"), content_id("pa")  # such groups have one outcome, so that every one was filtered
     assert allocator.visited([never, always]).all()
     assert allocator.belief([never, always]).mean.tolist() == pytest.approx([0.0, 1.0], abs=0.2)
+
+
+def test_a_session_of_several_turns_or_outputs_counts_once_and_one_that_failed_does_not(tmp_path: Path) -> None:
+    run = trained(
+        tmp_path,
+        "+trainer.v1.knapsack.strategy=knapsack",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={runs.HERE / 'agent_loops.yaml'}",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=two_answers",
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        "trainer.save_freq=3",
+        steps=3,
+    )
+    taught = kr.BudgetAllocator("knapsack", 4)
+    for number, groups in sorted(dumped(tmp_path).items()):
+        sessions = {prompt: scores for prompt, scores in groups.items() if "\n" not in prompt}
+        failed = 8 if number == agent_loops.FAILS_IN_STEP else 0
+        assert sum(map(len, sessions.values())) == BUDGET - failed
+        assert len(sessions) < len(groups)  # second outputs are rows of their own, whose prompt is a conversation
+        ids, counts = [content_id(prompt) for prompt in sessions], [len(scores) for scores in sessions.values()]
+        taught.tell(ids, [int(sum(scores)) for scores in sessions.values()], counts)
+    assert run.of("knapsack/failed_rollouts/sum") == [0, 8, 0]
+    every = [content_id(a + "a") for a in "abcdefghijklmnop"]
+    saved = known(tmp_path / "checkpoints" / "global_step_3" / "knapsack_allocator.npz", "knapsack")
+    assert saved.visited(every).tolist() == taught.visited(every).tolist()
+    assert saved.success_rates(every) == pytest.approx(taught.success_rates(every), nan_ok=True)
 
 
 @pytest.mark.slow

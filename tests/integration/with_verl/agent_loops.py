@@ -1,0 +1,54 @@
+"""Agent loops of the tests, which verl's workers find by `agent_loops.yaml`."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+from verl.workers.rollout.replica import TokenOutput
+
+FAILS_IN_STEP = 2
+
+
+class TwoAnswers(AgentLoopBase):
+    """Answers twice in a session: as turns of one sequence in sessions of even number, else as an output for each.
+
+    The second session of a prompt fails in one step.
+    """
+
+    async def run(
+        self, sampling_params: dict[str, Any], raw_prompt: Any, session_id: int, global_steps: int, **columns: Any
+    ) -> AgentLoopOutput | list[AgentLoopOutput]:
+        if (session_id, global_steps) == (1, FAILS_IN_STEP):
+            raise RuntimeError("the sandbox is gone")
+        prompt = await self.ct_build_initial_tokens(list(raw_prompt))
+        said = [self.tokenizer.convert_tokens_to_ids("p")]  # by the environment, between the answers
+        first = await self._answer(prompt, sampling_params)
+        second = await self._answer(prompt + first.token_ids + said, sampling_params)
+        outputs = _output(prompt, first, turns=2), _output(prompt + first.token_ids + said, second, turns=4)
+        if session_id % 2:
+            return list(outputs)
+        whole, last = outputs
+        whole.response_ids += said + last.response_ids
+        whole.response_mask += [0] * len(said) + last.response_mask
+        whole.response_logprobs += [0.0] * len(said) + last.response_logprobs
+        whole.num_turns = last.num_turns
+        return whole
+
+    async def _answer(self, tokens: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
+        return await self.server_manager.generate(
+            request_id=uuid4().hex, prompt_ids=tokens, sampling_params=sampling_params | {"max_tokens": 2}
+        )
+
+
+def _output(prompt: list[int], answer: TokenOutput, turns: int) -> AgentLoopOutput:
+    return AgentLoopOutput(
+        prompt_ids=prompt,
+        response_ids=list(answer.token_ids),
+        response_mask=[1] * len(answer.token_ids),
+        response_logprobs=list(answer.log_probs),
+        num_turns=turns,
+        metrics=AgentLoopMetrics(),
+        extra_fields=answer.extra_fields | {"turn_scores": [], "tool_rewards": []},
+    )
