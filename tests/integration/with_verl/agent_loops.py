@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import ray
+from verl.experimental.agent_loop import SingleTurnAgentLoop
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.workers.rollout.replica import TokenOutput
 
@@ -52,3 +56,11 @@ def _output(prompt: list[int], answer: TokenOutput, turns: int) -> AgentLoopOutp
         metrics=AgentLoopMetrics(),
         extra_fields=answer.extra_fields | {"turn_scores": [], "tool_rewards": []},
     )
+
+
+class OnRecord(SingleTurnAgentLoop):
+    """verl's own, which leaves an empty file named after its node."""
+
+    async def run(self, sampling_params: dict[str, Any], **columns: Any) -> AgentLoopOutput:
+        (Path(os.environ["CPU_BACKEND_FOLDER"]) / "nodes" / ray.get_runtime_context().get_node_id()).touch()
+        return await super().run(sampling_params, **columns)

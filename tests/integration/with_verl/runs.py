@@ -171,8 +171,8 @@ def prepared(folder: Path, *overrides: str, mode: str, steps: int) -> tuple[list
         f"trainer.total_training_steps={steps}",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         f"trainer.v1.trainer_mode={mode}",
+        f"+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH={folder / 'metrics.jsonl'}",
         *ON_A_CPU,
         *overrides,
     ]
-    variables = environment(folder) | {"VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")}
-    return [sys.executable, "-m", "verl.trainer.main_ppo", *settings], variables
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *settings], environment(folder)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import json
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +209,46 @@ def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp
     assert [line["step"] for line in again.metrics] == [5, 6]
     assert again.of("knapsack/never_visited")[-1] == 0.0
     assert len(optimizer_steps(tmp_path)) == 6 * (2 if "separate" in mode else 1)
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Iterator[str]:
+    """The address of a cluster of Ray with two nodes of one logical GPU each, on this machine."""
+    process = subprocess.Popen(
+        [sys.executable, str(runs.HERE / "cluster.py"), "1"],
+        env=runs.environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process.stdout.readline().strip()
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_two_nodes_train_on_one_budget_and_go_on_from_their_checkpoint(two_nodes: str, tmp_path: Path) -> None:
+    (tmp_path / "nodes").mkdir()
+    settings = (
+        "+trainer.v1.knapsack.strategy=adaptive",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={runs.HERE / 'agent_loops.yaml'}",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=on_record",
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        "trainer.nnodes=2",
+        "trainer.save_freq=2",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
+        f"ray_kwargs.ray_init.address={two_nodes}",
+        "ray_kwargs.ray_init.num_gpus=null",
+        "ray_kwargs.ray_init.num_cpus=null",
+    )
+    trained(tmp_path, *settings, steps=2)
+    run = trained(tmp_path, *settings, steps=4)
+    assert len(list((tmp_path / "nodes").iterdir())) == 2  # agent loops ran on both
+    assert [sum(map(len, groups.values())) for _, groups in sorted(dumped(tmp_path).items())] == [BUDGET] * 4
+    assert run.of("knapsack/never_visited") == [0.0, 0.0]
 
 
 @pytest.mark.slow
