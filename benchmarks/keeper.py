@@ -50,7 +50,7 @@ async def in_process(strategy: str, prompts: int, steps: int) -> list[tuple[floa
     for number in range(steps):
         uids, ids, rates = of_step(number, prompts)
         began = time.perf_counter()
-        first, more = await keeper.open(uids, ids, {})
+        first, more, _ = await keeper.open(uids, ids, {})
         reports = await run_part(keeper, list(zip(uids, rates, first, strict=True)), more)
         await keeper.visits(uids)
         measured.append((time.perf_counter() - began, reports))
@@ -70,7 +70,7 @@ def as_actor(strategy: str, prompts: int, steps: int) -> list[tuple[float, int]]
     for number in range(steps):
         uids, ids, rates = of_step(number, prompts)
         began = time.perf_counter()
-        first, more = ray.get(keeper.open.remote(uids, ids, {}))
+        first, more, _ = ray.get(keeper.open.remote(uids, ids, {}))
         groups = list(zip(uids, rates, first, strict=True))
         reports = sum(ray.get([caller.run.remote(keeper, groups[i::2], more) for i, caller in enumerate(callers)]))
         ray.get(keeper.visits.remote(uids))

@@ -391,6 +391,13 @@ def test_directory_that_is_not_a_run_is_refused_by_what_it_lacks(tmp_path: Path,
         write_report([run])
 
 
+def test_a_run_of_verl_is_refused_with_where_to_look(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("trainer: verl\n")
+    (tmp_path / "environment.json").write_text("{}")
+    with pytest.raises(kr.InvalidInputError, match=r"was trained by verl, .*knapsack-rl audit FOLDER"):
+        write_report([tmp_path])
+
+
 def test_directory_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(kr.InvalidInputError, match="is not a directory"):
         write_report([tmp_path / "nowhere"])

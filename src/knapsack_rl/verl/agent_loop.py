@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -52,9 +53,12 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         name = ray.get_runtime_context().get_actor_id()
         self._reports = Reports(name, self._keeper.report.remote, self._keeper.answers.remote)
         self._rewards: dict[str, dict[int, float]] = {}  # of the training groups that are being generated, by session
+        self._error: Exception | None = None
 
     async def alive(self) -> bool:
-        """Answer, which a dead worker does not."""
+        """Answer, which a dead worker does not, or raise what went wrong in our own accounting."""
+        if self._error is not None:
+            raise self._error
         return True
 
     async def _run_prompt(
@@ -84,10 +88,12 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                 more = await self._reports.send(
                     Report(uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running)
                 )
-        except Exception:  # not of a rollout: the keeper is gone, or at odds with this group
+        except Exception as error:  # not of a rollout: the keeper is gone, or at odds with this group
             logger.exception("group %s: cannot be completed", uid)
+            self._error = error  # the driver asks, and stops
             await asyncio.gather(*running, return_exceptions=True)  # nobody may write after the group is cleared
-            self._keeper.abandon.remote(uid)
+            with contextlib.suppress(ray.exceptions.RayActorError):  # of which the driver hears as well
+                await self._keeper.abandon.remote(uid)  # before it is settled
             errors += 1
         del self._rewards[uid]
         try:
@@ -121,10 +127,11 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         else:
             extra = final.extra_fields.get("reward_extra_info", {})
             if name not in extra:
-                raise InvalidInputError(
+                self._error = InvalidInputError(
                     f"trainer.v1.knapsack.success_field: expected an entry of reward_extra_info "
                     f"({', '.join(sorted(extra)) or 'which is empty'}), got {name!r}."
                 )
+                raise self._error
             reward = extra[name]
         self._rewards[kwargs["uid"]][kwargs["session_id"]] = float(reward)
 
@@ -133,8 +140,8 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
     """verl's manager, which opens a step for every training batch that it gets, refills and repetitions included.
 
     Attributes:
-        imbalance: largest load of a worker over the mean load, in rollouts of the newest batch: as verl would deal
-            them, by prompts, and as they were dealt, by rollouts.
+        imbalance: largest load of a worker over the mean load, in rollouts that the newest batch is expected to get: as
+            verl would deal them, by prompts, and as they were dealt, by rollouts.
         planning_seconds: what opening steps and dividing batches has taken so far.
     """
 
@@ -147,7 +154,7 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
         self._keeper = ray.get_actor(config.trainer.v1.knapsack_keeper)
 
     def generate_sequences(self, prompts: TensorDict) -> None:
-        """Dispatch without waiting, as verl does; every worker gets about the same number of first rollouts."""
+        """Dispatch without waiting, as verl does; every worker gets about the same number of rollouts."""
         validating = "validate" in prompts and bool(prompts["validate"])  # what a TensorDict's get() gives has no truth
         if validating:
             super().generate_sequences(prompts)
@@ -166,11 +173,10 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
     def _planned(self, prompts: TensorDict) -> dispatch.Groups:
         """Open a step for a batch, give its prompts their first rollouts, and divide them among the workers."""
         features = {name: _column(prompts, name) for name in self._knapsack.feature_fields}
-        opening = self._keeper.open.remote(_column(prompts, "uid"), self._prompt_ids(prompts), features)
-        first, more = ray.get(opening)
-        tu.assign_non_tensor_stack(prompts, ROLLOUTS, first)
-        tu.assign_non_tensor_stack(prompts, MORE, [more] * len(first))
-        rollouts, workers = np.array(first), len(self.agent_loop_workers)
+        opening = ray.get(self._keeper.open.remote(_column(prompts, "uid"), self._prompt_ids(prompts), features))
+        tu.assign_non_tensor_stack(prompts, ROLLOUTS, opening.first)
+        tu.assign_non_tensor_stack(prompts, MORE, [opening.more] * len(opening.first))
+        rollouts, workers = np.array(opening.expected), len(self.agent_loop_workers)
         parts = dispatch.balanced_groups(rollouts, workers)
         if len(rollouts) >= workers:  # a refill of one prompt says nothing
             loads = np.array([rollouts[part].sum() for part in np.array_split(np.arange(len(rollouts)), workers)])
@@ -178,10 +184,11 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
         return parts
 
     def check_alive(self) -> None:
-        """Raise Ray's error if a worker or the keeper died: groups would never end.
+        """Raise what makes it pointless to wait for groups.
 
         Raises:
-            ray.exceptions.RayActorError: one of them is gone.
+            ray.exceptions.RayActorError: a worker or the keeper is gone.
+            ray.exceptions.RayTaskError: a worker cannot account for its groups; it says why.
         """
         ray.get([actor.alive.remote() for actor in (self._keeper, *self.agent_loop_workers)])
 

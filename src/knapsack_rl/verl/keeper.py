@@ -37,6 +37,20 @@ Answers = dict[str, "int | Exception"]
 """By group: how many more rollouts to start (0 for a group that is complete), or why it cannot be completed."""
 
 
+class Opening(NamedTuple):
+    """How a step begins.
+
+    Attributes:
+        first: rollouts to start of each prompt.
+        more: whether more may follow when some of them are scored.
+        expected: how many each prompt would get in all, if the step were planned at once.
+    """
+
+    first: list[int]
+    more: bool
+    expected: list[int]
+
+
 class Report(NamedTuple):
     """Rollouts of a group that ended.
 
@@ -162,10 +176,8 @@ class BudgetKeeper:
     async def alive(self) -> None:
         """Answer, which a dead keeper does not."""
 
-    async def open(self, uids: list[str], prompt_ids: list[str], features: Features) -> tuple[list[int], bool]:
-        """Open a step; returns the first rollouts of each prompt, and whether more will follow.
-
-        Where the strategy has one wave none will, and a group may be reported as a whole.
+    async def open(self, uids: list[str], prompt_ids: list[str], features: Features) -> Opening:
+        """Open a step. Where the strategy has one wave nothing more follows, and a group may be reported as a whole.
 
         Args:
             uids: verl's names of the groups, new for every step.
@@ -177,7 +189,10 @@ class BudgetKeeper:
         first = opened.place(step.remaining)
         self._steps = [step for step in self._steps if step.step.remaining] + [opened]
         self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})
-        return first.tolist(), bool(opened.unplaced)
+        expected = first
+        if opened.unplaced:
+            expected = self._allocator.step(prompt_ids, features, waves=False).ask().rollouts
+        return Opening(first.tolist(), bool(opened.unplaced), expected.tolist())
 
     async def report(self, worker: str, reports: list[Report]) -> Answers:
         """Take in what ended, and answer about the groups that do not wait. `answers` has the others."""

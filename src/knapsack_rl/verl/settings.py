@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -23,6 +24,41 @@ ALGORITHMS = {
 """verl's advantage estimators, and whose non-zero gradient they share (paper, appendix B). Those that subtract a mean
 over the group have no gradient where all rewards are equal (reinforce_plus_plus_baseline, which whitens afterwards,
 hardly any); REINFORCE++ subtracts none."""
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(name, str) for name in value)
+
+
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "strategy": ("a name", lambda value: isinstance(value, str)),
+    "min_rollouts": ("an integer", _is_integer),
+    "max_rollouts": ("an integer", _is_integer),
+    "fallback": ("true or false", lambda value: isinstance(value, bool)),
+    "confidence": ("a number", _is_finite),
+    "seed": ("an integer", _is_integer),
+    "id_field": ("a column or null", _is_text_or_null),
+    "feature_fields": ("a list of columns, [NAME, ...]", _is_list_of_text),
+    "success_threshold": ("a finite number", _is_finite),
+    "success_field": ("an entry of reward_extra_info or null", _is_text_or_null),
+    "waves": ("true or false", lambda value: isinstance(value, bool)),
+    "advantage_clip": ("a positive number or null", lambda value: value is None or (_is_finite(value) and value > 0)),
+    "rollout_weights": ("none, sqrt or null", lambda value: value in (None, "none", "sqrt")),
+}
+"""What each key may hold, in words and as a check; `BudgetAllocator` checks ranges. On a command line quoted numbers
+and misspelt booleans arrive as text."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +102,13 @@ class Settings:
         for name in given:
             one_of("trainer.v1.knapsack", name, names)
         values = dict(given)
-        features = values.get("feature_fields", ())
-        if isinstance(features, str):
-            raise InvalidInputError(
-                f"trainer.v1.knapsack.feature_fields: expected a list of columns, got {features!r}. "
-                "Write feature_fields=[NAME]."
-            )
-        settings = cls(**{**values, "feature_fields": tuple(features)})
-        if settings.rollout_weights is not None:
-            one_of("trainer.v1.knapsack.rollout_weights", settings.rollout_weights, ("none", "sqrt"))
-        clip = settings.advantage_clip
-        if clip is not None and not clip > 0.0:
-            raise InvalidInputError(
-                f"trainer.v1.knapsack.advantage_clip: expected a positive number or null, got {clip!r}."
-            )
-        return settings
+        for name, value in values.items():
+            expected, fits = _EXPECTED[name]
+            if not fits(value):
+                raise InvalidInputError(f"trainer.v1.knapsack.{name}: expected {expected}, got {value!r}.")
+        if "feature_fields" in values:
+            values["feature_fields"] = tuple(values["feature_fields"])
+        return cls(**values)
 
     def allocator(self, group_size: int, estimator: str) -> BudgetAllocator:
         """The allocator of a run with this mean group size and this `algorithm.adv_estimator`.

@@ -27,7 +27,7 @@ from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.verl.keeper import BudgetKeeper
 from knapsack_rl.verl.settings import read_settings
 
-TESTED = SpecifierSet(">=0.9.1,<0.10")
+SUPPORTED = SpecifierSet(">=0.9.1,<0.10")  # tried with 0.9.1
 MANAGER = "knapsack_rl.verl.agent_loop.KnapsackAgentLoopManager"
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,13 @@ class KnapsackTrainer(PPOTrainer):
 
     def _build_replay_buffer(self) -> Any:
         buffer = super()._build_replay_buffer()
-        wait, clear = buffer._wait_for_next_poll, buffer._clear_groups
+        wait, clear, sample = buffer._wait_for_next_poll, buffer._clear_groups, buffer.sample
+
+        def checked_sample(*args: Any, **named: Any) -> Any:
+            try:
+                return sample(*args, **named)
+            finally:  # what a worker says is closer to the cause than what verl makes of the groups that it left
+                self.agent_loop_manager.check_alive()
 
         def wait_for_next_poll(*args: Any) -> Any:
             self.agent_loop_manager.check_alive()
@@ -85,6 +91,7 @@ class KnapsackTrainer(PPOTrainer):
             clear(partition_id, uids)
 
         buffer._wait_for_next_poll, buffer._clear_groups = wait_for_next_poll, clear_groups
+        buffer.sample = checked_sample
         return buffer
 
     # Update
@@ -110,7 +117,7 @@ class KnapsackTrainer(PPOTrainer):
     @property
     def _mini_batches(self) -> int:
         prompts = self.config.data.train_batch_size // self.parameter_sync_step
-        return max(1, prompts // int(self.config.actor_rollout_ref.actor.ppo_mini_batch_size))
+        return math.ceil(prompts / int(self.config.actor_rollout_ref.actor.ppo_mini_batch_size))
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """verl's, with mini-batches as large as the rows that there are ask for; verl counts them in prompts."""
@@ -128,7 +135,7 @@ class KnapsackTrainer(PPOTrainer):
         batch = super()._compute_advantage(batch, metrics)
         began = time.perf_counter()
         uids = [key.split("_")[0] for key in batch.keys]
-        self._bound_advantages(batch, uids)
+        self._bound_advantages(batch)
         real = sorted({uid for uid, tag in zip(uids, batch.tags, strict=True) if not tag.get("is_padding")})
         found = ray.get(self._keeper.visits.remote(real))
         before, after = self.agent_loop_manager.imbalance
@@ -138,13 +145,10 @@ class KnapsackTrainer(PPOTrainer):
         metrics.update({f"knapsack/{name}": number for name, number in found.items()})
         return batch
 
-    def _bound_advantages(self, batch: KVBatchMeta, uids: list[str]) -> None:
-        """Clip and weigh; a group of which one rollout is left has no mean to compare with, and so no advantage."""
-        sizes = collections.Counter(session.split("_")[0] for session in {key.rsplit("_", 1)[0] for key in batch.keys})
-        size, clip = self.config.actor_rollout_ref.rollout.n, self.knapsack.advantage_clip
-        weights = [math.sqrt(size / sizes[uid]) if self.rollout_weights == "sqrt" else 1.0 for uid in uids]
-        if self.algorithm != "reinforce":
-            weights = [weight if sizes[uid] > 1 else 0.0 for weight, uid in zip(weights, uids, strict=True)]
+    def _bound_advantages(self, batch: KVBatchMeta) -> None:
+        """Clip and weigh them where they are stored; a row that stays as it is is not written."""
+        weights = weights_of(batch.keys, self.config.actor_rollout_ref.rollout.n, self.rollout_weights, self.algorithm)
+        clip = self.knapsack.advantage_clip
         bound = math.inf if clip is None else clip
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
         before = data["advantages"].unbind()
@@ -209,16 +213,33 @@ class KnapsackTrainerSeparateAsync(KnapsackTrainer, PPOTrainerSeparateAsync):
     _verl_mode = "separate_async"
 
 
+def weights_of(keys: list[str], size: int, rollout_weights: str, algorithm: str) -> list[float]:
+    """What the advantage of each row is multiplied by.
+
+    Args:
+        keys: verl's names of the rows, `{uid}_{session}_{output}`. A session is a rollout, however many outputs it has.
+        size: mean group size.
+        rollout_weights: `sqrt` for sqrt(size / N_i), or `none` for 1.
+        algorithm: under all but `reinforce` a group of which one rollout is left has no mean to compare with: 0.
+    """
+    uids = [key.split("_")[0] for key in keys]
+    sizes = collections.Counter(session.split("_")[0] for session in {key.rsplit("_", 1)[0] for key in keys})
+    weights = [math.sqrt(size / sizes[uid]) if rollout_weights == "sqrt" else 1.0 for uid in uids]
+    if algorithm == "reinforce":
+        return weights
+    return [weight if sizes[uid] > 1 else 0.0 for weight, uid in zip(weights, uids, strict=True)]
+
+
 def check_verl_version() -> None:
-    """Refuse versions of verl whose private methods were not tried.
+    """Refuse versions of verl whose private methods may be others.
 
     Raises:
-        InvalidInputError: the installed verl is outside the tested range.
+        InvalidInputError: the installed verl is outside the supported range.
     """
-    if verl.__version__ not in TESTED:
+    if verl.__version__ not in SUPPORTED:
         raise InvalidInputError(
-            f"verl: the trainer modes of knapsack-rl override private methods of verl and were tried with {TESTED}, "
-            f"not with the installed {verl.__version__}. Run: pip install 'verl{TESTED}'"
+            f"verl: the trainer modes of knapsack-rl override private methods of verl and are made for {SUPPORTED}, "
+            f"not for the installed {verl.__version__}. Run: pip install 'verl{SUPPORTED}'"
         )
 
 

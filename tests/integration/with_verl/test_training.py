@@ -104,21 +104,27 @@ def test_metrics_say_what_verl_trained_on(adaptive: Path) -> None:
         assert line["data"]["knapsack/rollouts/max"] == max(map(len, groups))
 
 
-def test_beliefs_are_those_of_an_allocator_that_was_told_what_verl_trained_on(adaptive: Path) -> None:
-    taught = kr.BudgetAllocator("adaptive", 4)
-    for number, groups in sorted(dumped(adaptive).items()):
+def agree_with_what_was_trained_on(folder: Path) -> list[int]:
+    """Compare the state of every checkpoint with an allocator that was told what verl trained on; their steps."""
+    taught, compared = kr.BudgetAllocator("adaptive", 4), []
+    every = [content_id(letter + "a") for letter in "abcdefghijklmnop"]
+    features = {"level": [f"level {number // 4}" for number in range(16)]}
+    for number, groups in sorted(dumped(folder).items()):
         ids = [content_id(text) for text in groups]
         levels = {"level": [f"level {(ord(text[0]) - 97) // 4}" for text in groups]}
         taught.tell(ids, [int(sum(scores)) for scores in groups.values()], [len(s) for s in groups.values()], levels)
-        saved = adaptive / "checkpoints" / f"global_step_{number}" / "knapsack_allocator.npz"
+        saved = folder / "checkpoints" / f"global_step_{number}" / "knapsack_allocator.npz"
         if saved.exists():
             loaded = known(saved, "adaptive")
-            every = [content_id(a + "a") for a in "abcdefghijklmnop"]
             assert loaded.visited(every).tolist() == taught.visited(every).tolist()
-            features = {"level": [f"level {number // 4}" for number in range(16)]}
             believed = loaded.belief(every, features), taught.belief(every, features)
             assert believed[0].mean == pytest.approx(believed[1].mean, abs=1e-6)
-    assert taught.visited(every).all()
+            compared.append(number)
+    return compared
+
+
+def test_beliefs_are_those_of_an_allocator_that_was_told_what_verl_trained_on(adaptive: Path) -> None:
+    assert agree_with_what_was_trained_on(adaptive) == [2, 4, 6]
 
 
 @pytest.mark.slow
@@ -166,6 +172,7 @@ def test_a_session_of_several_turns_or_outputs_counts_once_and_one_that_failed_d
     run = trained(
         tmp_path,
         "+trainer.v1.knapsack.strategy=knapsack",
+        "algorithm.adv_estimator=rloo",
         f"actor_rollout_ref.rollout.agent.agent_loop_config_path={runs.HERE / 'agent_loops.yaml'}",
         "actor_rollout_ref.rollout.agent.default_agent_loop=two_answers",
         f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
@@ -256,6 +263,7 @@ def test_adapters_of_low_rank_train_on_the_same_budget(tmp_path: Path) -> None:
     run = trained(
         tmp_path,
         "+trainer.v1.knapsack.strategy=adaptive",
+        "algorithm.adv_estimator=reinforce_plus_plus",
         "actor_rollout_ref.model.lora_rank=4",
         "actor_rollout_ref.model.lora_alpha=8",
         "actor_rollout_ref.model.lora.merge=True",  # the engine of the tests takes whole weights
@@ -268,7 +276,12 @@ def test_adapters_of_low_rank_train_on_the_same_budget(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: Path) -> None:
-    settings = ("+trainer.v1.knapsack.strategy=adaptive", "trainer.save_freq=1")
+    settings = (
+        "+trainer.v1.knapsack.strategy=adaptive",
+        "+trainer.v1.knapsack.feature_fields=[level]",
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        "trainer.save_freq=1",
+    )
     command, variables = runs.prepared(tmp_path, *settings, mode="knapsack", steps=200)
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
@@ -283,8 +296,18 @@ def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: P
             process.kill()
     assert "ActorDiedError" in (tmp_path / "output").read_text()
     saved = int((tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
-    again = trained(tmp_path, *settings, steps=saved + 1)
-    assert again.of("knapsack/rollouts/sum") == [BUDGET]
+    again = trained(tmp_path, *settings, steps=saved + 2)
+    assert again.of("knapsack/rollouts/sum") == [BUDGET] * 2
+    # Nothing is lost, and what the dead worker left of a step is not counted twice.
+    assert agree_with_what_was_trained_on(tmp_path) == list(range(1, saved + 3))
+
+
+@pytest.mark.slow
+def test_an_entry_that_no_reward_has_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    run = runs.run(tmp_path, "+trainer.v1.knapsack.success_field=acc")
+    assert run.code != 0
+    assert "trainer.v1.knapsack.success_field: expected an entry of reward_extra_info" in run.output
+    assert not run.metrics
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Workers:
     async def step(self, name: str = "step", prompts: list[str] | None = None) -> list[str]:
         uids = [f"{name}-{position}" for position in range(len(self.rates))]
         ids = [f"prompt {position}" for position in range(len(self.rates))] if prompts is None else prompts
-        first, _ = await self.keeper.open(uids, ids, {})
+        first, _, _ = await self.keeper.open(uids, ids, {})
         await asyncio.wait_for(
             asyncio.gather(*(self.group(uid, i, n) for i, (uid, n) in enumerate(zip(uids, first, strict=True)))), 60
         )
@@ -110,10 +110,25 @@ def test_adaptive_gives_more_to_prompts_that_fail_and_nothing_more_to_groups_wit
     asyncio.run(run())
 
 
+def test_a_step_in_waves_says_at_once_what_each_prompt_is_expected_to_get() -> None:
+    async def run() -> None:
+        keeper = keeper_of("adaptive")
+        ids = [f"prompt {number}" for number in range(12)]
+        for _ in range(3):
+            keeper._allocator.tell(ids, [1] * 4 + [8] * 8, [8] * 12)
+        opening = await keeper.open(ids, ids, {})
+        assert opening.first == [2] * 12
+        assert opening.more
+        assert sum(opening.expected) == 12 * 8
+        assert min(opening.expected[:4]) > max(opening.expected[4:])
+
+    asyncio.run(run())
+
+
 def test_a_group_of_a_strategy_with_one_wave_is_complete_when_its_own_rollouts_are() -> None:
     async def run() -> None:
         keeper = keeper_of("uniform")
-        assert await keeper.open(["a", "b"], ["prompt a", "prompt b"], {}) == ([8, 8], False)
+        assert await keeper.open(["a", "b"], ["prompt a", "prompt b"], {}) == ([8, 8], False, [8, 8])
         assert await report(keeper, "a", 3, 8, 0, waiting=True) == 0  # b has not even begun
         assert (await keeper.visits(["a"]))["effective_prompts"] == 1.0
 
@@ -291,7 +306,7 @@ def test_a_group_that_is_given_up_keeps_nobody_waiting_and_its_rollouts_are_spen
     async def run() -> None:
         keeper = keeper_of(strategy)
         workers = Workers(keeper, [0.5, 0.0, 0.0])
-        first, more = await keeper.open(["a", "b", "c"], ["prompt a", "prompt b", "prompt c"], {})
+        first, more, _ = await keeper.open(["a", "b", "c"], ["prompt a", "prompt b", "prompt c"], {})
         assert more == (sum(first) < 24)
         await report(keeper, "a", 1, 1, 0, waiting=False)
         others = asyncio.gather(workers.group("b", 1, first[1]), workers.group("c", 2, first[2]))

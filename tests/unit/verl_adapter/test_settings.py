@@ -12,9 +12,19 @@ from knapsack_rl.verl.settings import ALGORITHMS, Settings
     ("given", "message"),
     [
         ({"strategie": "adaptive"}, "trainer.v1.knapsack: expected one of strategy, .* Did you mean strategy"),
-        ({"feature_fields": "topic"}, r"trainer.v1.knapsack.feature_fields: expected a list of columns, got 'topic'"),
-        ({"rollout_weights": "root"}, "trainer.v1.knapsack.rollout_weights: expected one of none, sqrt, got 'root'"),
+        ({"feature_fields": "topic"}, r"feature_fields: expected a list of columns, \[NAME, ...\], got 'topic'"),
+        ({"feature_fields": None}, "feature_fields: expected a list of columns"),
+        ({"rollout_weights": "root"}, "trainer.v1.knapsack.rollout_weights: expected none, sqrt or null, got 'root'"),
         ({"advantage_clip": 0.0}, "trainer.v1.knapsack.advantage_clip: expected a positive number or null, got 0.0"),
+        ({"advantage_clip": "5"}, "advantage_clip: expected a positive number or null, got '5'"),
+        ({"waves": "no"}, "trainer.v1.knapsack.waves: expected true or false, got 'no'"),
+        ({"fallback": 1}, "fallback: expected true or false, got 1"),
+        ({"success_threshold": None}, "success_threshold: expected a finite number, got None"),
+        ({"success_threshold": float("nan")}, "success_threshold: expected a finite number, got nan"),
+        ({"success_field": 3}, "success_field: expected an entry of reward_extra_info or null, got 3"),
+        ({"id_field": 3}, "id_field: expected a column or null, got 3"),
+        ({"min_rollouts": "2"}, "min_rollouts: expected an integer, got '2'"),
+        ({"seed": True}, "seed: expected an integer, got True"),
     ],
 )
 def test_what_no_run_can_use_is_refused_by_its_name_in_verls_configuration(given: dict[str, Any], message: str) -> None:

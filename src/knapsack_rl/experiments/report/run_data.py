@@ -96,8 +96,8 @@ def read_run(folder: Path, name: str) -> Run:
     """The run in ``folder``, finished or not, to be called ``name``.
 
     Raises:
-        InvalidInputError: ``folder`` is not a run directory (the message names what is missing), or a file in it is
-            damaged.
+        InvalidInputError: ``folder`` is not a run directory (the message names what is missing), a file in it is
+            damaged, or verl trained it.
     """
     needed = ("recipe.yaml", "environment.json")
     if not folder.is_dir():
@@ -116,6 +116,12 @@ def read_run(folder: Path, name: str) -> Run:
         raise InvalidInputError(f"run_dirs: recipe.yaml or environment.json in {folder} is damaged: {error}") from error
     if not isinstance(recipe, dict) or not isinstance(environment, dict):
         raise InvalidInputError(f"run_dirs: recipe.yaml and environment.json in {folder} must each hold a mapping.")
+    if recipe.get("trainer") == "verl":
+        raise InvalidInputError(
+            f"run_dirs: {folder} was trained by verl, which logs in its own format, to {folder}/verl-*.jsonl and the "
+            "trackers of trainer.logger. Look there, or keep its rollouts with verl.trainer.rollout_data_dir=FOLDER and "
+            "run: knapsack-rl audit FOLDER"
+        )
     records = _read_records(folder / "metrics.jsonl")
     steps = pd.DataFrame([record for record in records if "evaluation" not in record])
     if len(steps):
