@@ -28,6 +28,7 @@ Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 STATE_VERSION = 1
+_LARGEST_GROUP = 2**31 - 1
 STATE_FILE = "knapsack_allocator.npz"
 """What the adapters call the allocator's state in a checkpoint, so that a run can move from one to the other."""
 STRATEGIES = {**OWN, **rivals.STRATEGIES}
@@ -86,8 +87,10 @@ class BudgetAllocator:
                 "algorithm: 'remax' needs to know whether the greedy response succeeded, which an allocator is not "
                 "told. Call knapsack_rl.allocate(..., algorithm='remax', greedy_agreement=...) in the training loop."
             )
+        if as_integer("group_size", group_size, at_least=1) > _LARGEST_GROUP:
+            raise InvalidInputError(f"group_size: expected at most {_LARGEST_GROUP} rollouts, got {group_size}.")
         try:
-            check_budget(1, as_integer("group_size", group_size, at_least=1), min_rollouts, max_rollouts)
+            check_budget(1, group_size, min_rollouts, max_rollouts)
         except InfeasibleBudgetError:
             raise InfeasibleBudgetError(
                 f"group_size: expected a value between min_rollouts={min_rollouts} and max_rollouts={max_rollouts}, "
@@ -134,7 +137,7 @@ class BudgetAllocator:
         keys = identity.keys(prompt_ids)
         prompts = Prompts(keys, as_features(features, len(keys)), self._estimator)
         nothing = np.zeros(len(keys), dtype=np.int64)
-        view = View(prompts, self.settings, nothing, nothing, nothing, nothing)
+        view = View(prompts, self._settings_of(len(keys)), nothing, nothing, nothing, nothing)
         return self._strategy.rule(view, len(keys) * self.settings.group_size)
 
     def tell(
@@ -166,6 +169,11 @@ class BudgetAllocator:
         """
         ids = identity.as_ids(prompt_ids)
         return Step(self, ids, as_features(features, len(ids)), waves)
+
+    def _settings_of(self, prompts: int) -> Settings:
+        """Those of a step of this many prompts, none of which can get more than all of its budget."""
+        settings, budget = self.settings, prompts * self.settings.group_size
+        return replace(settings, max_rollouts=max(settings.min_rollouts, min(settings.max_rollouts, budget)))
 
     def visited(self, prompt_ids: Iterable[str | int]) -> NDArray[np.bool_]:
         """Whether anything was told about each of these prompts, in the order of the ids."""
@@ -259,8 +267,8 @@ class Step:
             plan = step.place(free_slots)  # start these, which may be none
             step.report(*wait_for_some())  # whatever has come back since
 
-    A step goes one of the two ways. All its rollouts come from the same policy. Beliefs stay as they were at the start
-    of the step until its last `tell` or `report`, which makes one visit of it; a step that is given up before has
+    A step goes one of the two ways. All its rollouts come from the same policy. Beliefs stay as they were when it first
+    planned until its last `tell` or `report`, which makes one visit of it; a step that is given up before has
     taught nothing. Several steps may be open at a time and end in any order; what a step teaches is as old as the step.
 
     Attributes:
@@ -278,6 +286,7 @@ class Step:
         self.remaining = len(prompt_ids) * allocator.settings.group_size
         self._allocator = allocator
         self._strategy = allocator._strategy if waves else replace(allocator._strategy, waves=one_wave, exponents=None)
+        self._settings = allocator._settings_of(len(prompt_ids))
         self._prompts = Prompts(identity.keys(prompt_ids), features, allocator._estimator)
         self._began = allocator._estimator.clock
         self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompt_ids)), dtype=np.int64)
@@ -338,7 +347,7 @@ class Step:
 
         Cost: O(M + most); until all minimums are back, for `adaptive`, O(M max_rollouts).
         """
-        most = as_integer("most", most, at_least=0)
+        most = min(as_integer("most", most, at_least=0), self.remaining)
         self._refuse_to_mix("place", begun=self._wave > 0 or self._asked is not None)
         pending = self.in_flight
         view = self._view(pending)
@@ -369,6 +378,9 @@ class Step:
                 f"failed: expected 0 or one number for each of the {len(tried)} prompts of the step, "
                 f"got shape {lost.shape}."
             )
+        lost = np.broadcast_to(lost, tried.shape)
+        for name, came in (("rollouts", tried), ("failed", lost)):  # whose sum might overflow
+            _refuse_more(name, came, self.in_flight, "are in flight")
         back = tried + lost
         _refuse_more("rollouts, failed", back, self.in_flight, "are in flight")
         if back.any():  # what is empty must not end the step a second time
@@ -376,7 +388,7 @@ class Step:
             self._failed = self._failed + lost
 
     def _view(self, pending: Ints) -> View:
-        return View(self._prompts, self._allocator.settings, self.placed, self.scored, self.successes, pending)
+        return View(self._prompts, self._settings, self.placed, self.scored, self.successes, pending)
 
     def _refuse_to_mix(self, call: str, begun: bool) -> None:
         if begun:

@@ -78,7 +78,7 @@ class CountedBeta(DiscountedBeta):
     ) -> None:
         """As in `DiscountedBeta`."""
         super().update(keys, successes, rollouts, features, since)
-        self.updates += 1
+        self.updates += int(np.any(rollouts))
 
     def state_dict(self) -> dict[str, Any]:
         """As in `DiscountedBeta`, and `updates`."""

@@ -327,13 +327,28 @@ def test_only_told_prompts_are_visited(strategy: str, drawn: dict[str, Any], see
 @given(drawn=any_case)
 def test_a_tell_without_rollouts_teaches_nothing(strategy: str, drawn: dict[str, Any]) -> None:
     case = Case(strategy, **drawn)
-    before = case.allocator.belief(PEOPLE, features(PEOPLE))
+    before, plan = case.allocator.belief(PEOPLE, features(PEOPLE)), case.allocator.ask(case.ids, features(case.ids))
     nothing = [0] * len(case.ids)
     for _ in range(3):
         case.allocator.tell(case.ids, nothing, nothing, features(case.ids))
         case.allocator.tell([], [], [])
     after = case.allocator.belief(PEOPLE, features(PEOPLE))
     assert (after.wins.tobytes(), after.losses.tobytes()) == (before.wins.tobytes(), before.losses.tobytes())
+    assert case.allocator.ask(case.ids, features(case.ids)).rollouts.tolist() == plan.rollouts.tolist()
+
+
+@ALL
+@pytest.mark.parametrize("most", [2**31, 2**62, 2**63 - 1, 2**70])
+def test_a_maximum_that_no_prompt_can_reach_is_none(strategy: str, most: int) -> None:
+    ids = list("abcd")
+    unbounded, bounded = (kr.BudgetAllocator(strategy, 8, max_rollouts=maximum) for maximum in (most, 4 * 8))
+    for allocator in (unbounded, bounded):
+        allocator.tell(["a", "b", "c"], [0, 3, 8], [8, 8, 8])
+    assert unbounded.ask(ids).rollouts.tolist() == bounded.ask(ids).rollouts.tolist()
+    step = unbounded.step(ids)
+    assert step.place(10**30).rollouts.sum() <= 4 * 8
+    with pytest.raises(kr.InvalidInputError, match="rollouts: expected at most"):
+        step.report([0, 0, 0, 0], [2**63 - 1, 0, 0, 0], [2**63 - 1, 0, 0, 0])
 
 
 BAD_COUNTS = {

@@ -60,7 +60,7 @@ class Streaks(ObservedRates):
         # One reward always equals itself: it neither makes a streak longer nor ends it.
         table["streak"][rows] = np.where(tried == 1, streak, np.where(equal, np.minimum(streak + 1, _LONGEST), 0))
         table["won"][rows], table["tried"][rows] = won, tried
-        self.updates += 1
+        self.updates += int(np.any(rollouts))
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned as plain numbers and arrays."""

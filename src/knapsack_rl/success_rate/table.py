@@ -159,7 +159,7 @@ def whole_number(state: Mapping[str, Any], name: str) -> int:
     """
     try:
         number = int(state[name])
-        if number != state[name]:
+        if number != state[name] or abs(number) >= 2**63:
             raise ValueError(f"{state[name]!r} for {name}")
         return number
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -118,9 +118,9 @@ def read_run(folder: Path, name: str) -> Run:
         raise InvalidInputError(f"run_dirs: recipe.yaml and environment.json in {folder} must each hold a mapping.")
     if recipe.get("trainer") == "verl":
         raise InvalidInputError(
-            f"run_dirs: {folder} was trained by verl, which logs in its own format, to {folder}/verl-*.jsonl and "
-            "the trackers of trainer.logger. Look there, or keep its rollouts with verl.trainer.rollout_data_dir=FOLDER and "
-            "run: knapsack-rl audit FOLDER"
+            f"run_dirs: {folder} was trained by verl, which logs in its own format, to {folder}/verl-*.jsonl and the "
+            "trackers of trainer.logger. Look there, or keep its rollouts with verl.trainer.rollout_data_dir=FOLDER "
+            "and run: knapsack-rl audit FOLDER"
         )
     records = _read_records(folder / "metrics.jsonl")
     steps = pd.DataFrame([record for record in records if "evaluation" not in record])
