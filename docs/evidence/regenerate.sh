@@ -29,7 +29,7 @@ simulations() {
   cp runs/five-seeds/results.csv "$kept/five-seeds.csv"
 }
 
-[ $# -gt 0 ] || set -- adaptive adaptive-parts string-operations rivals adaptive-group-sizes demonstration learning-rates ablations \
+[ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive adaptive-parts string-operations rivals adaptive-group-sizes demonstration learning-rates ablations \
   group-sizes demonstration-trl reasoning-gym simulate
 for wanted in "$@"; do
   if [ "$wanted" = simulate ]; then simulations; else comparison "$wanted"; fi

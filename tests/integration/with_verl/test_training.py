@@ -304,7 +304,7 @@ def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: P
 
 @pytest.mark.slow
 def test_an_entry_that_no_reward_has_stops_the_run_and_is_named(tmp_path: Path) -> None:
-    run = runs.run(tmp_path, "+trainer.v1.knapsack.success_field=acc")
+    run = runs.run(tmp_path, "+trainer.v1.knapsack.success_field=solved")
     assert run.code != 0
     assert "trainer.v1.knapsack.success_field: expected an entry of reward_extra_info" in run.output
     assert not run.metrics
