@@ -55,7 +55,7 @@ class BudgetAllocator:
         strategy: one of `strategies()`.
         group_size: mean rollouts per prompt; a step of M prompts has the budget M * group_size.
         min_rollouts: fewest rollouts a prompt gets, 1 or more.
-        max_rollouts: most rollouts a prompt gets.
+        max_rollouts: most rollouts a prompt gets; 2^31 - 1 and more is no bound.
         seed: for whatever is drawn at random around a plan, such as `dispatch.shuffled_jobs`, and in those of the
             rivals that draw. A plan is a function of the seed, the ids and what was told.
         algorithm: `grpo`, `rloo` or `reinforce`; decides when a gradient is non-zero (paper, appendix B).
@@ -99,7 +99,7 @@ class BudgetAllocator:
         self.settings = Settings(
             int(group_size),
             int(min_rollouts),
-            int(max_rollouts),
+            min(int(max_rollouts), _LARGEST_GROUP),  # so that room for all prompts together can be counted
             algorithm,
             bool(fallback),
             as_confidence(confidence),
@@ -137,7 +137,7 @@ class BudgetAllocator:
         keys = identity.keys(prompt_ids)
         prompts = Prompts(keys, as_features(features, len(keys)), self._estimator)
         nothing = np.zeros(len(keys), dtype=np.int64)
-        view = View(prompts, self._settings_of(len(keys)), nothing, nothing, nothing, nothing)
+        view = View(prompts, self.settings, nothing, nothing, nothing, nothing)
         return self._strategy.rule(view, len(keys) * self.settings.group_size)
 
     def tell(
@@ -169,11 +169,6 @@ class BudgetAllocator:
         """
         ids = identity.as_ids(prompt_ids)
         return Step(self, ids, as_features(features, len(ids)), waves)
-
-    def _settings_of(self, prompts: int) -> Settings:
-        """Those of a step of this many prompts, none of which can get more than all of its budget."""
-        settings, budget = self.settings, prompts * self.settings.group_size
-        return replace(settings, max_rollouts=max(settings.min_rollouts, min(settings.max_rollouts, budget)))
 
     def visited(self, prompt_ids: Iterable[str | int]) -> NDArray[np.bool_]:
         """Whether anything was told about each of these prompts, in the order of the ids."""
@@ -286,7 +281,6 @@ class Step:
         self.remaining = len(prompt_ids) * allocator.settings.group_size
         self._allocator = allocator
         self._strategy = allocator._strategy if waves else replace(allocator._strategy, waves=one_wave, exponents=None)
-        self._settings = allocator._settings_of(len(prompt_ids))
         self._prompts = Prompts(identity.keys(prompt_ids), features, allocator._estimator)
         self._began = allocator._estimator.clock
         self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompt_ids)), dtype=np.int64)
@@ -388,7 +382,7 @@ class Step:
             self._failed = self._failed + lost
 
     def _view(self, pending: Ints) -> View:
-        return View(self._prompts, self._settings, self.placed, self.scored, self.successes, pending)
+        return View(self._prompts, self._allocator.settings, self.placed, self.scored, self.successes, pending)
 
     def _refuse_to_mix(self, call: str, begun: bool) -> None:
         if begun:
