@@ -28,10 +28,10 @@ Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 STATE_VERSION = 1
-_LARGEST_GROUP = 2**31 - 1
 STATE_FILE = "knapsack_allocator.npz"
 """What the adapters call the allocator's state in a checkpoint, so that a run can move from one to the other."""
 STRATEGIES = {**OWN, **rivals.STRATEGIES}
+_LARGEST_GROUP = 2**31 - 1
 
 
 def strategies() -> tuple[str, ...]:

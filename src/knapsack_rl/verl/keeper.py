@@ -191,7 +191,7 @@ class BudgetKeeper:
         self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})
         expected = first
         if opened.unplaced:
-            expected = self._allocator.step(prompt_ids, features, waves=False).ask().rollouts
+            expected = self._allocator.ask(prompt_ids, features).rollouts
         return Opening(first.tolist(), bool(opened.unplaced), expected.tolist())
 
     async def report(self, worker: str, reports: list[Report]) -> Answers:

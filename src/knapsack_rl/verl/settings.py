@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from knapsack_rl.allocator import BudgetAllocator
@@ -26,12 +26,16 @@ over the group have no gradient where all rewards are equal (reinforce_plus_plus
 hardly any); REINFORCE++ subtracts none."""
 
 
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not _is_bool(value)
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not _is_bool(value) and math.isfinite(value)
 
 
 def _is_text_or_null(value: Any) -> bool:
@@ -46,14 +50,14 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "strategy": ("a name", lambda value: isinstance(value, str)),
     "min_rollouts": ("an integer", _is_integer),
     "max_rollouts": ("an integer", _is_integer),
-    "fallback": ("true or false", lambda value: isinstance(value, bool)),
+    "fallback": ("true or false", _is_bool),
     "confidence": ("a number", _is_finite),
     "seed": ("an integer", _is_integer),
     "id_field": ("a column or null", _is_text_or_null),
     "feature_fields": ("a list of columns, [NAME, ...]", _is_list_of_text),
     "success_threshold": ("a finite number", _is_finite),
     "success_field": ("an entry of reward_extra_info or null", _is_text_or_null),
-    "waves": ("true or false", lambda value: isinstance(value, bool)),
+    "waves": ("true or false", _is_bool),
     "advantage_clip": ("a positive number or null", lambda value: value is None or (_is_finite(value) and value > 0)),
     "rollout_weights": ("none, sqrt or null", lambda value: value in (None, "none", "sqrt")),
 }
@@ -98,12 +102,9 @@ class Settings:
         Raises:
             InvalidInputError: an unknown key, or a value out of range.
         """
-        names = [entry.name for entry in fields(cls)]
-        for name in given:
-            one_of("trainer.v1.knapsack", name, names)
         values = dict(given)
         for name, value in values.items():
-            expected, fits = _EXPECTED[name]
+            expected, fits = _EXPECTED[one_of("trainer.v1.knapsack", name, list(_EXPECTED))]
             if not fits(value):
                 raise InvalidInputError(f"trainer.v1.knapsack.{name}: expected {expected}, got {value!r}.")
         if "feature_fields" in values:

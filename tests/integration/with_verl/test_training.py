@@ -61,6 +61,10 @@ def content_id(text: str) -> str:
     return prompt_id([{"role": "user", "content": text}], extra={"data_source": "letters"})
 
 
+EVERY = [content_id(letter + "a") for letter in "abcdefghijklmnop"]
+"""The prompts of a data set of 16, whose success rates go from 0 to 1."""
+
+
 @pytest.fixture(scope="module")
 def adaptive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps, three epochs, on two data-parallel ranks: stopped after four, continued by a second process."""
@@ -107,7 +111,6 @@ def test_metrics_say_what_verl_trained_on(adaptive: Path) -> None:
 def agree_with_what_was_trained_on(folder: Path) -> list[int]:
     """Compare the state of every checkpoint with an allocator that was told what verl trained on; their steps."""
     taught, compared = kr.BudgetAllocator("adaptive", 4), []
-    every = [content_id(letter + "a") for letter in "abcdefghijklmnop"]
     features = {"level": [f"level {number // 4}" for number in range(16)]}
     for number, groups in sorted(dumped(folder).items()):
         ids = [content_id(text) for text in groups]
@@ -116,10 +119,11 @@ def agree_with_what_was_trained_on(folder: Path) -> list[int]:
         saved = folder / "checkpoints" / f"global_step_{number}" / "knapsack_allocator.npz"
         if saved.exists():
             loaded = known(saved, "adaptive")
-            assert loaded.visited(every).tolist() == taught.visited(every).tolist()
-            believed = loaded.belief(every, features), taught.belief(every, features)
+            assert loaded.visited(EVERY).tolist() == taught.visited(EVERY).tolist()
+            believed = loaded.belief(EVERY, features), taught.belief(EVERY, features)
             assert believed[0].mean == pytest.approx(believed[1].mean, abs=1e-6)
             compared.append(number)
+    assert taught.visited(EVERY).all()
     return compared
 
 
@@ -188,10 +192,9 @@ def test_a_session_of_several_turns_or_outputs_counts_once_and_one_that_failed_d
         ids, counts = [content_id(prompt) for prompt in sessions], [len(scores) for scores in sessions.values()]
         taught.tell(ids, [int(sum(scores)) for scores in sessions.values()], counts)
     assert run.of("knapsack/failed_rollouts/sum") == [0, 8, 0]
-    every = [content_id(a + "a") for a in "abcdefghijklmnop"]
     saved = known(tmp_path / "checkpoints" / "global_step_3" / "knapsack_allocator.npz", "knapsack")
-    assert saved.visited(every).tolist() == taught.visited(every).tolist()
-    assert saved.success_rates(every) == pytest.approx(taught.success_rates(every), nan_ok=True)
+    assert saved.visited(EVERY).tolist() == taught.visited(EVERY).tolist()
+    assert saved.success_rates(EVERY) == pytest.approx(taught.success_rates(EVERY), nan_ok=True)
 
 
 @pytest.mark.slow
