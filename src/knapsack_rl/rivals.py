@@ -30,6 +30,8 @@ _KAPPA = 11.0  # CoBA-RL: alpha + beta
 _SMOOTHING = 0.01  # CoBA-RL: distance that pass rates keep from 0 and 1
 _TAU = (3.0, 12.0)  # CoBA-RL: saturation when all pass rates are equal, and when they vary as much as _MOST_VARIANCE
 _MOST_VARIANCE = 1.0 / 6.0
+_OPEN = (0.05, 0.99)  # CoBA-RL: pass rates of the prompts that its value is for
+_SHARE = (0.6, 0.8)  # CoBA-RL: of the budget beyond the minimum for them, when none and when half or more are open
 _WORTH_IT = (0.125, 0.75)  # Pilot-Commit: pass rates of the pilot between which a prompt is kept
 _ROUNDS = 4  # Reinforce-Ada
 
@@ -129,17 +131,24 @@ def hora(view: View, amount: int) -> Plan:
 
 
 def coba(view: View, amount: int) -> Plan:
-    """Maximise the sum of (1 - exp(-N p (1 - p) / tau)) times the density of Beta(alpha, beta) at p; concave in N.
+    """Most goes to the open prompts, .05 <= p <= .99, where the value is largest; the rest to the hard ones below.
 
-    alpha = 1 + (kappa - 2) f and beta = kappa - alpha, so that many failures (f near 1) favour easy prompts and few
-    favour hard ones; f is the mean failure rate of the last update, put through 1 / (1 + exp(-10 (f - 1/2))) where it
-    is at most 1/2. tau rises from 3 to 12 with the variance of the step's pass rates.
+    Maximise the sum of (1 - exp(-N p (1 - p) / tau)) times the density of Beta(alpha, beta) at p over the open prompts;
+    concave in N. alpha = 1 + (kappa - 2) f and beta = kappa - alpha, so that many failures (f near 1) favour easy
+    prompts and few favour hard ones; f is the mean failure rate of the last update, put through
+    1 / (1 + exp(-10 (f - 1/2))) where it is at most 1/2. tau rises from 3 to 12 with the variance of the pass rates.
+    They share .6 to .8 of what is beyond the minimum, more where more prompts are open; what is set aside goes to the
+    hard in proportion to 1 - p, and what these have no room for to the open and then to the easy ones likewise.
 
     Source: CoBA-RL, arXiv 2602.03048, and the authors' allocator. Defaults: kappa 11 and a window of one update (their
-    script; the class has 7 and 3), pass rates kept .01 from 0 and 1, 1/2 for a prompt never visited. Simplified: one
-    solve for everyone; theirs sets 20 to 40 % of the budget aside for prompts with p < .05 first.
+    script; the class has 7 and 3), pass rates kept .01 from 0 and 1, 1/2 for a prompt never visited, uniform for a
+    step of such prompts only. Simplified: proportions are rounded to the largest quotients.
     """
+    if np.isnan(view.prompts.rates).all():
+        return view.plan(view.even(amount))
     rates = np.where(np.isnan(view.prompts.rates), 0.5, view.prompts.rates)
+    hard, easy = rates < _OPEN[0], rates > _OPEN[1]
+    opened = ~hard & ~easy
     p = np.clip(rates, _SMOOTHING, 1.0 - _SMOOTHING)
     failure = cast(PassRates, view.prompts.estimator).failure
     if failure <= 0.5:
@@ -149,7 +158,7 @@ def coba(view: View, amount: int) -> Plan:
     density = np.exp(
         (alpha - 1.0) * np.log(p) + (beta - 1.0) * np.log1p(-p) - log_beta(np.array(alpha), np.array(beta))
     )
-    variance = float(p.var()) if p.size else 0.0
+    variance = float(p[opened].var()) if opened.any() else 0.0
     tau = _TAU[0] + (_TAU[1] - _TAU[0]) * min(variance / _MOST_VARIANCE, 1.0)
     pace = p * (1.0 - p) / tau
     first = density * -np.expm1(-pace)  # gain of a rollout when there is none
@@ -159,7 +168,17 @@ def coba(view: View, amount: int) -> Plan:
         n = have[items, None] + start + np.arange(width, dtype=np.float64)
         return np.asarray(first[items, None] * np.exp(-pace[items, None] * n))
 
-    return view.plan(view.largest(gains, amount))
+    def in_proportion(items: Ints, start: int, width: int) -> Floats:
+        """Quotients whose largest make numbers proportional to 1 - p."""
+        weights = 1.0 - np.clip(rates[items, None], 1e-6, 1.0 - 1e-6)
+        return np.asarray(weights / (start + 1.0 + np.arange(width, dtype=np.float64)))
+
+    required = int(view.missing.sum())
+    share = _SHARE[0] + (_SHARE[1] - _SHARE[0]) * min(2.0 * float(opened.mean()), 1.0)
+    total = view.filled(view.missing, required + int(share * (amount - required)), opened, gains)
+    for receivers in (hard, opened, easy):
+        total = view.filled(total, amount, receivers, in_proportion)
+    return view.plan(total)
 
 
 def pilot_commit(view: View, amount: int) -> Plan:

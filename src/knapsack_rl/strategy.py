@@ -102,7 +102,7 @@ class View:
         """
         total, everyone = self.missing, np.ones(len(self.placed), dtype=bool)
         for chosen in (everyone if receivers is None else receivers, everyone):
-            total = self._filled(total, amount, chosen, _to_the_least(self.placed + total))
+            total = self.filled(total, amount, chosen, _to_the_least(self.placed + total))
         return total
 
     def largest(self, gains: Gains, amount: int, receivers: NDArray[np.bool_] | None = None) -> Ints:
@@ -117,11 +117,21 @@ class View:
             Rollouts, shape (M,), summing to `amount`; equal gains go to the earlier prompt.
         """
         everyone = np.ones(len(self.placed), dtype=bool)
-        total = self._filled(self.missing, amount, everyone if receivers is None else receivers, gains)
-        return self._filled(total, amount, everyone, _to_the_least(self.placed + total))
+        total = self.filled(self.missing, amount, everyone if receivers is None else receivers, gains)
+        return self.filled(total, amount, everyone, _to_the_least(self.placed + total))
 
-    def _filled(self, total: Ints, amount: int, receivers: NDArray[np.bool_], gains: Gains) -> Ints:
-        """`total`, raised to `amount` where it gains most, as far as the receivers have room."""
+    def filled(self, total: Ints, amount: int, receivers: NDArray[np.bool_], gains: Gains) -> Ints:
+        """`total`, raised to `amount` where it gains most, as far as the receivers have room.
+
+        Args:
+            total: what the wave places so far, shape (M,).
+            amount: what it is to sum to, at least what it does already.
+            receivers: who may gain.
+            gains: of each prompt's further rollouts, after those of `total`.
+
+        Returns:
+            Rollouts, shape (M,); their sum is `amount`, or less where the receivers are full.
+        """
         room = np.where(receivers, self.settings.max_rollouts - self.placed - total, 0)
         return total + largest_gains(gains, room, min(amount - int(total.sum()), int(room.sum())))
 

@@ -206,16 +206,32 @@ class TestCoba:
         constant = math.gamma(alpha + beta) / math.gamma(alpha) / math.gamma(beta)
         return (1 - math.exp(-n * p * (1 - p) / tau)) * constant * p ** (alpha - 1) * (1 - p) ** (beta - 1)
 
-    @pytest.mark.parametrize("won", [(1, 2, 5, 8), (0, 0, 1, 3), (6, 7, 9, 10)])
-    def test_has_the_largest_value_of_all_plans(self, won: tuple[int, ...]) -> None:
+    @pytest.mark.parametrize("won", [(0, 1, 2, 5), (0, 5, 8, 9), (0, 0, 3, 8)])
+    def test_has_the_largest_value_of_all_plans_for_the_open_prompts(self, won: tuple[int, ...]) -> None:
         allocator, ids = kr.BudgetAllocator("coba", 4, 1, 9), IDS[:4]
         allocator.tell(ids, won, [10] * 4)
-        p = np.clip(np.array(won) / 10, 0.01, 0.99)
+        rates = np.array(won) / 10
+        opened = rates > 0
+        p = np.clip(rates[opened], 0.01, 0.99)
         tau = 3 + 9 * min(float(np.var(p)) * 6, 1)
         failure = 1 - sum(won) / 40
         plan = allocator.ask(ids).rollouts
-        got = sum(self.value(p[i], int(n), failure, tau) for i, n in enumerate(plan))
-        assert got == pytest.approx(best_plans(4, 16, 1, 9, lambda i, n: self.value(p[i], n, failure, tau)))
+        assert plan[opened].sum() == len(p) + int(0.8 * 12)
+        got = sum(self.value(p[i], int(n), failure, tau) for i, n in enumerate(plan[opened]))
+        best = best_plans(len(p), len(p) + 9, 1, 9, lambda i, n: self.value(p[i], n, failure, tau))
+        assert got == pytest.approx(best)
+
+    @pytest.mark.parametrize(
+        ("won", "kept"),
+        [((0, 0, 0, 10), (10, 10, 10, 2)), ((0, 0, 5, 10), (7, 7, 16, 2)), ((5, 5, 10, 10), (11, 11, 5, 5))],
+    )
+    def test_sets_a_share_aside_for_the_hard_and_gives_it_to_the_open_and_the_easy_when_there_is_room(
+        self, won: tuple[int, ...], kept: tuple[int, ...]
+    ) -> None:
+        most = 11 if 0 not in won else 16
+        allocator, ids = kr.BudgetAllocator("coba", 8, 2, most), IDS[:4]
+        allocator.tell(ids, won, [10] * 4)
+        assert allocator.ask(ids).rollouts.tolist() == list(kept)
 
     def test_consolidates_the_easy_while_the_model_fails_and_turns_to_the_hard_when_it_succeeds(self) -> None:
         plans = []
