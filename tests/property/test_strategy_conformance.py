@@ -251,7 +251,11 @@ def test_prompts_that_are_all_right_or_all_wrong_get_a_plan_too(
 @settings(deadline=None, max_examples=40)
 @given(drawn=any_case)
 def test_the_order_of_the_prompts_decides_ties_only(strategy: str, drawn: dict[str, Any]) -> None:
-    """Prompts that are told apart by nothing may swap what they get, and a remainder goes to whoever is first."""
+    """Prompts that are told apart by nothing may swap what they get, and a remainder goes to whoever is first.
+
+    `coba` has two remainders, that of the open prompts' share and that of what is set aside.
+    """
+    remainders = 2 if strategy == "coba" else 1
     case = Case(strategy, **drawn)
     order = case.random.permutation(len(case.ids))
     permuted = [case.ids[i] for i in order]
@@ -261,7 +265,7 @@ def test_the_order_of_the_prompts_decides_ties_only(strategy: str, drawn: dict[s
     for name in set(case.ids):  # which may be there twice, and one of the two take what the other does not
         first = sorted(n for n, one in zip(plan.tolist(), case.ids, strict=True) if one == name)
         second = sorted(n for n, one in zip(other.tolist(), permuted, strict=True) if one == name)
-        assert all(abs(n - m) <= 1 for n, m in zip(first, second, strict=True))
+        assert all(abs(n - m) <= remainders for n, m in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(
