@@ -20,7 +20,7 @@ from knapsack_rl.strategies import pilot_and_one_wave
 from knapsack_rl.strategy import Settings, Strategy, View
 from knapsack_rl.success_rate import DiscountedBeta, RecentRewards, Streaks
 from knapsack_rl.success_rate.features import NONE, Features
-from knapsack_rl.success_rate.table import whole_number
+from knapsack_rl.success_rate.table import one_visit, whole_number
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -48,9 +48,9 @@ class PassRates(RecentRewards):
     ) -> None:
         """As in `RecentRewards`."""
         super().update(keys, successes, rollouts, features, since)
-        seen = rollouts > 0
-        if seen.any():
-            self.failure = float(1.0 - self.rates(np.unique(keys[seen])).mean())
+        _, won, tried, _ = one_visit(keys, successes, rollouts)
+        if len(won):
+            self.failure = float(1.0 - (won / tried).mean())
 
     def state_dict(self) -> dict[str, Any]:
         """As in `RecentRewards`, and `failure`."""

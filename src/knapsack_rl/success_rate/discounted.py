@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief
 from knapsack_rl.errors import StateError
-from knapsack_rl.success_rate.estimator import Estimator
+from knapsack_rl.success_rate.estimator import Estimator, visits_of
 from knapsack_rl.success_rate.features import NONE, Features
-from knapsack_rl.success_rate.table import Table, one_visit
+from knapsack_rl.success_rate.table import Table, one_visit, remember
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -25,6 +25,8 @@ _RHO = (0.02, 0.9)  # bounds of the intra-class correlation
 class DiscountedBeta(Estimator):
     """p_i ~ Beta(a + S_i, b + F_i), with S <- discount S + successes and F <- discount F + failures at each visit.
 
+    A visit that is told late counts as the one before the last.
+
     The prior Beta(a, b) is fixed, or empirical: its mean is the recent mean over everyone's visits, and its weight
     a + b = 1/rho - 1 comes from the intra-class correlation rho of their outcomes, by moments. The moments are those of
     visits whose size was decided before their first outcome; where sampling stops by outcomes they are off.
@@ -36,7 +38,7 @@ class DiscountedBeta(Estimator):
 
     def __init__(self, discount: float = 0.5, prior: tuple[float, float] | None = None) -> None:
         self.discount, self.prior = discount, prior
-        self._prompts = Table(wins=np.float32, losses=np.float32, won=np.float32, tried=np.float32)
+        self._prompts = Table(wins=np.float32, losses=np.float32, won=np.float32, tried=np.float32, visited=np.int64)
         self._moments = np.array([0.5, 1.0, 0.3, 1.0])  # of rates: sum, weight; of correlation: numerator, denominator
 
     def belief(self, keys: Keys, features: Features) -> Belief:
@@ -57,9 +59,7 @@ class DiscountedBeta(Estimator):
         pairs = (tried * (tried - 1) * spread).sum()
         self._moments = _FADING * self._moments + [(won / tried).sum(), len(visited), excess, pairs]
         table, rows = self._prompts, self._prompts.rows(visited)
-        table["wins"][rows] = self.discount * table["wins"][rows] + won
-        table["losses"][rows] = self.discount * table["losses"][rows] + (tried - won)
-        table["won"][rows], table["tried"][rows] = won, tried
+        remember(table, rows, won, tried, self.discount, self._newest(rows, since))
 
     def _shared(self) -> tuple[float, float]:
         if self.prior is not None:
@@ -71,7 +71,12 @@ class DiscountedBeta(Estimator):
 
     def state_dict(self) -> dict[str, Any]:
         """The beliefs as plain numbers and arrays."""
-        return {"discount": self.discount, "moments": self._moments.copy(), **self._prompts.state_dict()}
+        return {
+            "discount": self.discount,
+            "visits": self._visits,
+            "moments": self._moments.copy(),
+            **self._prompts.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the beliefs by saved ones.
@@ -80,6 +85,7 @@ class DiscountedBeta(Estimator):
             StateError: the state is not what `state_dict` writes, or of another discount. Nothing has changed then.
         """
         prompts = self._prompts.restored(state)
+        visits = visits_of(state, prompts)
         try:
             discount, moments = float(state["discount"]), np.array(state["moments"], dtype=np.float64)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -91,4 +97,4 @@ class DiscountedBeta(Estimator):
         won, tried = prompts["won"], prompts["tried"]
         if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0) & (won >= 0) & (won <= tried) & (tried > 0)):
             raise StateError("state: expected no negative counts, 0 <= won <= tried, and tried above 0.")
-        self._prompts, self._moments = prompts, moments
+        self._prompts, self._visits, self._moments = prompts, visits, moments

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief
+from knapsack_rl.errors import StateError
 from knapsack_rl.success_rate.features import NONE, Features
-from knapsack_rl.success_rate.table import Table
+from knapsack_rl.success_rate.table import Table, whole_number
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -22,7 +23,8 @@ class Estimator(ABC):
     """What an allocator asks of an estimator. Keys are 64-bit, shape (M,); `update` alone changes anything."""
 
     _prompts: Table
-    """A row for each known prompt."""
+    """A row for each known prompt; the column `visited` says how many visits there had been after its last."""
+    _visits = 0
     _COUNTS = ("won", "tried")
     """Columns of successes and rewards that `all_rates` divides."""
 
@@ -32,8 +34,8 @@ class Estimator(ABC):
 
     @property
     def clock(self) -> int:
-        """Visits so far, for estimators to which the age of evidence matters; 0 for all others."""
-        return 0
+        """Visits so far, of all prompts."""
+        return self._visits
 
     def known(self, keys: Keys) -> NDArray[np.bool_]:
         """Whether each prompt was ever visited. O(M)."""
@@ -62,8 +64,17 @@ class Estimator(ABC):
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of one visit, rows without rollouts are none.
 
-        `since` is what `clock` said when the step of these rollouts began; None for a step that began just now.
+        `since` is what `clock` said when the step of these rollouts began; None for a step that began just now. A visit
+        that is told late, after one of the same prompt whose step began later, does not pass for its last.
         """
+
+    def _newest(self, rows: Ints, since: int | None) -> NDArray[np.bool_]:
+        """Note one more visit of these rows, and say of which of them no newer one has been told."""
+        seen = self._visits if since is None else min(since, self._visits)  # a step may outlive the loading of a state
+        seen, self._visits = seen + len(rows), self._visits + len(rows)
+        newest = seen >= self._prompts["visited"][rows]
+        self._prompts["visited"][rows[newest]] = seen
+        return np.asarray(newest)
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -72,6 +83,18 @@ class Estimator(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace what was learned, or raise StateError and change nothing."""
+
+
+def visits_of(state: Mapping[str, Any], table: Table) -> int:
+    """`visits` of a saved state, checked against the visits of the prompts in it.
+
+    Raises:
+        StateError: there is no such number, or a prompt was visited after the last of them.
+    """
+    visits = whole_number(state, "visits")
+    if visits < 0 or not np.all((table["visited"] >= 0) & (table["visited"] <= visits)):
+        raise StateError("state: expected visits that are not after the last.")
+    return visits
 
 
 class ObservedRates(Estimator):

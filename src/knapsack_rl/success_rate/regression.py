@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief, digamma
 from knapsack_rl.errors import InvalidInputError, StateError
-from knapsack_rl.success_rate.estimator import Estimator
+from knapsack_rl.success_rate.estimator import Estimator, visits_of
 from knapsack_rl.success_rate.features import NONE, Features
-from knapsack_rl.success_rate.table import Table, one_visit, whole_number
+from knapsack_rl.success_rate.table import Table, one_visit, remember
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -62,14 +62,8 @@ class Regression(Estimator):
         self._everyone = np.array([1.0, 2.0])  # sum and weight of recent posterior means
         self._moments = np.zeros((3, 0))  # of the numbers: weight, mean, mean square
         self._columns: list[str] | None = None
-        self._visits = 0
         self._weights, self._information = np.zeros(0), np.zeros((0, 0))
         self._log_kappa, self._kappa_information = 0.0, 1.0
-
-    @property
-    def clock(self) -> int:
-        """Visits so far."""
-        return self._visits
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """Beta(a_i, b_i) of the success rates at the next visit."""
@@ -86,7 +80,7 @@ class Regression(Estimator):
         """Take in one visit a prompt; rows of one prompt are parts of the same visit.
 
         A step that began at `since` shows the policy of then: its outcomes are that old, and where a later step has
-        been told of already they join the memory and leave the last visit as it is.
+        been told of already they join the memory as the visit before the last.
         """
         if len(keys):
             self._check(features)
@@ -102,7 +96,8 @@ class Regression(Estimator):
         self._learn_weights(x, won, tried)
         posterior = _belief(x @ self._weights, self._log_kappa).given(won, tried).mean
         self._learn_categories(known, posterior)
-        self._remember(visited, won, tried, self._visits if since is None else since)
+        rows = self._prompts.rows(visited)
+        remember(self._prompts, rows, won, tried, _DISCOUNT, self._newest(rows, since))
 
     def _design(self, keys: Keys, features: Features) -> Floats:
         """x_i, shape (M, d)."""
@@ -165,16 +160,6 @@ class Regression(Estimator):
         left = np.exp(-(self._visits - visited) / _CATEGORY_MEMORY)
         return np.asarray((left * rate + _CATEGORY_PRIOR * everyone) / (left * weight + _CATEGORY_PRIOR))
 
-    def _remember(self, keys: Keys, won: Ints, tried: Ints, since: int) -> None:
-        rows, table = self._prompts.rows(keys), self._prompts
-        seen = min(since, self._visits) + len(keys)  # a step may have outlived the loading of an older state
-        self._visits += len(keys)
-        table["wins"][rows] = _DISCOUNT * table["wins"][rows] + won
-        table["losses"][rows] = _DISCOUNT * table["losses"][rows] + (tried - won)
-        newest = seen >= table["visited"][rows]
-        rows = rows[newest]
-        table["won"][rows], table["tried"][rows], table["visited"][rows] = won[newest], tried[newest], seen
-
     def _learn_moments(self, numbers: Floats) -> None:
         """Weight, mean and summed squares of deviation of each number, by the pairwise update of Chan et al. (1979)."""
         if not self._moments.shape[1]:
@@ -224,7 +209,7 @@ class Regression(Estimator):
             StateError: the state is not what `state_dict` writes. Nothing has changed then.
         """
         prompts, categories = self._prompts.restored(state), self._categories.restored(state, "category_")
-        visits = whole_number(state, "visits")
+        visits = visits_of(state, prompts)
         try:
             columns = None if state["columns"] is None else [str(name) for name in state["columns"]]
             numbers = [float(state[name]) for name in ("log_kappa", "kappa_information")]
@@ -245,10 +230,8 @@ class Regression(Estimator):
         sound = sound and np.all(moments[0] > 0.0) and np.all(moments[2] >= 0.0)
         if not sound or not _positive_definite(information):
             raise StateError("state: expected positive weights and information of everything learned.")
-        for table in (prompts, categories):
-            if not np.all((table["visited"] >= 0) & (table["visited"] <= visits)):
-                raise StateError("state: expected visits that are not after the last.")
-        if visits < 0 or not np.all((categories["rate"] >= 0) & (categories["rate"] <= categories["weight"])):
+        visits_of(state, categories)
+        if not np.all((categories["rate"] >= 0) & (categories["rate"] <= categories["weight"])):
             raise StateError("state: expected 0 <= rate <= weight of every category.")
         tried = prompts["tried"]
         counts = np.all((prompts["won"] >= 0) & (prompts["won"] <= tried) & (tried > 0))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.errors import StateError
-from knapsack_rl.success_rate.estimator import ObservedRates
+from knapsack_rl.success_rate.estimator import ObservedRates, visits_of
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import Table, one_visit, whole_number
 
@@ -27,7 +27,8 @@ class Streaks(ObservedRates):
 
     A prompt whose streak is z is kept with probability willingness^z. The willingness towards prompts that were all
     right (`easy`), and that towards those that were all wrong (`hard`), falls by .01 at an update in which the share of
-    such prompts reaches its target, and rises by .01 at any other. It rests while all prompts are new.
+    such prompts reaches its target, and rises by .01 at any other. It rests while all prompts are new. A visit that is
+    told late counts there, and changes nothing about the prompt.
 
     Attributes:
         updates: how many there were; whoever draws at random by it draws anew after each.
@@ -35,7 +36,7 @@ class Streaks(ObservedRates):
 
     def __init__(self) -> None:
         self.updates = 0
-        self._prompts = Table(streak=np.uint16, won=np.float32, tried=np.float32)
+        self._prompts = Table(streak=np.uint16, won=np.float32, tried=np.float32, visited=np.int64)
         self._willingness = dict.fromkeys(_TARGETS, _START)
 
     def keep(self, keys: Keys) -> Floats:
@@ -55,6 +56,8 @@ class Streaks(ObservedRates):
                 step = -_STEP if count.mean() >= _TARGETS[name] else _STEP
                 self._willingness[name] = float(np.clip(self._willingness[name] + step, *_BOUNDS))
         table, rows = self._prompts, self._prompts.rows(visited)
+        newest = self._newest(rows, since)
+        rows, won, tried = rows[newest], won[newest], tried[newest]
         streak = table["streak"][rows].astype(np.int64)
         equal = (won == 0) | (won == tried)
         # One reward always equals itself: it neither makes a streak longer nor ends it.
@@ -64,7 +67,7 @@ class Streaks(ObservedRates):
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned as plain numbers and arrays."""
-        return {"updates": self.updates, **self._willingness, **self._prompts.state_dict()}
+        return {"updates": self.updates, "visits": self._visits, **self._willingness, **self._prompts.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace what was learned.
@@ -73,6 +76,7 @@ class Streaks(ObservedRates):
             StateError: the state is not what `state_dict` writes. Nothing has changed then.
         """
         prompts, updates = self._prompts.restored(state), whole_number(state, "updates")
+        visits = visits_of(state, prompts)
         try:
             willingness = {name: float(state[name]) for name in _TARGETS}
         except (KeyError, TypeError, ValueError) as error:
@@ -81,4 +85,4 @@ class Streaks(ObservedRates):
             raise StateError(f"state: expected updates of 0 or more, and easy and hard within {_BOUNDS}.")
         if not np.all((prompts["won"] >= 0) & (prompts["won"] <= prompts["tried"]) & (prompts["tried"] > 0)):
             raise StateError("state: expected 0 <= won <= tried, and tried above 0.")
-        self._prompts, self.updates, self._willingness = prompts, updates, willingness
+        self._prompts, self._visits, self.updates, self._willingness = prompts, visits, updates, willingness

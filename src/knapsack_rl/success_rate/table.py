@@ -151,6 +151,19 @@ def _with_room(column: NDArray[Any], size: int) -> NDArray[Any]:
     return np.concatenate((column, np.zeros(max(missing, len(column) // 2), dtype=column.dtype)))
 
 
+def remember(table: Table, rows: Ints, won: Ints, tried: Ints, discount: float, newest: NDArray[np.bool_]) -> None:
+    """Take visits into a discounted memory (`wins`, `losses`) of which the last visit (`won`, `tried`) counts in full.
+
+    A visit that is not the newest takes the place before the last one: S <- d (S - s_last) + d s + s_last.
+    """
+    last, lost = table["won"][rows], table["tried"][rows] - table["won"][rows]
+    for name, came, at_last in (("wins", won, last), ("losses", tried - won, lost)):
+        older = table[name][rows]
+        late = discount * (older - at_last + came) + at_last
+        table[name][rows] = np.where(newest, discount * older + came, late)
+    table["won"][rows[newest]], table["tried"][rows[newest]] = won[newest], tried[newest]
+
+
 def whole_number(state: Mapping[str, Any], name: str) -> int:
     """An integer of a saved state.
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from knapsack_rl.errors import StateError
-from knapsack_rl.success_rate import DiscountedBeta, Estimator, Regression, TransitionTable
+from knapsack_rl.success_rate import (
+    DiscountedBeta,
+    Estimator,
+    RecentRewards,
+    Regression,
+    Streaks,
+    TransitionTable,
+)
 from knapsack_rl.success_rate.features import NONE, Features, as_features
 from knapsack_rl.success_rate.regression import MEMORY
 
@@ -18,6 +25,10 @@ Visit = list[tuple[int, int, int]]
 
 def keys(*numbers: int) -> np.ndarray:
     return np.array(numbers, dtype=np.uint64)
+
+
+def counts(*numbers: int) -> np.ndarray:
+    return np.array(numbers, dtype=np.int64)
 
 
 def histories(seed: int, people: int = 12, steps: int = 25) -> list[Visit]:
@@ -163,6 +174,72 @@ def beta_binomial(random: np.random.Generator, mean: Any, rho: float, tried: int
     return random.binomial(tried, random.beta(np.full(count, mean) * kappa, (1 - np.full(count, mean)) * kappa))
 
 
+ESTIMATORS: dict[str, Callable[[], Estimator]] = {
+    "last visit": lambda: RecentRewards(0),
+    "window": lambda: RecentRewards(16),
+    "discounted": lambda: DiscountedBeta(prior=(1.0, 1.0)),
+    "transitions": TransitionTable,
+    "streaks": Streaks,
+    "regression": Regression,
+}
+
+
+class TestLateOutcomes:
+    @pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
+    def test_a_visit_that_is_told_late_counts_for_its_prompt_as_if_it_had_come_in_time(
+        self, make: Callable[[], Estimator]
+    ) -> None:
+        earlier, later = (counts(6), counts(8)), (counts(1), counts(4))
+        rows = []
+        for order in ("in time", "late"):
+            estimator = make()
+            estimator.update(keys(2), counts(3), counts(8))
+            began = estimator.clock
+            estimator.update(keys(2), counts(4), counts(8))
+            visits = [(earlier, began), (later, began + 1)]
+            for (won, tried), since in visits if order == "in time" else visits[::-1]:
+                estimator.update(keys(1), won, tried, NONE, since)
+            state = estimator._prompts.state_dict()
+            rows.append({name: float(column[list(state["keys"]).index(1)]) for name, column in state.items()})
+        assert rows[1] == pytest.approx(rows[0])
+        assert estimator.all_rates()[1] == (7 / 12 if estimator.state_dict().get("window") else 1 / 4)
+
+    def test_a_window_has_room_for_what_comes_late_as_far_as_newer_rewards_leave_it(self) -> None:
+        estimator = RecentRewards(16)
+        estimator.update(keys(1), counts(0), counts(12))
+        estimator.update(keys(2, 3, 4), counts(1, 1, 1), counts(2, 2, 2))
+        estimator.update(keys(1), counts(0), counts(12))
+        estimator.update(keys(1), counts(8), counts(8), NONE, since=0)
+        assert estimator.rates(keys(1)) == 0.0
+        roomy = RecentRewards(16)
+        roomy.update(keys(2, 3, 4), counts(1, 1, 1), counts(2, 2, 2))
+        roomy.update(keys(1), counts(0), counts(12))
+        roomy.update(keys(1), counts(8), counts(8), NONE, since=0)
+        assert roomy.rates(keys(1)) == 4 / 16
+
+    @pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
+    def test_the_order_of_steps_survives_saving(self, make: Callable[[], Estimator]) -> None:
+        estimator, restored = make(), make()
+        estimator.update(keys(2), counts(3), counts(8))
+        began = estimator.clock
+        estimator.update(keys(1), counts(1), counts(4))
+        restored.load_state_dict(estimator.state_dict())
+        for one in (estimator, restored):
+            one.update(keys(1), counts(6), counts(8), NONE, began - 1)
+        assert restored.clock == estimator.clock == 3
+        assert restored.all_rates().tolist() == estimator.all_rates().tolist()
+
+    @pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
+    def test_a_state_in_which_a_prompt_was_visited_after_the_last_visit_is_refused(
+        self, make: Callable[[], Estimator]
+    ) -> None:
+        estimator = make()
+        estimator.update(keys(2, 1), counts(3, 2), counts(8, 8))
+        for change in ({"visits": 1}, {"visits": -1}, {"visits": "two"}, {"visited": np.array([-1, 2])}):
+            with pytest.raises(StateError, match="visits"):
+                make().load_state_dict({**estimator.state_dict(), **change})
+
+
 class TestRegression:
     """On prompts that are new every time, unless their history is what it is about."""
 
@@ -227,7 +304,7 @@ class TestRegression:
         of_the_first = {name: float(estimator._prompts.read(name, np.array([0]))[0]) for name in ("won", "tried")}
         assert of_the_first == {"won": 6.0, "tried": 8.0}
         losses = estimator._prompts.read("losses", np.array([0]))[0]
-        assert losses == pytest.approx(1 * 0.6**2 + 2 * 0.6 + 4)
+        assert losses == pytest.approx((1 * 0.6 + 4) * 0.6 + 2)
 
     def test_evidence_is_as_old_as_the_step_that_made_it(self) -> None:
         estimator = Regression()
