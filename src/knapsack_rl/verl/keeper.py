@@ -13,6 +13,7 @@ anew. So that the two agree, `hold` lets no group become complete while verl wri
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -166,6 +167,7 @@ class BudgetKeeper:
         self._steps: list[_OpenStep] = []
         self._open: dict[str, tuple[_OpenStep, int]] = {}
         self._visits: dict[str, Visit] = {}
+        self._dropped = 0  # rollouts of groups that verl has dropped since somebody last asked
         self._waiting: defaultdict[str, set[str]] = defaultdict(set)  # groups without rollouts in flight, by worker
         self._changed = asyncio.Event()
         self._may_learn = asyncio.Event()
@@ -254,13 +256,14 @@ class BudgetKeeper:
         self._may_learn.set()
 
     async def visits(self, uids: list[str]) -> dict[str, float]:
-        """Metrics of complete groups, which are then forgotten: those that verl trains on in a step."""
-        return summary([self._visits.pop(uid) for uid in uids if uid in self._visits])
+        """Metrics of complete groups, which are then forgotten: those that verl took for an update."""
+        found = summary([self._visits.pop(uid) for uid in uids if uid in self._visits])
+        found["dropped_rollouts/sum"], self._dropped = float(self._dropped), 0
+        return found
 
-    async def forget(self, uids: list[str]) -> None:
-        """Drop what is known for the metrics of groups that verl does not train on; beliefs keep what they showed."""
-        for uid in uids:
-            self._visits.pop(uid, None)
+    async def drop(self, uids: list[str]) -> None:
+        """Hear which groups verl does not train on; beliefs keep what they showed."""
+        self._dropped += sum(self._visits.pop(uid).rollouts for uid in uids if uid in self._visits)
 
     async def save(self, path: str) -> None:
         """Save the allocator's state, as `BudgetAllocator.save`, with the complete groups of steps that are not."""
@@ -385,5 +388,5 @@ def summary(visits: list[Visit]) -> dict[str, float]:
         "rollouts/sum": float(rollouts.sum()),
         "failed_rollouts/sum": float((rollouts - scored).sum()),
         "never_visited": float(np.mean([visit.unvisited for visit in visits])),
-        "belief/log_score": float(np.mean([visit.log_score for visit in visits])),
+        "belief/log_score": float(np.mean([visit.log_score for visit in visits if visit.scored] or [math.nan])),
     }

@@ -74,7 +74,10 @@ class KnapsackTrainer(PPOTrainer):
 
     def _build_replay_buffer(self) -> Any:
         buffer = super()._build_replay_buffer()
-        wait, clear, sample = buffer._wait_for_next_poll, buffer._clear_groups, buffer.sample
+        wait, clear, sample, select = (
+            getattr(buffer, name) for name in ("_wait_for_next_poll", "_clear_groups", "sample", "_select_prompt_uids")
+        )
+        self._sampled: list[str] = []  # groups of the next update, of which those that failed whole have no row there
 
         def checked_sample(*args: Any, **named: Any) -> Any:
             try:
@@ -87,11 +90,17 @@ class KnapsackTrainer(PPOTrainer):
             return wait(*args)
 
         def clear_groups(partition_id: str, uids: set[str]) -> None:
-            self._keeper.forget.remote(list(uids))
+            self._keeper.drop.remote(list(uids))
             clear(partition_id, uids)
 
+        def select_prompt_uids(partition_id: str, *args: Any) -> Any:
+            selected = select(partition_id, *args)
+            if partition_id == "train":
+                self._sampled += selected[0]
+            return selected
+
         buffer._wait_for_next_poll, buffer._clear_groups = wait_for_next_poll, clear_groups
-        buffer.sample = checked_sample
+        buffer.sample, buffer._select_prompt_uids = checked_sample, select_prompt_uids
         return buffer
 
     # Update
@@ -134,10 +143,9 @@ class KnapsackTrainer(PPOTrainer):
         """verl's, then clipped (paper, appendix C) and weighed."""
         batch = super()._compute_advantage(batch, metrics)
         began = time.perf_counter()
-        uids = [key.split("_")[0] for key in batch.keys]
         self._bound_advantages(batch)
-        real = sorted({uid for uid, tag in zip(uids, batch.tags, strict=True) if not tag.get("is_padding")})
-        found = ray.get(self._keeper.visits.remote(real))
+        sampled, self._sampled = self._sampled, []
+        found = ray.get(self._keeper.visits.remote(sampled))
         before, after = self.agent_loop_manager.imbalance
         found |= {"dispatch_imbalance/by_prompts": before, "dispatch_imbalance/by_rollouts": after}
         planning, self.agent_loop_manager.planning_seconds = self.agent_loop_manager.planning_seconds, 0.0

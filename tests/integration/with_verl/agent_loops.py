@@ -13,18 +13,20 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.workers.rollout.replica import TokenOutput
 
 FAILS_IN_STEP = 2
+NEVER_WORKS = "c"
 
 
 class TwoAnswers(AgentLoopBase):
     """Answers twice in a session: as turns of one sequence in sessions of even number, else as an output for each.
 
-    The second session of a prompt fails in one step.
+    The second session of a prompt fails in one step, and all sessions of one prompt in the first epoch.
     """
 
     async def run(
         self, sampling_params: dict[str, Any], raw_prompt: Any, session_id: int, global_steps: int, **columns: Any
     ) -> AgentLoopOutput | list[AgentLoopOutput]:
-        if (session_id, global_steps) == (1, FAILS_IN_STEP):
+        never = raw_prompt[0]["content"].startswith(NEVER_WORKS) and global_steps <= 2
+        if never or (session_id, global_steps) == (1, FAILS_IN_STEP):
             raise RuntimeError("the sandbox is gone")
         prompt = await self.ct_build_initial_tokens(list(raw_prompt))
         said = [self.tokenizer.convert_tokens_to_ids("p")]  # by the environment, between the answers

@@ -1,4 +1,4 @@
-"""What verl lacks for a machine without accelerators, for tests only: a platform, collectives, and a rollout engine.
+"""What verl lacks without accelerators, for tests only: a platform, collectives, a rollout engine, a kernel.
 
 verl imports this module in every process (VERL_USE_EXTERNAL_MODULES=cpu_backend). Processes are as verl starts them:
 the FSDP engine trains over gloo, agent loops send requests to a server, weights go there after every update.
@@ -254,9 +254,33 @@ def _weights_file(step: int | None) -> Path:
     return Path(os.environ["CPU_BACKEND_FOLDER"]) / f"weights-{step}"
 
 
+def _packed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    query_length: int,
+    *,
+    position_ids: torch.Tensor,
+    softmax_scale: float,
+    **more: Any,
+) -> torch.Tensor:
+    """Causal attention within sequences that lie behind each other, (1, tokens, heads, size); each begins at 0."""
+    sequence = (position_ids == 0).cumsum(-1)
+    within = (sequence[:, :, None] == sequence[:, None, :]).tril()[:, None]
+    heads_first = (states.transpose(1, 2) for states in (query, key, value))
+    return torch.nn.functional.scaled_dot_product_attention(
+        *heads_first, attn_mask=within, scale=softmax_scale, enable_gqa=True
+    ).transpose(1, 2)
+
+
 def _register() -> None:
     """What needs more of verl than is there while verl itself is being imported."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.flash_attention import flash_attention_forward
+    from transformers.masking_utils import flash_attention_mask
     from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
+    from verl.models.transformers import monkey_patch
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
     from verl.workers.engine_workers import TrainingWorker
     from verl.workers.rollout import base
@@ -332,6 +356,11 @@ def _register() -> None:
                 await asyncio.sleep(0.05)
             for name, tensor in load_file(file).items():
                 yield name, tensor
+
+    # All of flash attention's path through transformers and verl but the kernel, by a name that asks for no package.
+    AttentionInterface.register("packed", flash_attention_forward)
+    AttentionMaskInterface.register("packed", flash_attention_mask)
+    monkey_patch._flash_attention_forward = _packed_attention
 
     begin = ReplayBuffer.__init__
 

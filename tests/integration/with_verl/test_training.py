@@ -16,7 +16,6 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is installed in an environment of its own")
 
-import agent_loops
 import runs
 
 import knapsack_rl as kr
@@ -165,6 +164,11 @@ def test_filtered_groups_count_for_beliefs_and_a_refill_has_its_own_budget(tmp_p
     for rollouts, first, second in zip(run.of("knapsack/rollouts/sum"), rows[::2], rows[1::2], strict=True):
         assert first == second
         assert rollouts <= first + second < rollouts + 8
+    dropped = run.of("knapsack/dropped_rollouts/sum")
+    assert all(some > 0 for some in dropped)
+    refills = sum(dropped) + sum(run.of("knapsack/rollouts/sum")) - 3 * BUDGET
+    assert refills > 0
+    assert refills % 4 == 0  # each refill is one prompt and its four rollouts
     assert run.of("knapsack/effective_prompts") == [1.0] * 3
     allocator = known(tmp_path / "checkpoints" / "global_step_3" / "knapsack_allocator.npz", "knapsack")
     never, always = content_id("aa"), content_id("pa")  # such groups have one outcome, so that every one was filtered
@@ -184,14 +188,17 @@ def test_a_session_of_several_turns_or_outputs_counts_once_and_one_that_failed_d
         steps=3,
     )
     taught = kr.BudgetAllocator("knapsack", 4)
+    failed, trained_on = run.of("knapsack/failed_rollouts/sum"), []
     for number, groups in sorted(dumped(tmp_path).items()):
         sessions = {prompt: scores for prompt, scores in groups.items() if "\n" not in prompt}
-        failed = 8 if number == agent_loops.FAILS_IN_STEP else 0
-        assert sum(map(len, sessions.values())) == BUDGET - failed
+        assert sum(map(len, sessions.values())) == BUDGET - failed[number - 1]
+        trained_on.append(len(sessions))
         assert len(sessions) < len(groups)  # second outputs are rows of their own, whose prompt is a conversation
         ids, counts = [content_id(prompt) for prompt in sessions], [len(scores) for scores in sessions.values()]
         taught.tell(ids, [int(sum(scores)) for scores in sessions.values()], counts)
-    assert run.of("knapsack/failed_rollouts/sum") == [0, 8, 0]
+    assert run.of("knapsack/rollouts/sum") == [BUDGET] * 3  # those that failed are spent
+    assert sorted(trained_on[:2]) == [7, 8]  # of the group that failed whole verl has no row
+    assert failed == ([4, 8, 0] if trained_on[0] == 7 else [0, 7 + 4, 0])
     saved = known(tmp_path / "checkpoints" / "global_step_3" / "knapsack_allocator.npz", "knapsack")
     assert saved.visited(EVERY).tolist() == taught.visited(EVERY).tolist()
     assert saved.success_rates(EVERY) == pytest.approx(taught.success_rates(EVERY), nan_ok=True)
@@ -275,6 +282,24 @@ def test_adapters_of_low_rank_train_on_the_same_budget(tmp_path: Path) -> None:
     )
     assert run.of("knapsack/rollouts/sum") == [BUDGET] * 2
     assert [sum(map(len, groups.values())) for _, groups in sorted(dumped(tmp_path).items())] == [BUDGET] * 2
+
+
+def test_two_ranks_that_share_each_sequence_train_on_the_same_budget(tmp_path: Path) -> None:
+    run = trained(
+        tmp_path,
+        "+trainer.v1.knapsack.strategy=adaptive",
+        "trainer.n_gpus_per_node=2",
+        "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2",
+        "actor_rollout_ref.model.use_remove_padding=True",
+        "actor_rollout_ref.model.override_config.attn_implementation=packed",
+        "actor_rollout_ref.rollout.calculate_log_probs=True",
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        steps=2,
+    )
+    assert run.of("knapsack/rollouts/sum") == [BUDGET] * 2
+    assert [sum(map(len, groups.values())) for _, groups in sorted(dumped(tmp_path).items())] == [BUDGET] * 2
+    assert optimizer_steps(tmp_path) == [BUDGET] * 4  # of both ranks
+    assert min(run.of("training/rollout_actor_probs_pearson_corr")) > 0.999  # the actor reads what the engine wrote
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from pathlib import Path
 
@@ -245,12 +246,22 @@ def test_metrics_of_an_update_are_those_of_its_groups() -> None:
     assert summary([]) == {}
 
 
+def test_a_group_that_failed_whole_is_spent_and_says_nothing_of_the_belief() -> None:
+    found = summary([Visit(4, 0, 0, 0.0, True), Visit(4, 4, 2, -2.0, False)])
+    assert found["rollouts/sum"] == 8
+    assert found["failed_rollouts/sum"] == 4
+    assert found["belief/log_score"] == -2.0
+    assert found["prompt_success"] == 0.5
+    assert math.isnan(summary([Visit(4, 0, 0, 0.0, True)])["belief/log_score"])
+
+
 def test_groups_that_verl_drops_are_forgotten_for_the_metrics_only() -> None:
     async def run() -> None:
         keeper = keeper_of("knapsack")
         uids = await Workers(keeper, [0.5, 0.5]).step()
-        await keeper.forget(uids)
-        assert await keeper.visits(uids) == {}
+        await keeper.drop(uids)
+        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 16.0}
+        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 0.0}
         assert keeper._allocator.visited(["prompt 0", "prompt 1"]).all()
 
     asyncio.run(run())
