@@ -204,10 +204,9 @@ def test_a_session_of_several_turns_or_outputs_counts_once_and_one_that_failed_d
     assert saved.success_rates(EVERY) == pytest.approx(taught.success_rates(EVERY), nan_ok=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["knapsack_colocate_async", "knapsack_separate_async"])
-def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp_path: Path) -> None:
-    separate = (
+ASYNCHRONOUS = {
+    "knapsack_colocate_async": (),
+    "knapsack_separate_async": (
         "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
@@ -215,17 +214,54 @@ def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp
         "actor_rollout_ref.rollout.nnodes=1",
         "actor_rollout_ref.rollout.n_gpus_per_node=1",
         "actor_rollout_ref.rollout.checkpoint_engine.backend=cpu",
-    )
-    settings = (
-        "+trainer.v1.knapsack.strategy=adaptive",
-        "trainer.save_freq=2",
-        *(separate if "separate" in mode else ()),
-    )
+    ),
+}
+MODES = pytest.mark.parametrize("mode", ASYNCHRONOUS)
+
+
+def results(groups: dict[str, list[float]]) -> np.ndarray:
+    """Successes and failures of each of the data set's prompts, shape (2, 16)."""
+    scores = [groups.get(letter + "a", []) for letter in "abcdefghijklmnop"]
+    return np.array([[scores.count(1.0), scores.count(0.0)] for scores in scores]).T
+
+
+@pytest.mark.slow
+@MODES
+def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp_path: Path) -> None:
+    settings = ("+trainer.v1.knapsack.strategy=adaptive", "trainer.save_freq=2", *ASYNCHRONOUS[mode])
     trained(tmp_path, *settings, mode=mode, steps=4)
     again = trained(tmp_path, *settings, mode=mode, steps=6)
     assert [line["step"] for line in again.metrics] == [5, 6]
     assert again.of("knapsack/never_visited")[-1] == 0.0
     assert len(optimizer_steps(tmp_path)) == 6 * (2 if "separate" in mode else 1)
+
+
+@pytest.mark.slow
+@MODES
+def test_asynchronous_modes_tell_beliefs_of_every_rollout_once_across_a_restart(mode: str, tmp_path: Path) -> None:
+    """What is told by a checkpoint and not trained on is what verl trains on next, restarted or not.
+
+    The belief of `hora` is the sum of all outcomes, which can be counted.
+    """
+    settings = (
+        "+trainer.v1.knapsack.strategy=hora",
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        "trainer.save_freq=2",
+        *ASYNCHRONOUS[mode],
+    )
+    trained(tmp_path, *settings, mode=mode, steps=4)
+    trained(tmp_path, *settings, mode=mode, steps=8)
+    steps = {number: results(groups) for number, groups in dumped(tmp_path).items()}
+    for saved in (2, 4, 6):
+        belief = known(tmp_path / "checkpoints" / f"global_step_{saved}" / "knapsack_allocator.npz", "hora")
+        believed = belief.belief(EVERY)
+        told = np.round([believed.wins - 1.0, believed.losses - 1.0])  # on a prior of one success and one failure
+        ahead = told - sum(steps[number] for number in range(1, saved + 1))
+        following = saved
+        while ahead.sum() > 0:
+            following += 1
+            ahead = ahead - steps[following]
+        assert not ahead.any()
 
 
 @pytest.fixture
@@ -303,7 +339,8 @@ def test_two_ranks_that_share_each_sequence_train_on_the_same_budget(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("actor", ["_Worker", "BudgetKeeper"])
+def test_an_actor_that_dies_stops_the_run_and_its_checkpoint_goes_on(actor: str, tmp_path: Path) -> None:
     settings = (
         "+trainer.v1.knapsack.strategy=adaptive",
         "+trainer.v1.knapsack.feature_fields=[level]",
@@ -317,8 +354,8 @@ def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: P
             while len(runs.logged(tmp_path)) < 2:
                 assert process.poll() is None, (tmp_path / "output").read_text()[-5000:]
                 time.sleep(0.5)
-            workers = [child for child in psutil.Process(process.pid).children(True) if "ray::_Worker" in child.name()]
-            workers[0].kill()
+            ours = psutil.Process(process.pid).children(True)
+            next(child for child in ours if child.name().startswith(f"ray::{actor}"[:15])).kill()
             assert process.wait(runs.SECONDS) != 0
         finally:
             process.kill()
@@ -326,7 +363,7 @@ def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: P
     saved = int((tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
     again = trained(tmp_path, *settings, steps=saved + 2)
     assert again.of("knapsack/rollouts/sum") == [BUDGET] * 2
-    # Nothing is lost, and what the dead worker left of a step is not counted twice.
+    # Nothing is lost, and what the dead actor left of a step is not counted twice.
     assert agree_with_what_was_trained_on(tmp_path) == list(range(1, saved + 3))
 
 
