@@ -225,6 +225,12 @@ def results(groups: dict[str, list[float]]) -> np.ndarray:
     return np.array([[scores.count(1.0), scores.count(0.0)] for scores in scores]).T
 
 
+def told(folder: Path, step: int) -> np.ndarray:
+    """The same, of all that `hora` was told by a checkpoint: its belief is their sum on one success and one failure."""
+    belief = known(folder / "checkpoints" / f"global_step_{step}" / "knapsack_allocator.npz", "hora").belief(EVERY)
+    return np.round([belief.wins - 1.0, belief.losses - 1.0])
+
+
 @pytest.mark.slow
 @MODES
 def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp_path: Path) -> None:
@@ -239,10 +245,7 @@ def test_asynchronous_modes_train_and_go_on_from_their_checkpoint(mode: str, tmp
 @pytest.mark.slow
 @MODES
 def test_asynchronous_modes_tell_beliefs_of_every_rollout_once_across_a_restart(mode: str, tmp_path: Path) -> None:
-    """What is told by a checkpoint and not trained on is what verl trains on next, restarted or not.
-
-    The belief of `hora` is the sum of all outcomes, which can be counted.
-    """
+    """What is told by a checkpoint and not trained on is what verl trains on next, restarted or not."""
     settings = (
         "+trainer.v1.knapsack.strategy=hora",
         f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
@@ -253,15 +256,45 @@ def test_asynchronous_modes_tell_beliefs_of_every_rollout_once_across_a_restart(
     trained(tmp_path, *settings, mode=mode, steps=8)
     steps = {number: results(groups) for number, groups in dumped(tmp_path).items()}
     for saved in (2, 4, 6):
-        belief = known(tmp_path / "checkpoints" / f"global_step_{saved}" / "knapsack_allocator.npz", "hora")
-        believed = belief.belief(EVERY)
-        told = np.round([believed.wins - 1.0, believed.losses - 1.0])  # on a prior of one success and one failure
-        ahead = told - sum(steps[number] for number in range(1, saved + 1))
+        ahead = told(tmp_path, saved) - sum(steps[number] for number in range(1, saved + 1))
         following = saved
         while ahead.sum() > 0:
             following += 1
             ahead = ahead - steps[following]
         assert not ahead.any()
+
+
+@pytest.mark.slow
+def test_groups_that_are_too_old_for_an_update_count_for_beliefs(tmp_path: Path) -> None:
+    run = trained(
+        tmp_path,
+        "+trainer.v1.knapsack.strategy=hora",
+        "trainer.v1.sampler.max_off_policy_threshold=1",  # of what is generated during an update verl takes nothing
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        "trainer.save_freq=4",
+        *ASYNCHRONOUS["knapsack_separate_async"],
+        mode="knapsack_separate_async",
+        steps=4,
+    )
+    dropped = run.of("knapsack/dropped_rollouts/sum")
+    assert sum(dropped) > 0
+    beyond = told(tmp_path, 4) - sum(results(groups) for groups in dumped(tmp_path).values())
+    assert beyond.min() >= 0
+    assert beyond.sum() >= sum(dropped)
+
+
+@pytest.mark.slow
+def test_a_group_that_failed_whole_is_replaced_where_verl_is_told_to(tmp_path: Path) -> None:
+    run = trained(
+        tmp_path,
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={runs.HERE / 'agent_loops.yaml'}",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=two_answers",
+        "data.gen_batch_size=1",
+        "trainer.v1.sampler.sync_refill_failed_groups=True",
+        steps=2,
+    )
+    assert run.of("knapsack/rollouts/sum") == [BUDGET] * 2
+    assert sum(run.of("knapsack/dropped_rollouts/sum")) == 4
 
 
 @pytest.fixture
