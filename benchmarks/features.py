@@ -1,0 +1,98 @@
+"""What features are worth to the learned belief: mean log probability of the outcomes of a policy in training.
+
+    python benchmarks/features.py [RECIPE] [KEY=VALUE ...] [--seeds SEED ...]
+
+Trains with the minimal trainer and even groups, once for each seed. Beside the training, estimators that are told
+different features predict each step before they see it: none, the category, the prompt's length in characters, and the
+hidden state of the policy itself at the end of the prompt (its last layer, as it is when the step begins). The first
+visit of every prompt is scored apart. Binomial coefficients are left out, so that a score does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from knapsack_rl import identity
+from knapsack_rl.experiments import ingredients, recipe_file
+from knapsack_rl.experiments.minimal_grpo import Loop, Policy, Step
+from knapsack_rl.experiments.progress import Display
+from knapsack_rl.success_rate import Regression
+from knapsack_rl.success_rate.features import as_features
+
+TOLD = ([], ["category"], ["length"], ["hidden"], ["category", "length"], ["category", "hidden"])
+
+
+class Watched(Loop):
+    """A loop beside which estimators predict."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.estimators = [Regression() for _ in TOLD]
+        self.scores: list[tuple[list[float], list[float]]] = [([], []) for _ in TOLD]
+
+    def _round(self, step: Step, rows: list[int]) -> None:
+        prompts = [self.columns["prompt"][row] for row in rows]
+        known = {"length": [len(prompt) for prompt in prompts], "hidden": self.hidden(prompts)}
+        known |= {name: [self.columns[name][row] for row in rows] for name in ("category",)}
+        keys = identity.keys([self.columns["id"][row] for row in rows])
+        features = [as_features({name: known[name] for name in told}, len(rows)) for told in TOLD]
+        beliefs = [estimator.belief(keys, told) for estimator, told in zip(self.estimators, features, strict=True)]
+        super()._round(step, rows)
+        won, tried = np.array(step.successes[-len(rows) :]), np.array(step.scored[-len(rows) :])
+        for estimator, told, belief, (first, later) in zip(
+            self.estimators, features, beliefs, self.scores, strict=True
+        ):
+            score, seen = belief.log_likelihood(won, tried), estimator.known(keys)
+            first += score[~seen].tolist()
+            later += score[seen].tolist()
+            estimator.update(keys, won, tried, told)
+
+    @torch.no_grad()
+    def hidden(self, prompts: list[str]) -> np.ndarray:
+        """The last layer's state at the last token of each prompt, shape (M, width)."""
+        inputs = self.policy.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+        seen = inputs["attention_mask"]
+        output = self.policy.model(
+            input_ids=inputs["input_ids"],
+            attention_mask=seen,
+            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+            output_hidden_states=True,
+        )
+        return output.hidden_states[-1][:, -1].numpy().astype(np.float64)
+
+
+def trained(file: Path | None, overrides: list[str]) -> Watched:
+    recipe = recipe_file.read(file, [*overrides, "trainer=minimal", "allocator.strategy=uniform"])
+    with Display(Console(file=io.StringIO()), recipe.name, recipe.training.steps) as display:
+        task, model, tokenizer = ingredients.problems_and_model(recipe, display)
+    loop = Watched(recipe, task, Policy(model, tokenizer, recipe.training))
+    for _ in range(recipe.training.steps):
+        loop.step(recipe.training.rollouts_per_step)
+    return loop
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arguments", nargs="*", metavar="RECIPE, KEY=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parsed = parser.parse_args()
+    torch.set_num_threads(1)
+    overrides = [argument for argument in parsed.arguments if "=" in argument]
+    file = next((Path(argument) for argument in parsed.arguments if "=" not in argument), None)
+    loops = [trained(file, [*overrides, f"seed={seed}"]) for seed in parsed.seeds]
+    print("| told | first visits | later visits |\n| --- | ---: | ---: |")
+    for number, told in enumerate(TOLD):
+        means = [[np.mean(part) for part in loop.scores[number]] for loop in loops]
+        first, later = np.mean(means, axis=0)
+        print(f"| {' and '.join(told) or 'nothing'} | {first:.3f} | {later:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
