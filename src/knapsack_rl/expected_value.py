@@ -9,6 +9,7 @@ A mixture of concave functions is concave, so that the largest gains stay an exa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -51,9 +52,12 @@ def expected_value(
         raise InvalidInputError(
             f"rollouts: expected one count for each of {belief.wins.shape} beliefs, got shape {n.shape}."
         )
-    e, g = exponents
+    try:
+        e, g = (float(exponent) for exponent in exponents)
+    except (TypeError, ValueError):
+        e = g = math.nan
     if not (e >= 0.0 and g >= 0.0):
-        raise InvalidInputError(f"exponents: expected two numbers of 0 or more, got {exponents}.")
+        raise InvalidInputError(f"exponents: expected two numbers of 0 or more, got {exponents!r}.")
     two_sided = one_of("algorithm", algorithm, ALGORITHMS) != "reinforce"
     moment = _moments(belief)
     idle = moment(e, g + n) + (moment(e + n, g) if two_sided else 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,9 @@ def as_features(features: Any, prompts: int) -> Features:
             length = len(column)
         except TypeError:
             raise InvalidInputError(f"{where}: expected a column of {prompts} values, got {column!r}.") from None
-        if length != prompts or isinstance(column, (str, bytes)):
+        if isinstance(column, (str, bytes, Mapping, Set)):
+            raise InvalidInputError(f"{where}: expected a column of {prompts} values in order, got {column!r}.")
+        if length != prompts:
             raise InvalidInputError(f"{where}: expected one value for each of the {prompts} prompts, got {length}.")
         if _is_text(column):
             categories[str(name)] = _keys(str(name), column)

@@ -141,3 +141,9 @@ def test_log_likelihoods_are_those_of_drawing_from_an_urn() -> None:
         wins, losses = wins + outcome, losses + 1 - outcome
     found = belief((0.7, 1.9)).log_likelihood(np.array([2]), np.array([5]))
     assert found[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("exponents", ["ab", 3, None, (1.0,), (1.0, 2.0, 3.0), (-1.0, 2.0), (1.0, math.nan)])
+def test_exponents_that_are_not_two_numbers_of_zero_or_more_are_refused(exponents: object) -> None:
+    with pytest.raises(kr.InvalidInputError, match="exponents: expected two numbers of 0 or more, got"):
+        expected_value([2], belief((1.0, 1.0)), exponents)
