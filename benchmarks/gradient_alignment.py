@@ -3,15 +3,18 @@
     python benchmarks/gradient_alignment.py [RECIPE] [KEY=VALUE ...] [--seeds SEED ...] [--after STEPS ...]
 
 For `--prompts` problems of the training set, p and the gradient of p are estimated from `--rollouts` rollouts of each,
-and so is the gradient G of held-out accuracy. A group whose advantages are divided by their deviation pulls along
-grad p / sqrt(p (1 - p)), in expectation, where it has a gradient at all. Printed, by p, is the mean over prompts of
+and so is the gradient G of held-out accuracy. In expectation, a group of N rollouts (the recipe's group size) whose
+rewards are mixed, s of them right, pulls along
 
-    influence   G' D grad p / sqrt(p (1 - p)),    over the standard deviation of all influences
+    E[sqrt(s (N - s)) | 0 < s < N] sqrt((N - 1) / N) / (p (1 - p)) grad p
 
-where D divides each direction by the root of its mean square over prompts, as Adam does: how far held-out accuracy
-rises where a group of such a prompt has a gradient. The interval is two standard errors over the prompts.
-The value that strategies maximise is the probability of a gradient times what a gradient is taken to be worth:
-p (1 - p)^2 in the paper, p^(1/2) (1 - p)^2 under `adaptive`. Both stand beside it, scaled to the same mean.
+with GRPO's advantages (docs/waves.md). Its influence is the product of that with G, in which each direction is divided
+by the root of its mean square over the prompts: how far held-out accuracy rises where such a group has a gradient.
+Printed, by p, is the mean over prompts, in units of the mean over all prompts with 0 < p < 1, and two standard errors
+over the prompts, as if the other factors were exact.
+
+Beside it, in the same unit, is what a gradient is taken to be worth: p (1 - p)^2 in the paper, p^(1/2) (1 - p)^2 under
+`adaptive`, and p (1 - p) for comparison; and the correlation of each with influence over all prompts.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +63,15 @@ def gradients(loop: Loop, columns: Columns, rows: list[int], rollouts: int) -> t
     return np.array(rates), torch.stack(found)
 
 
+def pull(rates: NDArray[Any], size: int) -> NDArray[Any]:
+    """Length of a mixed group's expected pull over that of grad p, shape of `rates`."""
+    right = np.arange(1, size)
+    chances = np.array([math.comb(size, s) for s in right]) * np.power.outer(rates, right)
+    chances = chances * np.power.outer(1.0 - rates, size - right)
+    mean = (chances * np.sqrt(right * (size - right))).sum(axis=-1) / chances.sum(axis=-1)
+    return np.asarray(mean * np.sqrt((size - 1) / size) / (rates * (1.0 - rates)))
+
+
 def influences(loop: Loop, prompts: int, rollouts: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Success rates and influences of some problems of the training set, those with 0 < p < 1."""
     held_out: Columns = {}
@@ -71,8 +84,8 @@ def influences(loop: Loop, prompts: int, rollouts: int) -> tuple[NDArray[Any], N
     mixed = (rates > 0.0) & (rates < 1.0)
     rates, of_trained = rates[mixed], of_trained[torch.from_numpy(mixed)]
     scale = 1.0 / (of_trained.square().mean(dim=0).sqrt() + 1e-12)
-    influence = (of_trained * scale @ of_held_out.mean(dim=0)).numpy() / np.sqrt(rates * (1.0 - rates))
-    return rates, influence / influence.std()
+    influence = (of_trained * scale @ of_held_out.mean(dim=0)).numpy() * pull(rates, loop.recipe.training.group_size)
+    return rates, influence / influence.mean()
 
 
 def main() -> None:
@@ -94,21 +107,21 @@ def main() -> None:
                 loop.step(loop.recipe.training.rollouts_per_step)
             done = after
             points[after].append(influences(loop, parsed.prompts, parsed.rollouts))
-    print("| after steps | p | prompts | influence | paper's value | adaptive's |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: |")
+    print("| after steps | p | prompts | influence | paper's | adaptive's | p (1 - p) |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for after, found in points.items():
         rates, influence = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        worth = [rates**e * (1.0 - rates) ** 2 for e in (1.0, 0.5)]
-        worth = [value * influence.mean() / value.mean() for value in worth]
+        worth = [rates * (1.0 - rates) ** 2, rates**0.5 * (1.0 - rates) ** 2, rates * (1.0 - rates)]
+        worth = [value / value.mean() for value in worth]
         for low, high in itertools.pairwise(BINS):
             here = (rates > low) & (rates <= high)
             if here.sum() < 2:
                 continue
             mean, error = influence[here].mean(), 2.0 * influence[here].std() / np.sqrt(here.sum())
             values = " | ".join(f"{value[here].mean():.2f}" for value in worth)
-            print(
-                f"| {after} | {low:g} to {high:g} | {here.sum()} | {mean:.2f} +- {error:.2f} | {values} |", flush=True
-            )
+            print(f"| {after} | {low:g} to {high:g} | {here.sum()} | {mean:.2f} +- {error:.2f} | {values} |")
+        like = " | ".join(f"{np.corrcoef(influence, value)[0, 1]:.2f}" for value in worth)
+        print(f"| {after} | correlation | {len(rates)} | 1 | {like} |", flush=True)
 
 
 if __name__ == "__main__":

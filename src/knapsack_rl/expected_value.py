@@ -9,7 +9,6 @@ A mixture of concave functions is concave, so that the largest gains stay an exa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from knapsack_rl.beta import Belief, log_beta
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.solver import Gains
-from knapsack_rl.validation import as_counts, one_of
+from knapsack_rl.validation import as_counts, as_floats, one_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -52,12 +51,10 @@ def expected_value(
         raise InvalidInputError(
             f"rollouts: expected one count for each of {belief.wins.shape} beliefs, got shape {n.shape}."
         )
-    try:
-        e, g = (float(exponent) for exponent in exponents)
-    except (TypeError, ValueError):
-        e = g = math.nan
-    if not (e >= 0.0 and g >= 0.0):
-        raise InvalidInputError(f"exponents: expected two numbers of 0 or more, got {exponents!r}.")
+    both = as_floats("exponents", exponents)
+    if both.shape != (2,) or not np.all((both >= 0.0) & np.isfinite(both)):
+        raise InvalidInputError(f"exponents: expected two finite numbers of 0 or more, got {exponents!r}.")
+    e, g = both
     two_sided = one_of("algorithm", algorithm, ALGORITHMS) != "reinforce"
     moment = _moments(belief)
     idle = moment(e, g + n) + (moment(e + n, g) if two_sided else 0.0)

@@ -19,6 +19,7 @@ from knapsack_rl.expected_value import expected_gains
 from knapsack_rl.strategies import pilot_and_one_wave
 from knapsack_rl.strategy import Settings, Strategy, View
 from knapsack_rl.success_rate import DiscountedBeta, RecentRewards, Streaks
+from knapsack_rl.success_rate.estimator import Began
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import one_visit, whole_number
 
@@ -44,10 +45,10 @@ class PassRates(RecentRewards):
         self.failure = 0.5
 
     def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """As in `RecentRewards`."""
-        super().update(keys, successes, rollouts, features, since)
+        super().update(keys, successes, rollouts, features, began)
         _, won, tried, _ = one_visit(keys, successes, rollouts)
         if len(won):
             self.failure = float(1.0 - (won / tried).mean())
@@ -76,10 +77,10 @@ class CountedBeta(DiscountedBeta):
         self.updates = 0
 
     def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """As in `DiscountedBeta`."""
-        super().update(keys, successes, rollouts, features, since)
+        super().update(keys, successes, rollouts, features, began)
         self.updates += int(np.any(rollouts))
 
     def state_dict(self) -> dict[str, Any]:

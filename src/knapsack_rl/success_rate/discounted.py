@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief
 from knapsack_rl.errors import StateError
-from knapsack_rl.success_rate.estimator import Estimator, visits_of
+from knapsack_rl.success_rate.estimator import Began, Estimator
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import Table, one_visit, remember
 
@@ -38,7 +38,7 @@ class DiscountedBeta(Estimator):
 
     def __init__(self, discount: float = 0.5, prior: tuple[float, float] | None = None) -> None:
         self.discount, self.prior = discount, prior
-        self._prompts = Table(wins=np.float32, losses=np.float32, won=np.float32, tried=np.float32, visited=np.int64)
+        self._prompts = Table(wins=np.float32, losses=np.float32, won=np.float32, tried=np.float32, step=np.uint32)
         self._moments = np.array([0.5, 1.0, 0.3, 1.0])  # of rates: sum, weight; of correlation: numerator, denominator
 
     def belief(self, keys: Keys, features: Features) -> Belief:
@@ -47,7 +47,7 @@ class DiscountedBeta(Estimator):
         return Belief(a + self._prompts.read("wins", rows), b + self._prompts.read("losses", rows))
 
     def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
@@ -59,7 +59,7 @@ class DiscountedBeta(Estimator):
         pairs = (tried * (tried - 1) * spread).sum()
         self._moments = _FADING * self._moments + [(won / tried).sum(), len(visited), excess, pairs]
         table, rows = self._prompts, self._prompts.rows(visited)
-        remember(table, rows, won, tried, self.discount, self._newest(rows, since))
+        remember(table, rows, won, tried, self.discount, self._newest(rows, began or self.begin()))
 
     def _shared(self) -> tuple[float, float]:
         if self.prior is not None:
@@ -71,12 +71,7 @@ class DiscountedBeta(Estimator):
 
     def state_dict(self) -> dict[str, Any]:
         """The beliefs as plain numbers and arrays."""
-        return {
-            "discount": self.discount,
-            "visits": self._visits,
-            "moments": self._moments.copy(),
-            **self._prompts.state_dict(),
-        }
+        return {"discount": self.discount, "moments": self._moments.copy(), **self._prompts.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the beliefs by saved ones.
@@ -85,7 +80,6 @@ class DiscountedBeta(Estimator):
             StateError: the state is not what `state_dict` writes, or of another discount. Nothing has changed then.
         """
         prompts = self._prompts.restored(state)
-        visits = visits_of(state, prompts)
         try:
             discount, moments = float(state["discount"]), np.array(state["moments"], dtype=np.float64)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -97,4 +91,5 @@ class DiscountedBeta(Estimator):
         won, tried = prompts["won"], prompts["tried"]
         if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0) & (won >= 0) & (won <= tried) & (tried > 0)):
             raise StateError("state: expected no negative counts, 0 <= won <= tried, and tried above 0.")
-        self._prompts, self._visits, self._moments = prompts, visits, moments
+        self._take_over(prompts)
+        self._moments = moments

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief
-from knapsack_rl.errors import StateError
 from knapsack_rl.success_rate.features import NONE, Features
-from knapsack_rl.success_rate.table import Table, whole_number
+from knapsack_rl.success_rate.table import Table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 
+class Began(NamedTuple):
+    """When a step began.
+
+    Attributes:
+        visits: how many visits had been told by then.
+        number: of the step, in the order in which they began.
+    """
+
+    visits: int
+    number: int
+
+
 class Estimator(ABC):
     """What an allocator asks of an estimator. Keys are 64-bit, shape (M,); `update` alone changes anything."""
 
     _prompts: Table
-    """A row for each known prompt; the column `visited` says how many visits there had been after its last."""
-    _visits = 0
+    """A row for each known prompt; the column `step` has the number of the newest step that visited it."""
+    _steps = 0
     _COUNTS = ("won", "tried")
     """Columns of successes and rewards that `all_rates` divides."""
 
@@ -34,8 +45,13 @@ class Estimator(ABC):
 
     @property
     def clock(self) -> int:
-        """Visits so far, of all prompts."""
-        return self._visits
+        """Visits so far, for estimators to which the age of evidence matters; 0 for all others."""
+        return 0
+
+    def begin(self) -> Began:
+        """Say when a step begins that begins now. Its number is no part of the state."""
+        self._steps += 1
+        return Began(self.clock, self._steps)
 
     def known(self, keys: Keys) -> NDArray[np.bool_]:
         """Whether each prompt was ever visited. O(M)."""
@@ -60,21 +76,24 @@ class Estimator(ABC):
 
     @abstractmethod
     def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of one visit, rows without rollouts are none.
 
-        `since` is what `clock` said when the step of these rollouts began; None for a step that began just now. A visit
-        that is told late, after one of the same prompt whose step began later, does not pass for its last.
+        `began` is what `begin` said when the step of these rollouts began; None for one that begins now. A visit that
+        is told late, after one of the same prompt whose step began later, does not pass for its last.
         """
 
-    def _newest(self, rows: Ints, since: int | None) -> NDArray[np.bool_]:
-        """Note one more visit of these rows, and say of which of them no newer one has been told."""
-        seen = self._visits if since is None else min(since, self._visits)  # a step may outlive the loading of a state
-        seen, self._visits = seen + len(rows), self._visits + len(rows)
-        newest = seen >= self._prompts["visited"][rows]
-        self._prompts["visited"][rows[newest]] = seen
+    def _newest(self, rows: Ints, began: Began) -> NDArray[np.bool_]:
+        """Note a visit of these rows, and say of which of them no newer one has been told."""
+        newest = self._prompts["step"][rows] <= began.number
+        self._prompts["step"][rows[newest]] = began.number
         return np.asarray(newest)
+
+    def _take_over(self, prompts: Table) -> None:
+        """Replace the table by that of a saved state; steps that begin from now on are newer than all in it."""
+        self._prompts = prompts
+        self._steps = max(self._steps, int(prompts["step"].max(initial=0)))
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -83,18 +102,6 @@ class Estimator(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace what was learned, or raise StateError and change nothing."""
-
-
-def visits_of(state: Mapping[str, Any], table: Table) -> int:
-    """`visits` of a saved state, checked against the visits of the prompts in it.
-
-    Raises:
-        StateError: there is no such number, or a prompt was visited after the last of them.
-    """
-    visits = whole_number(state, "visits")
-    if visits < 0 or not np.all((table["visited"] >= 0) & (table["visited"] <= visits)):
-        raise StateError("state: expected visits that are not after the last.")
-    return visits
 
 
 class ObservedRates(Estimator):

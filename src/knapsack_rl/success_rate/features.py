@@ -72,7 +72,9 @@ def as_features(features: Any, prompts: int) -> Features:
         except TypeError:
             raise InvalidInputError(f"{where}: expected a column of {prompts} values, got {column!r}.") from None
         if isinstance(column, (str, bytes, Mapping, Set)):
-            raise InvalidInputError(f"{where}: expected a column of {prompts} values in order, got {column!r}.")
+            raise InvalidInputError(
+                f"{where}: expected a column of {prompts} values in order, got a {type(column).__name__}."
+            )
         if length != prompts:
             raise InvalidInputError(f"{where}: expected one value for each of the {prompts} prompts, got {length}.")
         if _is_text(column):

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief, digamma
 from knapsack_rl.errors import InvalidInputError, StateError
-from knapsack_rl.success_rate.estimator import Estimator, visits_of
+from knapsack_rl.success_rate.estimator import Began, Estimator
 from knapsack_rl.success_rate.features import NONE, Features
-from knapsack_rl.success_rate.table import Table, one_visit, remember
+from knapsack_rl.success_rate.table import Table, one_visit, remember, whole_number
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -52,18 +52,25 @@ _KAPPA = (-2.0, 5.0)  # bounds of ln kappa: rho between .01 and .88
 class Regression(Estimator):
     """The learned belief. It needs no setting, and knows something from the first outcomes of the first epoch on.
 
-    Memory: 40 to 48 bytes a known prompt, half as much again after it has grown; the saved state is 32. A belief
+    Memory: 44 to 52 bytes a known prompt, half as much again after it has grown; the saved state is 36. A belief
     costs O(M d), an update O(M d^2 + d^3) for M prompts and d = 9 + categories + numbers.
     """
 
     def __init__(self) -> None:
-        self._prompts = Table(won=np.float32, tried=np.float32, wins=np.float32, losses=np.float32, visited=np.int64)
+        counts = dict.fromkeys(("won", "tried", "wins", "losses"), np.float32)
+        self._prompts = Table(**counts, visited=np.int64, step=np.uint32)
         self._categories = Table(rate=np.float64, weight=np.float64, visited=np.int64)
         self._everyone = np.array([1.0, 2.0])  # sum and weight of recent posterior means
         self._moments = np.zeros((3, 0))  # of the numbers: weight, mean, mean square
         self._columns: list[str] | None = None
+        self._visits = 0
         self._weights, self._information = np.zeros(0), np.zeros((0, 0))
         self._log_kappa, self._kappa_information = 0.0, 1.0
+
+    @property
+    def clock(self) -> int:
+        """Visits so far."""
+        return self._visits
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """Beta(a_i, b_i) of the success rates at the next visit."""
@@ -75,12 +82,12 @@ class Regression(Estimator):
         return _belief(x @ weights, self._log_kappa)
 
     def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit.
 
-        A step that began at `since` shows the policy of then: its outcomes are that old, and where a later step has
-        been told of already they join the memory as the visit before the last.
+        A step shows the policy of its beginning: its outcomes are that old. Where a later step has been told of already
+        they join the memory as the visit before the last, and teach the weights nothing: what they followed is unknown.
         """
         if len(keys):
             self._check(features)
@@ -93,17 +100,22 @@ class Regression(Estimator):
         if self._columns is None:
             self._columns = _names(known)
             self._weights, self._information = np.zeros(x.shape[1]), _RIDGE * np.eye(x.shape[1])
-        self._learn_weights(x, won, tried)
+        rows, began = self._prompts.rows(visited), began or self.begin()
+        newest = self._newest(rows, began)
+        if newest.any():
+            self._learn_weights(x[newest], won[newest], tried[newest])
         posterior = _belief(x @ self._weights, self._log_kappa).given(won, tried).mean
         self._learn_categories(known, posterior)
-        rows = self._prompts.rows(visited)
-        remember(self._prompts, rows, won, tried, _DISCOUNT, self._newest(rows, since))
+        remember(self._prompts, rows, won, tried, _DISCOUNT, newest)
+        # A step may outlive the loading of an older state.
+        self._prompts["visited"][rows[newest]] = min(began.visits, self._visits) + len(rows)
+        self._visits += len(rows)
 
     def _design(self, keys: Keys, features: Features) -> Floats:
         """x_i, shape (M, d)."""
         rows = self._prompts.find(keys)
         seen = (rows >= 0).astype(np.float64)
-        won, tried, wins, losses, visited = (self._prompts.read(name, rows) for name in self._prompts.columns)
+        won, tried, wins, losses, visited, _ = (self._prompts.read(name, rows) for name in self._prompts.columns)
         last = _logit((won + 0.5) / (tried + 1.0))
         memory = _logit((wins + 0.5) / (wins + losses + 1.0))
         # 0 after a whole epoch, so that where every prompt is visited once an epoch this column is idle.
@@ -209,7 +221,7 @@ class Regression(Estimator):
             StateError: the state is not what `state_dict` writes. Nothing has changed then.
         """
         prompts, categories = self._prompts.restored(state), self._categories.restored(state, "category_")
-        visits = visits_of(state, prompts)
+        visits = whole_number(state, "visits")
         try:
             columns = None if state["columns"] is None else [str(name) for name in state["columns"]]
             numbers = [float(state[name]) for name in ("log_kappa", "kappa_information")]
@@ -230,14 +242,17 @@ class Regression(Estimator):
         sound = sound and np.all(moments[0] > 0.0) and np.all(moments[2] >= 0.0)
         if not sound or not _positive_definite(information):
             raise StateError("state: expected positive weights and information of everything learned.")
-        visits_of(state, categories)
-        if not np.all((categories["rate"] >= 0) & (categories["rate"] <= categories["weight"])):
+        for table in (prompts, categories):
+            if not np.all((table["visited"] >= 0) & (table["visited"] <= visits)):
+                raise StateError("state: expected visits that are not after the last.")
+        if visits < 0 or not np.all((categories["rate"] >= 0) & (categories["rate"] <= categories["weight"])):
             raise StateError("state: expected 0 <= rate <= weight of every category.")
         tried = prompts["tried"]
         counts = np.all((prompts["won"] >= 0) & (prompts["won"] <= tried) & (tried > 0))
         if not counts or not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0)):
             raise StateError("state: expected 0 <= won <= tried, tried above 0, and no negative memory.")
-        self._prompts, self._categories = prompts, categories
+        self._take_over(prompts)
+        self._categories = categories
         self._columns, self._visits = columns, visits
         self._log_kappa, self._kappa_information = numbers
         self._everyone, self._moments, self._weights, self._information = everyone, moments, weights, information

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.errors import StateError
-from knapsack_rl.success_rate.estimator import ObservedRates, visits_of
+from knapsack_rl.success_rate.estimator import Began, ObservedRates
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import Table, one_visit, whole_number
 
@@ -36,7 +36,7 @@ class Streaks(ObservedRates):
 
     def __init__(self) -> None:
         self.updates = 0
-        self._prompts = Table(streak=np.uint16, won=np.float32, tried=np.float32, visited=np.int64)
+        self._prompts = Table(streak=np.uint16, won=np.float32, tried=np.float32, step=np.uint32)
         self._willingness = dict.fromkeys(_TARGETS, _START)
 
     def keep(self, keys: Keys) -> Floats:
@@ -47,7 +47,7 @@ class Streaks(ObservedRates):
         return np.asarray(np.where(easy, self._willingness["easy"], self._willingness["hard"]) ** streak)
 
     def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
@@ -56,7 +56,7 @@ class Streaks(ObservedRates):
                 step = -_STEP if count.mean() >= _TARGETS[name] else _STEP
                 self._willingness[name] = float(np.clip(self._willingness[name] + step, *_BOUNDS))
         table, rows = self._prompts, self._prompts.rows(visited)
-        newest = self._newest(rows, since)
+        newest = self._newest(rows, began or self.begin())
         rows, won, tried = rows[newest], won[newest], tried[newest]
         streak = table["streak"][rows].astype(np.int64)
         equal = (won == 0) | (won == tried)
@@ -67,7 +67,7 @@ class Streaks(ObservedRates):
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned as plain numbers and arrays."""
-        return {"updates": self.updates, "visits": self._visits, **self._willingness, **self._prompts.state_dict()}
+        return {"updates": self.updates, **self._willingness, **self._prompts.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace what was learned.
@@ -76,7 +76,6 @@ class Streaks(ObservedRates):
             StateError: the state is not what `state_dict` writes. Nothing has changed then.
         """
         prompts, updates = self._prompts.restored(state), whole_number(state, "updates")
-        visits = visits_of(state, prompts)
         try:
             willingness = {name: float(state[name]) for name in _TARGETS}
         except (KeyError, TypeError, ValueError) as error:
@@ -85,4 +84,5 @@ class Streaks(ObservedRates):
             raise StateError(f"state: expected updates of 0 or more, and easy and hard within {_BOUNDS}.")
         if not np.all((prompts["won"] >= 0) & (prompts["won"] <= prompts["tried"]) & (prompts["tried"] > 0)):
             raise StateError("state: expected 0 <= won <= tried, and tried above 0.")
-        self._prompts, self._visits, self.updates, self._willingness = prompts, visits, updates, willingness
+        self._take_over(prompts)
+        self.updates, self._willingness = updates, willingness

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl.beta import Belief
 from knapsack_rl.errors import StateError
-from knapsack_rl.success_rate.estimator import Estimator, visits_of
+from knapsack_rl.success_rate.estimator import Began, Estimator
 from knapsack_rl.success_rate.features import NONE, Features
 from knapsack_rl.success_rate.table import Table, one_visit
 
@@ -30,11 +30,11 @@ class TransitionTable(Estimator):
     A cell is the outcome of the last visit and of the one before, each in one of six classes. The moments are those of
     visits whose size was decided before their first outcome; where sampling stops by outcomes they are off.
 
-    A visit that is told late counts as the one before the last.
+    A visit that is told late counts as the one before the last, and teaches no cell: what it followed is unknown.
     """
 
     def __init__(self) -> None:
-        self._prompts = Table(cell=np.uint8, won=np.float32, tried=np.float32, visited=np.int64)
+        self._prompts = Table(cell=np.uint8, won=np.float32, tried=np.float32, step=np.uint32)
         # Sums over visits: rates, visits, products of two rollouts' rewards, visits that have two rollouts.
         self._cells = np.zeros((_OUTCOMES**2, 4))
         self._all = np.array([1.0, 2.0, 0.4, 1.0])
@@ -52,7 +52,7 @@ class TransitionTable(Estimator):
         return Belief(mean * weight, (1.0 - mean) * weight)
 
     def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, since: int | None = None
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
@@ -64,23 +64,19 @@ class TransitionTable(Estimator):
         seen = np.stack((won / tried, np.ones(len(won)), both, pairs), axis=1)
         cells = table["cell"][rows]
         self._cells = _FADING * self._cells
-        np.add.at(self._cells, cells, seen)
+        newest = self._newest(rows, began or self.begin())
+        np.add.at(self._cells, cells[newest], seen[newest])
         fading = np.full(4, _FADING_OF_ALL)
         if not pairs.any():
             fading[2:] = 1.0  # what pairs have shown stays until there are newer ones
         self._all = fading * self._all + seen.sum(axis=0)
-        newest, (last, outcome) = self._newest(rows, since), (cells // _OUTCOMES, _outcome(won, tried))
+        last, outcome = cells // _OUTCOMES, _outcome(won, tried)
         table["cell"][rows] = np.where(newest, _OUTCOMES * outcome + last, _OUTCOMES * last + outcome)
         table["won"][rows[newest]], table["tried"][rows[newest]] = won[newest], tried[newest]
 
     def state_dict(self) -> dict[str, Any]:
         """The beliefs as plain arrays."""
-        return {
-            "visits": self._visits,
-            "cells": self._cells.copy(),
-            "all": self._all.copy(),
-            **self._prompts.state_dict(),
-        }
+        return {"cells": self._cells.copy(), "all": self._all.copy(), **self._prompts.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the beliefs by saved ones.
@@ -89,7 +85,6 @@ class TransitionTable(Estimator):
             StateError: the state is not what `state_dict` writes. Nothing has changed then.
         """
         prompts = self._prompts.restored(state)
-        visits = visits_of(state, prompts)
         try:
             cells, everyone = (np.array(state[name], dtype=np.float64) for name in ("cells", "all"))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -101,7 +96,8 @@ class TransitionTable(Estimator):
         won, tried = prompts["won"], prompts["tried"]
         if not np.all((prompts["cell"] < _OUTCOMES**2) & (won >= 0) & (won <= tried) & (tried > 0)):
             raise StateError("state: expected cells of the table, 0 <= won <= tried, and tried above 0.")
-        self._prompts, self._visits, self._cells, self._all = prompts, visits, cells, everyone
+        self._take_over(prompts)
+        self._cells, self._all = cells, everyone
 
 
 def _outcome(won: Ints, tried: Ints) -> Ints:

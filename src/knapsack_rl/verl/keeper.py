@@ -95,12 +95,11 @@ class _OpenStep:
     def __init__(
         self,
         step: Step,
-        features: Features,
         unvisited: NDArray[np.bool_],
         may_learn: asyncio.Event,
         tell: Callable[[], None],
     ) -> None:
-        self.step, self.features, self.unvisited, self.may_learn, self.tell = step, features, unvisited, may_learn, tell
+        self.step, self.unvisited, self.may_learn, self.tell = step, unvisited, may_learn, tell
         self.most_in_flight = max(1, step.remaining // 2)
         self.belief = step.belief  # before it learns
         prompts = len(step.prompt_ids)
@@ -167,7 +166,7 @@ class BudgetKeeper:
         self._steps: list[_OpenStep] = []
         self._open: dict[str, tuple[_OpenStep, int]] = {}
         self._visits: dict[str, Visit] = {}
-        self._dropped = 0  # rollouts of groups that verl has dropped since somebody last asked
+        self._dropped: list[Visit] = []  # groups that verl has dropped since somebody last asked
         self._waiting: defaultdict[str, set[str]] = defaultdict(set)  # groups without rollouts in flight, by worker
         self._changed = asyncio.Event()
         self._may_learn = asyncio.Event()
@@ -187,7 +186,7 @@ class BudgetKeeper:
             features: what else is known about them.
         """
         step = self._allocator.step(prompt_ids, features, waves=self._settings.waves)
-        opened = _OpenStep(step, features, ~self._allocator.visited(prompt_ids), self._may_learn, self._tell)
+        opened = _OpenStep(step, ~self._allocator.visited(prompt_ids), self._may_learn, self._tell)
         first = opened.place(step.remaining)
         self._steps = [step for step in self._steps if step.step.remaining] + [opened]
         self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})
@@ -256,14 +255,16 @@ class BudgetKeeper:
         self._may_learn.set()
 
     async def visits(self, uids: list[str]) -> dict[str, float]:
-        """Metrics of complete groups, which are then forgotten: those that verl took for an update."""
+        """Metrics of complete groups, which are then forgotten: those of an update, and those that were dropped."""
         found = summary([self._visits.pop(uid) for uid in uids if uid in self._visits])
-        found["dropped_rollouts/sum"], self._dropped = float(self._dropped), 0
-        return found
+        dropped, self._dropped = self._dropped, []
+        found["dropped_rollouts/sum"] = float(sum(visit.rollouts for visit in dropped))
+        lost = sum(visit.rollouts - visit.scored for visit in dropped)
+        return found | {"failed_rollouts/sum": found.get("failed_rollouts/sum", 0.0) + lost}
 
     async def drop(self, uids: list[str]) -> None:
         """Hear which groups verl does not train on; beliefs keep what they showed."""
-        self._dropped += sum(self._visits.pop(uid).rollouts for uid in uids if uid in self._visits)
+        self._dropped += [self._visits.pop(uid) for uid in uids if uid in self._visits]
 
     async def save(self, path: str) -> None:
         """Save the allocator's state, as `BudgetAllocator.save`, with the complete groups of steps that are not."""
@@ -273,10 +274,7 @@ class BudgetKeeper:
             allocator = self._new_allocator()
             allocator.load_state_dict(self._allocator.state_dict())
         for step in begun:
-            chosen = np.flatnonzero(step.complete).tolist()
-            features = {name: [values[i] for i in chosen] for name, values in step.features.items()}
-            ids = [step.step.prompt_ids[i] for i in chosen]
-            allocator.tell(ids, step.step.successes[chosen], step.step.scored[chosen], features)
+            step.step.tell_another(allocator, np.flatnonzero(step.complete))
         allocator.save(path)
 
     async def load(self, path: str) -> None:

@@ -257,11 +257,8 @@ def test_asynchronous_modes_tell_beliefs_of_every_rollout_once_across_a_restart(
     steps = {number: results(groups) for number, groups in dumped(tmp_path).items()}
     for saved in (2, 4, 6):
         ahead = told(tmp_path, saved) - sum(steps[number] for number in range(1, saved + 1))
-        following = saved
-        while ahead.sum() > 0:
-            following += 1
-            ahead = ahead - steps[following]
-        assert not ahead.any()
+        assert (ahead >= 0).all()  # all that was trained on was told
+        assert (ahead <= steps[saved + 1] + steps[saved + 2]).all()  # and nothing twice
 
 
 @pytest.mark.slow

@@ -419,21 +419,21 @@ class TestState:
         assert_refused(strategy, tmp_path, content)
 
     @pytest.mark.parametrize(
-        "header", ["", "{", "[]", "null", "{}", '{"version": 1}', '{"version": 1, "estimator": 3}']
+        "header", ["", "{", "[]", "null", "{}", '{"version": 2}', '{"version": 2, "estimator": 3}']
     )
     def test_a_foreign_archive_is_refused_and_changes_nothing(self, strategy: str, header: str, tmp_path: Path) -> None:
         np.savez(tmp_path / "foreign.npz", header=np.array(header))
         assert_refused(strategy, tmp_path, (tmp_path / "foreign.npz").read_bytes())
 
-    @pytest.mark.parametrize("version", [0, 2, 99, None, "1"])
+    @pytest.mark.parametrize("version", [0, 1, 99, None, "2"])
     def test_another_version_is_refused_and_changes_nothing(self, strategy: str, version) -> None:
         allocator = trained(strategy)
         before = allocator.success_rates(IDS)
-        with pytest.raises(kr.StateError, match=f"state: expected version 1, got {version!r}"):
+        with pytest.raises(kr.StateError, match=f"state: expected version 2, got {version!r}"):
             allocator.load_state_dict(allocator.state_dict() | {"version": version})
         np.testing.assert_array_equal(before, allocator.success_rates(IDS))
 
-    @pytest.mark.parametrize("state", [None, 3, [], {}, {"version": 1}, {"version": 1, "estimator": None}])
+    @pytest.mark.parametrize("state", [None, 3, [], {}, {"version": 2}, {"version": 2, "estimator": None}])
     def test_what_is_no_state_is_refused(self, strategy: str, state) -> None:
         with pytest.raises(kr.StateError, match="state: expected"):
             kr.BudgetAllocator(strategy).load_state_dict(state)

@@ -185,59 +185,75 @@ ESTIMATORS: dict[str, Callable[[], Estimator]] = {
 
 
 class TestLateOutcomes:
-    @pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
-    def test_a_visit_that_is_told_late_counts_for_its_prompt_as_if_it_had_come_in_time(
+    MADE = pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
+
+    def rows_of_prompt_1(self, make: Callable[[], Estimator], late: bool) -> dict[str, float]:
+        """After two visits in steps that were open at the same time: of many prompts, and of this one alone."""
+        estimator = make()
+        estimator.update(keys(2), counts(3), counts(8))
+        steps = estimator.begin(), estimator.begin()
+        many = keys(1, *range(10, 40)), np.full(31, 6), np.full(31, 8)
+        visits = [(many, steps[0]), ((keys(1), counts(1), counts(4)), steps[1])]
+        for visit, began in visits[::-1] if late else visits:
+            estimator.update(*visit, NONE, began)
+        state = estimator._prompts.state_dict()
+        state.pop("visited", None)  # an age, which counts visits
+        return {name: float(column[list(state["keys"]).index(1)]) for name, column in state.items()}
+
+    @MADE
+    def test_a_visit_that_is_told_late_is_the_one_before_the_last_however_large_its_step(
         self, make: Callable[[], Estimator]
     ) -> None:
-        earlier, later = (counts(6), counts(8)), (counts(1), counts(4))
-        rows = []
-        for order in ("in time", "late"):
-            estimator = make()
-            estimator.update(keys(2), counts(3), counts(8))
-            began = estimator.clock
-            estimator.update(keys(2), counts(4), counts(8))
-            visits = [(earlier, began), (later, began + 1)]
-            for (won, tried), since in visits if order == "in time" else visits[::-1]:
-                estimator.update(keys(1), won, tried, NONE, since)
-            state = estimator._prompts.state_dict()
-            rows.append({name: float(column[list(state["keys"]).index(1)]) for name, column in state.items()})
-        assert rows[1] == pytest.approx(rows[0])
-        assert estimator.all_rates()[1] == (7 / 12 if estimator.state_dict().get("window") else 1 / 4)
+        rows = self.rows_of_prompt_1(make, late=True)
+        assert rows == pytest.approx(self.rows_of_prompt_1(make, late=False))
+
+    @MADE
+    def test_the_rate_is_that_of_the_newest_visit_whenever_that_is_told(self, make: Callable[[], Estimator]) -> None:
+        estimator = make()
+        older, newer = estimator.begin(), estimator.begin()
+        estimator.update(keys(1), counts(8), counts(8), NONE, newer)
+        estimator.update(keys(1), counts(0), counts(8), NONE, older)
+        assert estimator.all_rates() == (0.5 if estimator.state_dict().get("window") else 1.0)
+        estimator.update(keys(1), counts(0), counts(16))  # by somebody who tells without a step
+        assert estimator.all_rates() == 0.0
 
     def test_a_window_has_room_for_what_comes_late_as_far_as_newer_rewards_leave_it(self) -> None:
-        estimator = RecentRewards(16)
-        estimator.update(keys(1), counts(0), counts(12))
-        estimator.update(keys(2, 3, 4), counts(1, 1, 1), counts(2, 2, 2))
-        estimator.update(keys(1), counts(0), counts(12))
-        estimator.update(keys(1), counts(8), counts(8), NONE, since=0)
-        assert estimator.rates(keys(1)) == 0.0
-        roomy = RecentRewards(16)
-        roomy.update(keys(2, 3, 4), counts(1, 1, 1), counts(2, 2, 2))
-        roomy.update(keys(1), counts(0), counts(12))
-        roomy.update(keys(1), counts(8), counts(8), NONE, since=0)
-        assert roomy.rates(keys(1)) == 4 / 16
+        for size, rate in ((12, 4 / 16), (16, 0.0), (20, 0.0)):
+            estimator = RecentRewards(16)
+            late = estimator.begin()
+            estimator.update(keys(1), counts(0), counts(size))
+            estimator.update(keys(1), counts(8), counts(8), NONE, late)
+            assert estimator.rates(keys(1)) == rate
 
-    @pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
-    def test_the_order_of_steps_survives_saving(self, make: Callable[[], Estimator]) -> None:
+    def test_a_late_visit_teaches_nothing_about_what_follows_what(self) -> None:
+        for make in (TransitionTable, Regression):
+            estimator = make()
+            estimator.update(keys(*range(20)), np.full(20, 2), np.full(20, 4))
+            late = estimator.begin()
+            estimator.update(keys(*range(20)), np.full(20, 4), np.full(20, 4))
+            taught = estimator.belief(keys(99), NONE).mean, estimator.state_dict().get("weights")
+            estimator.update(keys(*range(20)), np.full(20, 0), np.full(20, 4), NONE, late)
+            if make is Regression:
+                assert estimator.state_dict()["weights"].tolist() == taught[1].tolist()
+            else:
+                assert not estimator._cells[:, 0].sum() < 20  # the late failures are in no cell
+            assert np.isfinite(estimator.belief(keys(*range(20)), NONE).mean).all()
+
+    @MADE
+    def test_steps_that_begin_after_a_restart_are_newer_than_all_before(self, make: Callable[[], Estimator]) -> None:
         estimator, restored = make(), make()
-        estimator.update(keys(2), counts(3), counts(8))
-        began = estimator.clock
-        estimator.update(keys(1), counts(1), counts(4))
+        for _ in range(3):
+            estimator.update(keys(1), counts(1), counts(16))
         restored.load_state_dict(estimator.state_dict())
-        for one in (estimator, restored):
-            one.update(keys(1), counts(6), counts(8), NONE, began - 1)
-        assert restored.clock == estimator.clock == 3
-        assert restored.all_rates().tolist() == estimator.all_rates().tolist()
+        restored.update(keys(1), counts(16), counts(16))
+        assert restored.all_rates() == 1.0
 
-    @pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
-    def test_a_state_in_which_a_prompt_was_visited_after_the_last_visit_is_refused(
-        self, make: Callable[[], Estimator]
-    ) -> None:
-        estimator = make()
+    def test_a_state_in_which_a_prompt_was_visited_after_the_last_visit_is_refused(self) -> None:
+        estimator = Regression()
         estimator.update(keys(2, 1), counts(3, 2), counts(8, 8))
         for change in ({"visits": 1}, {"visits": -1}, {"visits": "two"}, {"visited": np.array([-1, 2])}):
             with pytest.raises(StateError, match="visits"):
-                make().load_state_dict({**estimator.state_dict(), **change})
+                Regression().load_state_dict({**estimator.state_dict(), **change})
 
 
 class TestRegression:
@@ -296,11 +312,10 @@ class TestRegression:
 
     def test_an_outcome_that_comes_late_is_used_and_not_taken_for_the_newest(self) -> None:
         estimator = Regression()
-        estimator.update(keys(1), np.array([7]), np.array([8]), since=10)
-        estimator.update(keys(2), np.array([4]), np.array([8]))
-        began = estimator.clock
-        estimator.update(keys(1), np.array([6]), np.array([8]))
-        estimator.update(keys(1), np.array([0]), np.array([4]), since=began - 1)
+        estimator.update(keys(1), counts(7), counts(8))
+        late = estimator.begin()
+        estimator.update(keys(1), counts(6), counts(8))
+        estimator.update(keys(1), counts(0), counts(4), NONE, late)
         of_the_first = {name: float(estimator._prompts.read(name, np.array([0]))[0]) for name in ("won", "tried")}
         assert of_the_first == {"won": 6.0, "tried": 8.0}
         losses = estimator._prompts.read("losses", np.array([0]))[0]
@@ -308,10 +323,13 @@ class TestRegression:
 
     def test_evidence_is_as_old_as_the_step_that_made_it(self) -> None:
         estimator = Regression()
-        for prompt in range(10):
-            estimator.update(keys(prompt), np.array([4]), np.array([8]))
-        estimator.update(keys(10), np.array([4]), np.array([8]), since=2)
-        estimator.update(keys(11), np.array([4]), np.array([8]))
+        for prompt in range(2):
+            estimator.update(keys(prompt), counts(4), counts(8))
+        began = estimator.begin()
+        for prompt in range(2, 10):
+            estimator.update(keys(prompt), counts(4), counts(8))
+        estimator.update(keys(10), counts(4), counts(8), NONE, began)
+        estimator.update(keys(11), counts(4), counts(8))
         ages = estimator.clock - estimator._prompts.read("visited", np.arange(12))
         assert ages.tolist() == [*range(11, 1, -1), 9, 0]
 

@@ -222,16 +222,33 @@ class TestCoba:
         assert got == pytest.approx(best)
 
     @pytest.mark.parametrize(
-        ("won", "kept"),
-        [((0, 0, 0, 10), (10, 10, 10, 2)), ((0, 0, 5, 10), (7, 7, 16, 2)), ((5, 5, 10, 10), (11, 11, 5, 5))],
+        ("rates", "most", "planned"),
+        [
+            ((0.0, 0.0, 0.0, 1.0), 99, (10, 10, 10, 2)),  # nothing is open
+            ((0.0, 0.0, 0.5, 1.0), 99, (6, 6, 18, 2)),  # one of four is: .7 of the 24 beyond the minimum
+            ((0.0, 0.05, 0.99, 0.995), 99, (7, None, None, 2)),  # two of four are: .8; both bounds are open
+            ((0.04, 0.05, 0.5, 1.0), 99, (7, None, None, 2)),
+            ((0.5, 0.5, 1.0, 1.0), 11, (11, 11, 5, 5)),  # the open are full: the rest is for the easy
+        ],
     )
     def test_sets_a_share_aside_for_the_hard_and_gives_it_to_the_open_and_the_easy_when_there_is_room(
-        self, won: tuple[int, ...], kept: tuple[int, ...]
+        self, rates: tuple[float, ...], most: int, planned: tuple[int | None, ...]
     ) -> None:
-        most = 11 if 0 not in won else 16
         allocator, ids = kr.BudgetAllocator("coba", 8, 2, most), IDS[:4]
-        allocator.tell(ids, won, [10] * 4)
-        assert allocator.ask(ids).rollouts.tolist() == list(kept)
+        allocator.tell(ids, [round(200 * rate) for rate in rates], [200] * 4)
+        plan = allocator.ask(ids).rollouts.tolist()
+        assert sum(plan) == 32
+        assert [n for n, expected in zip(plan, planned, strict=True) if expected] == [n for n in planned if n]
+
+    def test_what_no_hard_prompt_takes_goes_to_the_open_in_proportion_to_their_failures(self) -> None:
+        allocator = kr.BudgetAllocator("coba", 100, 2, 999)
+        allocator.tell(["hard", "easy"], [20, 80], [100, 100])
+        hard, easy = allocator.ask(["hard", "easy"]).rollouts.tolist()
+        by_value = 4 + int(0.8 * 196)  # of 200, and the other 40 are 32 and 8
+        assert hard + easy - 40 == by_value
+        tau = 3 + 9 * 0.3**2 * 6
+        best = best_plans(2, by_value, 2, by_value, lambda i, n: self.value((0.2, 0.8)[i], n, 0.5, tau))
+        assert self.value(0.2, hard - 32, 0.5, tau) + self.value(0.8, easy - 8, 0.5, tau) == pytest.approx(best)
 
     def test_consolidates_the_easy_while_the_model_fails_and_turns_to_the_hard_when_it_succeeds(self) -> None:
         plans = []

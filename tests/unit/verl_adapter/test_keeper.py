@@ -260,9 +260,37 @@ def test_groups_that_verl_drops_are_forgotten_for_the_metrics_only() -> None:
         keeper = keeper_of("knapsack")
         uids = await Workers(keeper, [0.5, 0.5]).step()
         await keeper.drop(uids)
-        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 16.0}
-        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 0.0}
+        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 16.0, "failed_rollouts/sum": 0.0}
+        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 0.0, "failed_rollouts/sum": 0.0}
         assert keeper._allocator.visited(["prompt 0", "prompt 1"]).all()
+
+    asyncio.run(run())
+
+
+def test_failed_rollouts_of_a_dropped_group_are_counted() -> None:
+    async def run() -> None:
+        keeper = keeper_of("knapsack")
+        await keeper.open(["a"], ["prompt a"], {})
+        await report(keeper, "a", 2, 5, 3, waiting=True)
+        await keeper.drop(["a"])
+        assert await keeper.visits([]) == {"dropped_rollouts/sum": 8.0, "failed_rollouts/sum": 3.0}
+
+    asyncio.run(run())
+
+
+def test_what_a_checkpoint_tells_of_an_open_step_is_as_old_as_that_step(tmp_path: Path) -> None:
+    async def run() -> None:
+        keeper = keeper_of("knapsack")
+        await keeper.open(["old p", "old q"], ["p", "q"], {})
+        await keeper.open(["new p"], ["p"], {})
+        await report(keeper, "new p", 8, 8, 0, waiting=True)
+        await report(keeper, "old p", 0, 8, 0, waiting=True)
+        await keeper.save(str(tmp_path / "state.npz"))
+        saved = kr.BudgetAllocator("knapsack", 8, 2, 32)
+        saved.load(tmp_path / "state.npz")
+        assert saved.success_rates(["p"]) == 1.0
+        await report(keeper, "old q", 0, 8, 0, waiting=True)
+        assert keeper._allocator.success_rates(["p"]) == 1.0
 
     asyncio.run(run())
 
