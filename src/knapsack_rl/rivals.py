@@ -137,13 +137,14 @@ def coba(view: View, amount: int) -> Plan:
     Maximise the sum of (1 - exp(-N p (1 - p) / tau)) times the density of Beta(alpha, beta) at p over the open prompts;
     concave in N. alpha = 1 + (kappa - 2) f and beta = kappa - alpha, so that many failures (f near 1) favour easy
     prompts and few favour hard ones; f is the mean failure rate of the last update, put through
-    1 / (1 + exp(-10 (f - 1/2))) where it is at most 1/2. tau rises from 3 to 12 with the variance of the pass rates.
+    1 / (1 + exp(-10 (f - 1/2))) where it is at most 1/2. tau rises from 3 to 12 with the variance of their pass rates.
     They share .6 to .8 of what is beyond the minimum, more where more prompts are open; what is set aside goes to the
     hard in proportion to 1 - p, and what these have no room for to the open and then to the easy ones likewise.
 
     Source: CoBA-RL, arXiv 2602.03048, and the authors' allocator. Defaults: kappa 11 and a window of one update (their
     script; the class has 7 and 3), pass rates kept .01 from 0 and 1, 1/2 for a prompt never visited, uniform for a
-    step of such prompts only. Simplified: proportions are rounded to the largest quotients.
+    step of such prompts only. Simplified: proportions are exact up to rounding, where their loop gives earlier prompts
+    more; f is that of the last update told, however small.
     """
     if np.isnan(view.prompts.rates).all():
         return view.plan(view.even(amount))
