@@ -29,8 +29,8 @@ simulations() {
   cp runs/five-seeds/results.csv "$kept/five-seeds.csv"
 }
 
-[ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive adaptive-parts string-operations rivals adaptive-group-sizes demonstration learning-rates ablations \
-  group-sizes demonstration-trl reasoning-gym simulate
+[ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive half-the-rollouts half-the-group rivals adaptive-parts learning-rates \
+  adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes simulate
 for wanted in "$@"; do
   if [ "$wanted" = simulate ]; then simulations; else comparison "$wanted"; fi
 done
