@@ -50,6 +50,7 @@ class DiscountedBeta(Estimator):
         self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
+        began = self._told(began)
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
         if not len(visited):
             return  # nothing came, so that nothing fades
@@ -59,7 +60,7 @@ class DiscountedBeta(Estimator):
         pairs = (tried * (tried - 1) * spread).sum()
         self._moments = _FADING * self._moments + [(won / tried).sum(), len(visited), excess, pairs]
         table, rows = self._prompts, self._prompts.rows(visited)
-        remember(table, rows, won, tried, self.discount, self._newest(rows, began or self.begin()))
+        remember(table, rows, won, tried, self.discount, self._newest(rows, began))
 
     def _shared(self) -> tuple[float, float]:
         if self.prior is not None:

@@ -35,7 +35,8 @@ class Estimator(ABC):
 
     _prompts: Table
     """A row for each known prompt; the column `step` has the number of the newest step that visited it."""
-    _steps = 0
+    _latest = _begun = _open = 0
+    """Number of the newest step that was told, of the newest that began, and how many began that were not told yet."""
     _COUNTS = ("won", "tried")
     """Columns of successes and rewards that `all_rates` divides."""
 
@@ -49,9 +50,14 @@ class Estimator(ABC):
         return 0
 
     def begin(self) -> Began:
-        """Say when a step begins that begins now. Its number is no part of the state."""
-        self._steps += 1
-        return Began(self.clock, self._steps)
+        """Say when a step begins that begins now.
+
+        Its number is above those of all that were told and of all that are open. While none is, it follows from the
+        state, so that a run that was resumed counts as it would have.
+        """
+        self._begun = max(self._latest, self._begun if self._open else 0) + 1
+        self._open += 1
+        return Began(self.clock, self._begun)
 
     def known(self, keys: Keys) -> NDArray[np.bool_]:
         """Whether each prompt was ever visited. O(M)."""
@@ -84,16 +90,24 @@ class Estimator(ABC):
         is told late, after one of the same prompt whose step began later, does not pass for its last.
         """
 
+    def _told(self, began: Began | None) -> Began:
+        """Note that a step is told; one that begins now if `began` is None."""
+        began = began or self.begin()
+        self._open = max(self._open - 1, 0)
+        return began
+
     def _newest(self, rows: Ints, began: Began) -> NDArray[np.bool_]:
         """Note a visit of these rows, and say of which of them no newer one has been told."""
-        newest = self._prompts["step"][rows] <= began.number
+        newest = np.asarray(self._prompts["step"][rows] <= began.number)
         self._prompts["step"][rows[newest]] = began.number
-        return np.asarray(newest)
+        if newest.any():
+            self._latest = max(self._latest, began.number)
+        return newest
 
     def _take_over(self, prompts: Table) -> None:
         """Replace the table by that of a saved state; steps that begin from now on are newer than all in it."""
         self._prompts = prompts
-        self._steps = max(self._steps, int(prompts["step"].max(initial=0)))
+        self._latest = int(prompts["step"].max(initial=0))
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -42,9 +42,10 @@ class RecentRewards(ObservedRates):
         self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
+        began = self._told(began)
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
         table, rows = self._prompts, self._prompts.rows(visited)
-        newest = self._newest(rows, began or self.begin())
+        newest = self._newest(rows, began)
         came = np.stack((won, tried, _spread_bits(won, tried, self.window)))
         known = np.stack([table[name][rows].astype(np.int64) for name in ("successes", "rewards", "recent")])
         (won, tried, bits), (_, behind, older) = np.where(newest, (came, known), (known, came))

@@ -91,6 +91,7 @@ class Regression(Estimator):
         """
         if len(keys):
             self._check(features)
+        began = self._told(began)
         visited, won, tried, position = one_visit(keys, successes, rollouts)
         if not len(visited):
             return
@@ -100,7 +101,7 @@ class Regression(Estimator):
         if self._columns is None:
             self._columns = _names(known)
             self._weights, self._information = np.zeros(x.shape[1]), _RIDGE * np.eye(x.shape[1])
-        rows, began = self._prompts.rows(visited), began or self.begin()
+        rows = self._prompts.rows(visited)
         newest = self._newest(rows, began)
         if newest.any():
             self._learn_weights(x[newest], won[newest], tried[newest])

@@ -50,13 +50,14 @@ class Streaks(ObservedRates):
         self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
+        began = self._told(began)
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
         if self.known(visited).any():
             for name, count in (("easy", won == tried), ("hard", won == 0)):
                 step = -_STEP if count.mean() >= _TARGETS[name] else _STEP
                 self._willingness[name] = float(np.clip(self._willingness[name] + step, *_BOUNDS))
         table, rows = self._prompts, self._prompts.rows(visited)
-        newest = self._newest(rows, began or self.begin())
+        newest = self._newest(rows, began)
         rows, won, tried = rows[newest], won[newest], tried[newest]
         streak = table["streak"][rows].astype(np.int64)
         equal = (won == 0) | (won == tried)

@@ -55,6 +55,7 @@ class TransitionTable(Estimator):
         self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
         """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
+        began = self._told(began)
         visited, won, tried, _ = one_visit(keys, successes, rollouts)
         if not len(visited):
             return  # nothing came, so that nothing fades
@@ -64,7 +65,7 @@ class TransitionTable(Estimator):
         seen = np.stack((won / tried, np.ones(len(won)), both, pairs), axis=1)
         cells = table["cell"][rows]
         self._cells = _FADING * self._cells
-        newest = self._newest(rows, began or self.begin())
+        newest = self._newest(rows, began)
         np.add.at(self._cells, cells[newest], seen[newest])
         fading = np.full(4, _FADING_OF_ALL)
         if not pairs.any():
