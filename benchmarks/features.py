@@ -10,19 +10,14 @@ visit of every prompt is scored apart. Binomial coefficients are left out, so th
 
 from __future__ import annotations
 
-import argparse
-import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
+import live
 from knapsack_rl import identity
-from knapsack_rl.experiments import ingredients, recipe_file
-from knapsack_rl.experiments.minimal_grpo import Loop, Policy, Step
-from knapsack_rl.experiments.progress import Display
+from knapsack_rl.experiments.minimal_grpo import Loop, Step
 from knapsack_rl.success_rate import Regression
 from knapsack_rl.success_rate.features import as_features
 
@@ -39,8 +34,11 @@ class Watched(Loop):
 
     def _round(self, step: Step, rows: list[int]) -> None:
         prompts = [self.columns["prompt"][row] for row in rows]
-        known = {"length": [len(prompt) for prompt in prompts], "hidden": self.hidden(prompts)}
-        known |= {name: [self.columns[name][row] for row in rows] for name in ("category",)}
+        known = {
+            "category": [self.columns["category"][row] for row in rows],
+            "length": [len(prompt) for prompt in prompts],
+            "hidden": self.hidden(prompts),
+        }
         keys = identity.keys([self.columns["id"][row] for row in rows])
         features = [as_features({name: known[name] for name in told}, len(rows)) for told in TOLD]
         beliefs = [estimator.belief(keys, told) for estimator, told in zip(self.estimators, features, strict=True)]
@@ -68,25 +66,12 @@ class Watched(Loop):
         return output.hidden_states[-1][:, -1].numpy().astype(np.float64)
 
 
-def trained(file: Path | None, overrides: list[str]) -> Watched:
-    recipe = recipe_file.read(file, [*overrides, "trainer=minimal", "allocator.strategy=uniform"])
-    with Display(Console(file=io.StringIO()), recipe.name, recipe.training.steps) as display:
-        task, model, tokenizer = ingredients.problems_and_model(recipe, display)
-    loop = Watched(recipe, task, Policy(model, tokenizer, recipe.training))
-    for _ in range(recipe.training.steps):
-        loop.step(recipe.training.rollouts_per_step)
-    return loop
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arguments", nargs="*", metavar="RECIPE, KEY=VALUE")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
-    parsed = parser.parse_args()
-    torch.set_num_threads(1)
-    overrides = [argument for argument in parsed.arguments if "=" in argument]
-    file = next((Path(argument) for argument in parsed.arguments if "=" not in argument), None)
-    loops = [trained(file, [*overrides, f"seed={seed}"]) for seed in parsed.seeds]
+    parsed = live.parser(__doc__).parse_args()
+    loops = [live.loop(Watched, parsed.arguments, seed) for seed in parsed.seeds]
+    for loop in loops:
+        for _ in range(loop.recipe.training.steps):
+            loop.step(loop.recipe.training.rollouts_per_step)
     print("| told | first visits | later visits |\n| --- | ---: | ---: |")
     for number, told in enumerate(TOLD):
         means = [[np.mean(part) for part in loop.scores[number]] for loop in loops]

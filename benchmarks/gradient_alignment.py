@@ -19,31 +19,19 @@ Beside it, in the same unit, is what a gradient is taken to be worth: p (1 - p)^
 
 from __future__ import annotations
 
-import argparse
-import io
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor
 
-from knapsack_rl.experiments import ingredients, recipe_file
-from knapsack_rl.experiments.minimal_grpo import Columns, Loop, Policy
-from knapsack_rl.experiments.progress import Display
+import live
+from knapsack_rl.experiments.minimal_grpo import Columns, Loop
 
 BINS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-
-
-def loop_of(file: Path | None, overrides: list[str]) -> Loop:
-    recipe = recipe_file.read(file, [*overrides, "trainer=minimal", "allocator.strategy=uniform"])
-    with Display(Console(file=io.StringIO()), recipe.name, recipe.training.steps) as display:
-        task, model, tokenizer = ingredients.problems_and_model(recipe, display)
-    return Loop(recipe, task, Policy(model, tokenizer, recipe.training))
 
 
 def gradients(loop: Loop, columns: Columns, rows: list[int], rollouts: int) -> tuple[NDArray[Any], Tensor]:
@@ -89,19 +77,14 @@ def influences(loop: Loop, prompts: int, rollouts: int) -> tuple[NDArray[Any], N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arguments", nargs="*", metavar="RECIPE, KEY=VALUE")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser = live.parser(__doc__)
     parser.add_argument("--after", type=int, nargs="+", default=[0], help="steps of training with uniform before")
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--rollouts", type=int, default=64)
     parsed = parser.parse_args()
-    torch.set_num_threads(1)
-    overrides = [argument for argument in parsed.arguments if "=" in argument]
-    file = next((Path(argument) for argument in parsed.arguments if "=" not in argument), None)
     points: dict[int, list[tuple[NDArray[Any], NDArray[Any]]]] = {after: [] for after in parsed.after}
     for seed in parsed.seeds:
-        loop, done = loop_of(file, [*overrides, f"seed={seed}"]), 0
+        loop, done = live.loop(Loop, parsed.arguments, seed), 0
         for after in sorted(points):
             for _ in range(after - done):
                 loop.step(loop.recipe.training.rollouts_per_step)

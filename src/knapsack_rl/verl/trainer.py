@@ -74,9 +74,8 @@ class KnapsackTrainer(PPOTrainer):
 
     def _build_replay_buffer(self) -> Any:
         buffer = super()._build_replay_buffer()
-        wait, clear, sample, select = (
-            getattr(buffer, name) for name in ("_wait_for_next_poll", "_clear_groups", "sample", "_select_prompt_uids")
-        )
+        wait, clear, sample = buffer._wait_for_next_poll, buffer._clear_groups, buffer.sample
+        select = buffer._select_prompt_uids
         self._sampled: list[str] = []  # groups of the next update, of which those that failed whole have no row there
 
         def checked_sample(*args: Any, **named: Any) -> Any:
