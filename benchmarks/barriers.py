@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.allocator import BudgetAllocator
-from knapsack_rl.beta import Belief, log_beta
+from knapsack_rl.belief import Belief
+from knapsack_rl.beta import log_beta
+from knapsack_rl.estimators import RecentRewards
+from knapsack_rl.estimators.features import NONE, Features
 from knapsack_rl.expected_value import expected_gains
 from knapsack_rl.solver import largest_gains
-from knapsack_rl.strategies import EXPONENTS
-from knapsack_rl.success_rate import RecentRewards
-from knapsack_rl.success_rate.features import NONE, Features
+from knapsack_rl.strategies.ours import EXPONENTS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from knapsack_rl import identity
-from knapsack_rl.experiments import recipe_file
-from knapsack_rl.experiments.recipe import Recipe
-from knapsack_rl.success_rate import DiscountedBeta, Estimator, RecentRewards, Regression, TransitionTable
-from knapsack_rl.success_rate.features import NONE, as_features
+from knapsack_rl.estimators import DiscountedBeta, Estimator, RecentRewards, Regression, TransitionTable
+from knapsack_rl.estimators.features import NONE, as_features
+from knapsack_rl.experiments.recipe import recipe_file
+from knapsack_rl.experiments.recipe.schema import Recipe
 from knapsack_rl.tasks import load_task
 
 ESTIMATORS: dict[str, tuple[Callable[[], Estimator], bool]] = {

@@ -17,9 +17,9 @@ import torch
 
 import live
 from knapsack_rl import identity
-from knapsack_rl.experiments.minimal_grpo import Loop, Step
-from knapsack_rl.success_rate import Regression
-from knapsack_rl.success_rate.features import as_features
+from knapsack_rl.estimators import Regression
+from knapsack_rl.estimators.features import as_features
+from knapsack_rl.experiments.engines.minimal.grpo import Loop, Step
 
 TOLD = ([], ["category"], ["length"], ["hidden"], ["category", "length"], ["category", "hidden"])
 

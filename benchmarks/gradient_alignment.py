@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import live
-from knapsack_rl.experiments.minimal_grpo import Columns, Loop
+from knapsack_rl.experiments.engines.minimal.grpo import Columns, Loop
 
 BINS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 

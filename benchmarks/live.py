@@ -10,9 +10,10 @@ from typing import TypeVar
 import torch
 from rich.console import Console
 
-from knapsack_rl.experiments import ingredients, recipe_file
-from knapsack_rl.experiments.minimal_grpo import Loop, Policy
-from knapsack_rl.experiments.progress import Display
+from knapsack_rl.experiments.engines import ingredients
+from knapsack_rl.experiments.engines.minimal.grpo import Loop, Policy
+from knapsack_rl.experiments.recipe import recipe_file
+from knapsack_rl.experiments.runs.progress import Display
 
 Kind = TypeVar("Kind", bound=Loop)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import knapsack_rl as kr
-from knapsack_rl.strategies import STRATEGIES as OURS
+from knapsack_rl.strategies.ours import STRATEGIES as OURS
 
 from dynamic_programme import best_rollouts
 

@@ -19,8 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from knapsack_rl.experiments import recipe_file
-from knapsack_rl.experiments.warm_start import warm_started
+from knapsack_rl.experiments.engines.warm_start import warm_started
+from knapsack_rl.experiments.recipe import recipe_file
 from knapsack_rl.tasks import load_task
 
 KINDS = ["never solved", "below 1/3", "middle", "above 2/3", "always solved"]

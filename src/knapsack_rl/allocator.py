@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knapsack_rl import identity, rivals
+from knapsack_rl import identity
 from knapsack_rl.allocation import Plan, check_budget
-from knapsack_rl.beta import Belief
+from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateError
-from knapsack_rl.strategies import STRATEGIES as OWN
-from knapsack_rl.strategy import Prompts, Settings, View, one_wave
-from knapsack_rl.streaming import Placement, placement
-from knapsack_rl.success_rate.features import Features, as_features
+from knapsack_rl.estimators.features import Features, as_features
+from knapsack_rl.strategies import STRATEGIES
+from knapsack_rl.strategies.base import Prompts, Settings, View, one_wave
+from knapsack_rl.strategies.placement import Placement, placement
 from knapsack_rl.validation import as_confidence, as_counts, as_integer, as_successes, one_of
 from knapsack_rl.values import ALGORITHMS
 
@@ -30,7 +30,6 @@ Keys = NDArray[np.uint64]
 STATE_VERSION = 2
 STATE_FILE = "knapsack_allocator.npz"
 """What the adapters call the allocator's state in a checkpoint, so that a run can move from one to the other."""
-STRATEGIES = {**OWN, **rivals.STRATEGIES}
 _LARGEST_GROUP = 2**31 - 1
 
 

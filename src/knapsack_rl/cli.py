@@ -22,7 +22,7 @@ from knapsack_rl.experiments.simulate.worlds import WORLDS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from knapsack_rl.experiments.recipe import Recipe
+    from knapsack_rl.experiments.recipe.schema import Recipe
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -215,23 +215,23 @@ def _add_report(commands: Commands) -> None:
 
 
 def _train(parsed: argparse.Namespace, command: str) -> int:
-    recipe_file = _module("recipe_file")
+    recipe_file = _module("recipe.recipe_file")
     path, overrides = _recipe_and_overrides(parsed.words)
     if parsed.engine is not None:
         overrides.append(f"trainer={parsed.engine}")
     recipe: Recipe = recipe_file.read(path, overrides)
     console = _console()
     if parsed.dry_run:
-        for label, text in _module("verl_engine" if recipe.trainer == "verl" else "train").dry_run(
+        for label, text in _module("engines.verl.run" if recipe.trainer == "verl" else "engines.trl.run").dry_run(
             recipe, parsed.output
         ):
             _say(console, f"{label:>14}  {text}")
         return 0
     if recipe.trainer == "verl":
-        return int(_module("verl_engine").train(recipe, parsed.output, command, partial(_say, console)))
+        return int(_module("engines.verl.run").train(recipe, parsed.output, command, partial(_say, console)))
     with console.status("loading PyTorch"):
-        train = _module("train" if recipe.trainer == "trl" else "minimal_grpo")
-    interrupted = _module("interruption").Interrupted
+        train = _module("engines.trl.run" if recipe.trainer == "trl" else "engines.minimal.grpo")
+    interrupted = _module("runs.interruption").Interrupted
     try:
         outcome = train.train(recipe, parsed.output, command, console)
     except interrupted as stop:
@@ -241,7 +241,7 @@ def _train(parsed: argparse.Namespace, command: str) -> int:
         return 0 if outcome.stopped_by is None else 128 + int(outcome.stopped_by)
     if outcome.already_finished:
         _say(console, f"{outcome.directory.path} is finished already; choose another name=... for another run")
-    console.print(_module("progress").summary(recipe.training.steps, outcome.directory.read_metrics()))
+    console.print(_module("runs.progress").summary(recipe.training.steps, outcome.directory.read_metrics()))
     _say(console, f"report  {outcome.report}")
     if outcome.stopped_by is None:
         return 0
@@ -260,7 +260,7 @@ def _compare(parsed: argparse.Namespace, command: str) -> int:
         _say(console, f"{label:>14}  {text}")
     if parsed.dry_run:
         return 0
-    interrupted = _module("interruption").Interrupted
+    interrupted = _module("runs.interruption").Interrupted
     try:
         outcome = compare.compare(grid, parsed.output, jobs, command, console)
     except interrupted as stop:

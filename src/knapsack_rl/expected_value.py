@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knapsack_rl.beta import Belief, log_beta
+from knapsack_rl.belief import Belief
+from knapsack_rl.beta import log_beta
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.solver import Gains
 from knapsack_rl.validation import as_counts, as_floats, one_of

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import knapsack_rl as kr
-from knapsack_rl.success_rate import Regression
+from knapsack_rl.estimators import Regression
 
 ALL = pytest.mark.parametrize("strategy", kr.strategies())
 LEARNED = [name for name in kr.strategies() if isinstance(kr.BudgetAllocator(name)._estimator, Regression)]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import knapsack_rl as kr
-from knapsack_rl.beta import Belief
+from knapsack_rl.belief import Belief
 from knapsack_rl.expected_value import expected_gains
-from knapsack_rl.strategies import EXPONENTS, STRATEGIES
-from knapsack_rl.streaming import ByGain
+from knapsack_rl.strategies.ours import EXPONENTS, STRATEGIES
+from knapsack_rl.strategies.placement import ByGain
 
 Ints = NDArray[np.int64]
 WAITING = [name for name, strategy in STRATEGIES.items() if strategy.waves.__name__ != "one_wave"]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knapsack_rl.success_rate.table import Table
+from knapsack_rl.estimators.table import Table
 
 ANY_KEY = st.integers(0, 2**64 - 1)
 COLLIDING = st.integers(0, 40).map(lambda number: (number * 0xF1DE83E19937733D) % 2**64)  # neighbours in the slots

@@ -15,7 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 from knapsack_rl.allocator import BudgetAllocator
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.strategies import STRATEGIES
-from knapsack_rl.strategy import one_wave
+from knapsack_rl.strategies.base import one_wave
 from knapsack_rl.validation import one_of
 
 TESTED = SpecifierSet(">=1.14.2,<1.17,!=1.15.*")  # 1.15 itself needs Triton, which a CPU does not have

@@ -34,13 +34,13 @@ from trl import GRPOConfig
 from trl.trainer.utils import RepeatSampler
 
 from knapsack_rl import dispatch
+from knapsack_rl.advantages import belief_advantages, group_advantages, idle_rollouts, total_rewards
 from knapsack_rl.allocation import Plan
 from knapsack_rl.allocator import STATE_FILE, BudgetAllocator, Step
-from knapsack_rl.beta import Belief
+from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.trl import compatibility
-from knapsack_rl.trl.advantages import belief_advantages, group_advantages, idle_rollouts, total_rewards
 from knapsack_rl.trl.sampler import EpochOrder
 from knapsack_rl.trl.waves import Row, WavesTrainer
 from knapsack_rl.validation import one_of

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl import metrics
 from knapsack_rl.allocator import Step
-from knapsack_rl.beta import Belief
+from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
 from knapsack_rl.verl.settings import Settings
 

@@ -12,7 +12,7 @@ import small
 import torch
 
 from knapsack_rl import BudgetAllocator, InvalidInputError
-from knapsack_rl.trl.advantages import belief_advantages
+from knapsack_rl.advantages import belief_advantages
 from knapsack_rl.trl.compatibility import HOMOGENEOUS_LOSSES
 from knapsack_rl.trl.waves import merge_generated, merge_metrics, merge_rewards
 

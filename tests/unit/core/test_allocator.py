@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import knapsack_rl as kr
-from knapsack_rl.allocator import STRATEGIES
-from knapsack_rl.strategy import one_wave
-from knapsack_rl.success_rate import DiscountedBeta, Regression, TransitionTable
+from knapsack_rl.estimators import DiscountedBeta, Regression, TransitionTable
+from knapsack_rl.strategies import STRATEGIES
+from knapsack_rl.strategies.base import one_wave
 
 LEARNERS = (DiscountedBeta, Regression, TransitionTable)
 IDS = [f"prompt {i}" for i in range(12)]

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import knapsack_rl as kr
-from knapsack_rl.beta import Belief, digamma, log_beta, log_gamma
+from knapsack_rl.belief import Belief
+from knapsack_rl.beta import digamma, log_beta, log_gamma
 from knapsack_rl.expected_value import expected_gains, expected_value
-from knapsack_rl.strategies import EXPONENTS
+from knapsack_rl.strategies.ours import EXPONENTS
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", ["grpo", "rloo", "reinforce"])
 positive = st.floats(0.05, 60.0)

@@ -25,7 +25,7 @@ class Options:
     Attributes:
         columns: names of columns; those not given are guessed.
         success_above: a rollout is a success if its reward is larger.
-        strategy: one of `knapsack_rl.strategies()`, for the plans.
+        strategy: one of `knapsack_rl.strategies.ours()`, for the plans.
         min_rollouts: fewest rollouts that a plan gives a prompt.
         max_rollouts: most rollouts that a plan gives a prompt.
     """

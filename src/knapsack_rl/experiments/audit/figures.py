@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from knapsack_rl.experiments.report.drawing import (
+from knapsack_rl.experiments.pages.drawing import (
     BLUE,
     GREEN,
     INK,

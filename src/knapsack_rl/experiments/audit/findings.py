@@ -11,7 +11,7 @@ from knapsack_rl.experiments.audit import graders, tables
 from knapsack_rl.experiments.audit.accounting import Log
 from knapsack_rl.experiments.audit.audit import Audit
 from knapsack_rl.experiments.audit.expectation import FEW_PROMPTS, Estimate, Expectation
-from knapsack_rl.experiments.report.wording import percent, plural
+from knapsack_rl.experiments.pages.wording import percent, plural
 
 
 def summary(audit: Audit) -> list[str]:

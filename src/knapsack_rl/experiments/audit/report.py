@@ -13,8 +13,8 @@ from knapsack_rl.experiments.audit.audit import Audit
 from knapsack_rl.experiments.audit.expectation import FEW_PROMPTS, Expectation
 from knapsack_rl.experiments.audit.findings import interval, remarks, summary
 from knapsack_rl.experiments.audit.replay import Replay
-from knapsack_rl.experiments.report.page import Chart, DataTable, Facts, Note, Part, Section, write_page
-from knapsack_rl.experiments.report.wording import percent
+from knapsack_rl.experiments.pages.page import Chart, DataTable, Facts, Note, Part, Section, write_page
+from knapsack_rl.experiments.pages.wording import percent
 
 _SUSPECTS = 30  # rows of the table
 _PROMPT_WIDTH = 70

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from knapsack_rl.errors import KnapsackError
 from knapsack_rl.experiments.compare.comparison import Arm
-from knapsack_rl.experiments.interruption import Interrupted
-from knapsack_rl.experiments.recipe import Recipe
-from knapsack_rl.experiments.run_directory import RunDirectory
+from knapsack_rl.experiments.recipe.schema import Recipe
+from knapsack_rl.experiments.runs.interruption import Interrupted
+from knapsack_rl.experiments.runs.run_directory import RunDirectory
 
 # Imported once by the server that arms are forked from; an arm then starts in milliseconds instead of seconds.
 _PRELOADED = [
-    "knapsack_rl.experiments.minimal_grpo",
+    "knapsack_rl.experiments.engines.minimal.grpo",
     # What that imports only when it makes the problems and the model.
     "datasets",
     "transformers.models.llama.modeling_llama",
@@ -124,9 +124,9 @@ def _work(recipe_text: str, pool: Path, log: Path) -> None:
     torch.set_num_threads(1)
     recipe = Recipe.model_validate_json(recipe_text)
     if recipe.trainer == "minimal":
-        from knapsack_rl.experiments.minimal_grpo import train
+        from knapsack_rl.experiments.engines.minimal.grpo import train
     else:
-        from knapsack_rl.experiments.train import train
+        from knapsack_rl.experiments.engines.trl.run import train
     try:
         train(recipe, pool, f"knapsack-rl train {pool / recipe.name / 'recipe.yaml'}", Console(width=100), report=False)
     except KnapsackError as error:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from knapsack_rl.experiments.compare import figures, results
 from knapsack_rl.experiments.compare.comparison import Comparison
 from knapsack_rl.experiments.compare.figures import Roles
-from knapsack_rl.experiments.report.page import Chart
+from knapsack_rl.experiments.pages.page import Chart
 
 Tables = Mapping[str, pd.DataFrame]
 

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from knapsack_rl.errors import InvalidInputError, StateError
-from knapsack_rl.experiments import yaml_text
 from knapsack_rl.experiments.compare import arms as running
 from knapsack_rl.experiments.compare import results
 from knapsack_rl.experiments.compare.arms import Failure
 from knapsack_rl.experiments.compare.comparison import Arm, Grid
 from knapsack_rl.experiments.compare.report import write_report
 from knapsack_rl.experiments.compare.summary_table import markdown
-from knapsack_rl.experiments.interruption import Interruption
+from knapsack_rl.experiments.recipe import yaml_text
+from knapsack_rl.experiments.runs.interruption import Interruption
 
 POOL = "arms"
 """Below the output folder: the run directories of all comparisons, so that none is run twice."""

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 import knapsack_rl as kr
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.experiments import recipe_file, yaml_text
-from knapsack_rl.experiments.recipe import ORACLE, Recipe, Training
+from knapsack_rl.experiments.recipe import recipe_file, yaml_text
+from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe, Training
 from knapsack_rl.validation import nearest
 
 Settings = dict[str, Any]

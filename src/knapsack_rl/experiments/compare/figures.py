@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from knapsack_rl.experiments.report.drawing import (
+from knapsack_rl.experiments.pages.drawing import (
     INK,
     MUTED,
     PAPER,

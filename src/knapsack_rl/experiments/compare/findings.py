@@ -10,7 +10,7 @@ import pandas as pd
 from knapsack_rl.experiments.compare.arms import Failure
 from knapsack_rl.experiments.compare.charts import UNITS, Tables, numeric_keys, short_name, value_in
 from knapsack_rl.experiments.compare.comparison import Comparison
-from knapsack_rl.experiments.report.wording import percent, plural
+from knapsack_rl.experiments.pages.wording import percent, plural
 
 Environments = Sequence[Mapping[str, Any]]
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from knapsack_rl.experiments import yaml_text
 from knapsack_rl.experiments.compare import charts, findings
 from knapsack_rl.experiments.compare.arms import Failure
 from knapsack_rl.experiments.compare.charts import Tables
 from knapsack_rl.experiments.compare.comparison import Comparison, Grid
 from knapsack_rl.experiments.compare.findings import Environments
-from knapsack_rl.experiments.report.page import DataTable, Facts, Listing, Part, Section, write_page
-from knapsack_rl.experiments.report.wording import percent
+from knapsack_rl.experiments.pages.page import DataTable, Facts, Listing, Part, Section, write_page
+from knapsack_rl.experiments.pages.wording import percent
+from knapsack_rl.experiments.recipe import yaml_text
 
 Formats = dict[str, Callable[[Any], str]]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from knapsack_rl.experiments.pages.page import Chart
 from knapsack_rl.experiments.report import run_data, run_figures
-from knapsack_rl.experiments.report.page import Chart
 from knapsack_rl.experiments.report.run_data import Run, Visits
 
 RATIOS = {

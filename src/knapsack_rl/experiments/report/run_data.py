@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from knapsack_rl.beta import Belief
+from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.metrics import STATUSES, status, transition_matrix
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from knapsack_rl.experiments.report.drawing import (
+from knapsack_rl.experiments.pages.drawing import (
     BLUE,
     GREEN,
     GRID,

@@ -16,11 +16,11 @@ from knapsack_rl.errors import InvalidInputError, MissingExtraError
 try:
     import pandas as pd
 
+    from knapsack_rl.experiments.pages.drawing import RUN_COLOURS
+    from knapsack_rl.experiments.pages.page import Command, DataTable, Facts, Listing, Part, Section, write_page
+    from knapsack_rl.experiments.pages.wording import duration, percent, plain, plural
     from knapsack_rl.experiments.report import run_charts, run_data
-    from knapsack_rl.experiments.report.drawing import RUN_COLOURS
-    from knapsack_rl.experiments.report.page import Command, DataTable, Facts, Listing, Part, Section, write_page
     from knapsack_rl.experiments.report.run_data import Run, Visits
-    from knapsack_rl.experiments.report.wording import duration, percent, plain, plural
 except ImportError as error:
     raise MissingExtraError(
         f"A report needs {error.name}, which is not installed. Run: pip install 'knapsack-rl[report]'"

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from knapsack_rl.experiments.pages.page import Chart, Note, Part
 from knapsack_rl.experiments.report import run_figures
-from knapsack_rl.experiments.report.page import Chart, Note, Part
 from knapsack_rl.experiments.simulate import figures
 from knapsack_rl.experiments.simulate.results import CONTROL, UNIFORM, Tables
 from knapsack_rl.experiments.simulate.simulation import FRESH, ORACLE

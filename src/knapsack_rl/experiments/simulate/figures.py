@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from knapsack_rl.experiments.report.drawing import (
+from knapsack_rl.experiments.pages.drawing import (
     BLUE,
     GREEN,
     INK,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from knapsack_rl.experiments.report.page import DataTable, Listing, Part, Section, write_page
-from knapsack_rl.experiments.report.wording import percent
+from knapsack_rl.experiments.pages.page import DataTable, Listing, Part, Section, write_page
+from knapsack_rl.experiments.pages.wording import percent
 from knapsack_rl.experiments.simulate import charts, theory_charts
 from knapsack_rl.experiments.simulate.charts import FEW, only, prompts_at
 from knapsack_rl.experiments.simulate.results import CONTROL, UNIFORM, Tables

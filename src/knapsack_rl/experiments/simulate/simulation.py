@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl import BudgetAllocator, allocate, strategies
 from knapsack_rl import metrics as step_metrics
-from knapsack_rl.beta import Belief
+from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.simulate.policy import Policy
 from knapsack_rl.experiments.simulate.worlds import World

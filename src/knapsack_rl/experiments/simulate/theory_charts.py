@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from knapsack_rl.experiments.report.page import Chart, DataTable, Part
+from knapsack_rl.experiments.pages.page import Chart, DataTable, Part
 from knapsack_rl.experiments.simulate import figures, theory
 from knapsack_rl.values import information_gain, value
 

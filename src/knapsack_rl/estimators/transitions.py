@@ -1,0 +1,107 @@
+"""Transition table: what became of prompts whose last two visits went alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl.belief import Belief
+from knapsack_rl.errors import StateError
+from knapsack_rl.estimators.base import Began, Estimator
+from knapsack_rl.estimators.features import NONE, Features
+from knapsack_rl.estimators.table import Table, one_visit
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+
+_OUTCOMES = 6  # unvisited, none right, at most a quarter, at most a half, more, all right
+_FADING = 0.95  # of a cell's evidence, at each update
+_FADING_OF_ALL = 0.9
+_PRIOR = 10.0  # visits that the mean over all cells counts for in each
+
+
+class TransitionTable(Estimator):
+    """p_i ~ Beta by moments of the recent success rates of prompts in the same cell.
+
+    A cell is the outcome of the last visit and of the one before, each in one of six classes. The moments are those of
+    visits whose size was decided before their first outcome; where sampling stops by outcomes they are off.
+
+    A visit that is told late counts as the one before the last, and teaches no cell: what it followed is unknown.
+    """
+
+    def __init__(self) -> None:
+        self._prompts = Table(cell=np.uint8, won=np.float32, tried=np.float32, step=np.uint32)
+        # Sums over visits: rates, visits, products of two rollouts' rewards, visits that have two rollouts.
+        self._cells = np.zeros((_OUTCOMES**2, 4))
+        self._all = np.array([1.0, 2.0, 0.4, 1.0])
+
+    def belief(self, keys: Keys, features: Features) -> Belief:
+        """The belief about each prompt's success rate; features play no part."""
+        cells = self._cells[self._prompts.read("cell", self._prompts.find(keys)).astype(np.int64)]
+        mean_of_all = self._all[0] / self._all[1]
+        square_of_all = max(self._all[2] / self._all[3], 1.02 * mean_of_all**2)
+        mean = (cells[:, 0] + _PRIOR * mean_of_all) / (cells[:, 1] + _PRIOR)
+        square = (cells[:, 2] + _PRIOR * square_of_all) / (cells[:, 3] + _PRIOR)
+        mean = np.clip(mean, 1e-3, 1.0 - 1e-3)
+        spread = mean * (1.0 - mean)
+        weight = spread / np.clip(square - mean**2, 0.01 * spread, 0.9 * spread) - 1.0
+        return Belief(mean * weight, (1.0 - mean) * weight)
+
+    def update(
+        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
+    ) -> None:
+        """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
+        began = self._told(began)
+        visited, won, tried, _ = one_visit(keys, successes, rollouts)
+        if not len(visited):
+            return  # nothing came, so that nothing fades
+        table, rows = self._prompts, self._prompts.rows(visited)
+        pairs = tried > 1
+        both = np.where(pairs, won * (won - 1) / np.maximum(tried * (tried - 1), 1), 0.0)
+        seen = np.stack((won / tried, np.ones(len(won)), both, pairs), axis=1)
+        cells = table["cell"][rows]
+        self._cells = _FADING * self._cells
+        newest = self._newest(rows, began)
+        np.add.at(self._cells, cells[newest], seen[newest])
+        fading = np.full(4, _FADING_OF_ALL)
+        if not pairs.any():
+            fading[2:] = 1.0  # what pairs have shown stays until there are newer ones
+        self._all = fading * self._all + seen.sum(axis=0)
+        last, outcome = cells // _OUTCOMES, _outcome(won, tried)
+        table["cell"][rows] = np.where(newest, _OUTCOMES * outcome + last, _OUTCOMES * last + outcome)
+        table["won"][rows[newest]], table["tried"][rows[newest]] = won[newest], tried[newest]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The beliefs as plain arrays."""
+        return {"cells": self._cells.copy(), "all": self._all.copy(), **self._prompts.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the beliefs by saved ones.
+
+        Raises:
+            StateError: the state is not what `state_dict` writes. Nothing has changed then.
+        """
+        prompts = self._prompts.restored(state)
+        try:
+            cells, everyone = (np.array(state[name], dtype=np.float64) for name in ("cells", "all"))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StateError(f"state: expected cells and all of a transition table, got {error!r}.") from error
+        sound = cells.shape == self._cells.shape and everyone.shape == (4,) and bool(np.all(np.isfinite(cells)))
+        sound = sound and bool(np.all(np.isfinite(everyone) & (everyone >= 0.0)) and np.all(everyone[[1, 3]] > 0.0))
+        if not sound or not np.all(cells >= 0.0):
+            raise StateError("state: expected a 36 x 4 table of sums that are not negative.")
+        won, tried = prompts["won"], prompts["tried"]
+        if not np.all((prompts["cell"] < _OUTCOMES**2) & (won >= 0) & (won <= tried) & (tried > 0)):
+            raise StateError("state: expected cells of the table, 0 <= won <= tried, and tried above 0.")
+        self._take_over(prompts)
+        self._cells, self._all = cells, everyone
+
+
+def _outcome(won: Ints, tried: Ints) -> Ints:
+    """Class of a visit's outcome, 1 to 5."""
+    rate = won / tried
+    return np.asarray(1 + (won > 0) + (rate > 0.25) + (rate > 0.5) + (won == tried), dtype=np.int64)

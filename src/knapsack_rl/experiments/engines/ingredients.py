@@ -1,0 +1,78 @@
+"""What both trainers start from: the problems, the model and the allocator of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import knapsack_rl as kr
+from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.experiments.engines import models
+from knapsack_rl.experiments.engines.warm_start import warm_started
+from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe
+from knapsack_rl.experiments.runs.progress import Display
+from knapsack_rl.tasks import Task, load_task
+
+
+def problems_and_model(recipe: Recipe, display: Display) -> tuple[Task, Any, Any]:
+    """The task, the model and its tokenizer.
+
+    Raises:
+        InvalidInputError: A step takes more prompts than there are problems, or the model cannot be loaded.
+        MissingExtraError: The task needs a package that is not installed.
+    """
+    display.phase("making the problems")
+    task = problems(recipe)
+    display.phase("making the model")
+    if recipe.model.kind == "scratch":
+        return task, *warm_started(recipe.model, recipe.task, recipe.seed, on_step=display.warm_start)
+    try:
+        return task, *models.pretrained(recipe.model)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"model.path: cannot load {recipe.model.path!r}: {error}") from error
+
+
+def problems(recipe: Recipe) -> Task:
+    """The task.
+
+    Raises:
+        InvalidInputError: A step takes more prompts than there are problems.
+        MissingExtraError: The task needs a package that is not installed.
+    """
+    task = load_task(recipe.task, recipe.seed)
+    if len(task.train) < recipe.training.prompts_per_step:
+        raise InvalidInputError(
+            f"training.prompts_per_step: expected at most the {len(task.train)} problems that the task has to train "
+            f"on, got {recipe.training.prompts_per_step}."
+        )
+    return task
+
+
+def feature_columns(recipe: Recipe, task: Task) -> list[str]:
+    """Columns of the problems that the allocator is told.
+
+    Raises:
+        InvalidInputError: The task has no such column.
+    """
+    present = task.train.column_names
+    if recipe.allocator.features is None:
+        return [name for name in ("category",) if name in present]
+    for name in recipe.allocator.features:
+        if name not in present:
+            raise InvalidInputError(
+                f"allocator.features: expected columns of the problems ({', '.join(present)}), got {name!r}."
+            )
+    return recipe.allocator.features
+
+
+def allocator(recipe: Recipe) -> kr.BudgetAllocator:
+    """The recipe's allocator; for an oracle the one that keeps score, since the oracle plans by itself."""
+    settings = recipe.allocator
+    return kr.BudgetAllocator(
+        strategy="knapsack" if settings.strategy == ORACLE else settings.strategy,
+        group_size=recipe.training.group_size,
+        min_rollouts=settings.min_rollouts,
+        max_rollouts=settings.max_rollouts,
+        fallback=settings.fallback,
+        confidence=settings.confidence,
+        seed=recipe.seed,
+    )

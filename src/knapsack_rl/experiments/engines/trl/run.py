@@ -1,0 +1,229 @@
+"""One run: a recipe becomes a trained model and a run directory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from rich.console import Console
+from transformers import PrinterCallback, ProgressCallback
+from trl import GRPOConfig
+
+from knapsack_rl.errors import InvalidInputError, KnapsackError, MissingExtraError, StateError
+from knapsack_rl.experiments.engines import ingredients, models
+from knapsack_rl.experiments.engines.trl.evaluation import EvaluatedTrainer
+from knapsack_rl.experiments.engines.trl.grpo_config import grpo_config
+from knapsack_rl.experiments.engines.trl.recorder import Recorder
+from knapsack_rl.experiments.recipe import recipe_file
+from knapsack_rl.experiments.recipe.schema import Recipe
+from knapsack_rl.experiments.report.run_report import write_report
+from knapsack_rl.experiments.runs.environment import device, record_end, record_start, world_size
+from knapsack_rl.experiments.runs.interruption import Interruption
+from knapsack_rl.experiments.runs.progress import Display
+from knapsack_rl.experiments.runs.run_directory import Outcome, RunDirectory
+
+# Weights and Adam's two moments, all of the trained parameters' size.
+_COPIES_IN_CHECKPOINT = 3
+_BESIDES_CHECKPOINTS = 16 * 2**20  # bytes: allocations, metrics and the report
+
+
+def train(recipe: Recipe, output: Path, command: str, console: Console, report: bool = True) -> Outcome:
+    """Train what `recipe` says in ``output/name``, from the last complete checkpoint there if there is one.
+
+    Under torchrun every process calls this; the first one writes and shows.
+
+    Args:
+        recipe: What to train.
+        output: The folder of run directories.
+        command: What to put on record as the command that made the run.
+        console: Where to show progress.
+        report: Whether to write the run's report.
+
+    Raises:
+        InvalidInputError: The recipe does not suit the machine, or the directory cannot take the run.
+        StateError: Another process is at work in the directory, or the disk became full.
+        MissingExtraError: The recipe needs a package that is not installed.
+        Interrupted: A signal came before training, or a second one during it.
+    """
+    directory = RunDirectory(output / recipe.name)
+    with _quiet_libraries():
+        config = grpo_config(recipe, directory.checkpoints, world_size())
+        _check_machine(recipe)
+        leads = config.process_index == 0
+        if leads:
+            directory.claim(recipe_file.render(recipe))
+        try:
+            if leads:
+                directory.require_space(_BESIDES_CHECKPOINTS)
+            shown_on = console if leads else Console(quiet=True, force_terminal=False)
+            outcome = _train(recipe, directory, config, command, shown_on, report)
+        except Exception as error:  # every library says it in its own way
+            if leads and not isinstance(error, KnapsackError) and directory.disk_is_full:
+                raise StateError(
+                    f"{directory.path}: the disk is full. Free some space; the same command goes on from the last "
+                    "complete checkpoint."
+                ) from error
+            raise
+        finally:
+            directory.release()
+    if torch.distributed.is_initialized():
+        # Left to the interpreter's exit, a gloo thread that still frees a tensor aborts the process. The model, which
+        # is in reference cycles, holds on to the group.
+        gc.collect()
+        torch.distributed.destroy_process_group()
+    return outcome
+
+
+def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
+    """Build what needs neither weights nor data, and tell in a few (label, text) rows what a run would do.
+
+    Raises:
+        InvalidInputError: Something in the recipe cannot be built.
+    """
+    with _quiet_libraries():
+        config = grpo_config(recipe, output / recipe.name / "checkpoints", world_size())
+        ingredients.allocator(recipe)
+    allocator, training, evaluation = recipe.allocator, recipe.training, recipe.evaluation
+    model = recipe.model.path if recipe.model.kind == "pretrained" else f"{recipe.model.architecture} from scratch"
+    return [
+        ("recipe", f"{recipe.name}, seed {recipe.seed}"),
+        ("task", recipe.task.kind),
+        ("model", model),
+        (
+            "allocator",
+            f"{allocator.strategy}, {allocator.min_rollouts} to {allocator.max_rollouts} rollouts per prompt",
+        ),
+        (
+            "training",
+            f"{training.steps} steps x {training.prompts_per_step} prompts x {training.group_size} rollouts "
+            f"= {training.steps * training.rollouts_per_step:,} rollouts",
+        ),
+        (
+            "updates",
+            f"{training.updates_per_step} per step, {config.gradient_accumulation_steps} passes of "
+            f"{config.per_device_train_batch_size} rollouts each on {world_size()} device(s)",
+        ),
+        ("evaluation", f"every {evaluation.every} steps, {evaluation.samples} samples per problem"),
+        ("generation", recipe.engine.kind),
+        ("run directory", str(output / recipe.name)),
+    ]
+
+
+def _train(
+    recipe: Recipe, directory: RunDirectory, config: GRPOConfig, command: str, console: Console, report: bool
+) -> Outcome:
+    leads, steps, updates = config.process_index == 0, recipe.training.steps, recipe.training.updates_per_step
+    report = report and leads
+    if directory.finished:
+        return Outcome(directory, write_report([directory.path]) if report else None, None, True)
+    title = f"[bold]{recipe.name}[/] · {recipe.allocator.strategy} · seed {recipe.seed} · {device()}"
+    with Display(console, title, steps) as display:
+        interruption = Interruption(display.stopping)
+        with interruption.listening():
+            checkpoint, done = _position(directory, updates)
+            if done < steps:
+                recorder = Recorder(recipe, directory, display, interruption, leads)
+                config.eval_on_start = done == 0
+                trainer = _trainer(recipe, config, recorder, display)
+                if leads:
+                    directory.require_space(_BESIDES_CHECKPOINTS + _checkpoint_bytes(trainer, config))
+                    record_start(directory, recipe, command)
+                recorder.start(trainer, done)
+                interruption.can_wait = True
+                trainer.train(resume_from_checkpoint=checkpoint)
+                interruption.can_wait = False
+                done = trainer.state.global_step // updates
+        stopped_by = interruption.number if done < steps else None
+        if leads and stopped_by is None:
+            record_end(directory)
+        if not report:
+            return Outcome(directory, None, stopped_by, False)
+        display.phase("writing the report")
+        return Outcome(directory, write_report([directory.path]), stopped_by, False)
+
+
+def _position(directory: RunDirectory, updates: int) -> tuple[str | None, int]:
+    """The checkpoint to go on from, and the steps before it."""
+    latest = directory.latest_checkpoint()
+    return (None, 0) if latest is None else (str(latest[0]), latest[1] // updates)
+
+
+def _trainer(recipe: Recipe, config: GRPOConfig, recorder: Recorder, display: Display) -> EvaluatedTrainer:
+    with config.main_process_first(local=False):
+        task, model, tokenizer = ingredients.problems_and_model(recipe, display)
+    lora = recipe.model.lora if recipe.model.kind == "pretrained" else None
+    trainer = EvaluatedTrainer(
+        recipe=recipe,
+        benchmarks=task.evaluation,
+        on_evaluation=recorder.evaluated,
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=task.reward,
+        args=config,
+        train_dataset=task.train,
+        callbacks=[recorder],
+        peft_config=models.peft_config(lora) if lora else None,
+        allocator=ingredients.allocator(recipe),
+        advantage_clip=recipe.training.advantage_clip,
+        baseline=recipe.training.baseline,
+        rollout_weights=recipe.training.rollout_weights,
+        waves=recipe.allocator.waves,
+        feature_columns=ingredients.feature_columns(recipe, task),
+        id_column="id",
+    )
+    for chatter in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(chatter)
+    return trainer
+
+
+def _check_machine(recipe: Recipe) -> None:
+    if recipe.engine.kind == "vllm":
+        if find_spec("vllm") is None:
+            raise MissingExtraError(
+                "engine.kind: vllm is not installed. Run: pip install vllm, or set engine.kind=transformers."
+            )
+        if not torch.cuda.is_available():
+            raise InvalidInputError("engine.kind: vllm needs a GPU, and there is none. Set engine.kind=transformers.")
+    if recipe.model.kind == "pretrained" and recipe.model.lora is not None and find_spec("peft") is None:
+        raise MissingExtraError("model.lora: peft is not installed. Run: pip install 'knapsack-rl[train]'.")
+
+
+def _checkpoint_bytes(trainer: EvaluatedTrainer, config: GRPOConfig) -> int:
+    trained = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
+    kept = config.save_total_limit or math.ceil(config.max_steps / config.save_steps)
+    return int(trained * _COPIES_IN_CHECKPOINT * (kept + 1))  # an old one goes only when a new one is complete
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep what libraries say about themselves out of the display; errors and our own warnings still show."""
+    loud = transformers.logging.get_verbosity()
+    names = ("accelerate", "trl")
+    levels = [logging.getLogger(name).level for name in names]
+    bars = transformers.logging.is_progress_bar_enabled(), datasets.utils.are_progress_bars_disabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(accelerate|datasets|peft|torch|transformers|trl|vllm)(\.|$)")
+            yield
+    finally:
+        transformers.logging.set_verbosity(loud)
+        if bars[0]:
+            transformers.logging.enable_progress_bar()
+        if not bars[1]:
+            datasets.enable_progress_bars()
+        for name, level in zip(names, levels, strict=True):
+            logging.getLogger(name).setLevel(level)

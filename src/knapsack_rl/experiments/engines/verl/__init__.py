@@ -1,0 +1,1 @@
+"""Training with verl, in a process of its own."""

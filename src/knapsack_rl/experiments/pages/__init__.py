@@ -1,0 +1,1 @@
+"""Pages that need no network: their layout, their figures, their words."""

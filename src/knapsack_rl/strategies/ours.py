@@ -1,0 +1,86 @@
+"""The strategies of this library: uniform, the paper's, its rule under better beliefs, and the adaptive one.
+
+`rivals` has those of other papers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl import allocation
+from knapsack_rl.allocation import Plan
+from knapsack_rl.estimators import DiscountedBeta, RecentRewards, Regression, TransitionTable
+from knapsack_rl.expected_value import PAPER, expected_gains
+from knapsack_rl.strategies.base import Settings, Strategy, View
+
+Ints = NDArray[np.int64]
+
+EXPONENTS = (0.5, 2.0)
+"""Of the adaptive strategy's information gain: flatter than the paper's p (1 - p)^2 where p is small, so that it keeps
+trying what is hard and needs no fallback (docs/beliefs.md)."""
+
+
+def uniform(view: View, amount: int) -> Plan:
+    """The same number for every prompt; a remainder goes to the first."""
+    return view.plan(view.even(amount))
+
+
+def knapsack(view: View, amount: int) -> Plan:
+    """The paper's rule (section 4.2)."""
+    settings = view.settings
+    return allocation.allocate(
+        view.prompts.rates,
+        amount,
+        min_rollouts=settings.min_rollouts,
+        max_rollouts=settings.max_rollouts,
+        algorithm=settings.algorithm,
+        fallback=settings.fallback,
+        confidence=settings.confidence,
+    )
+
+
+def expected_knapsack(view: View, amount: int) -> Plan:
+    """The paper's value (equation 5), in expectation under the belief; without fallback, which doubt makes needless."""
+    return _by_gains(view, amount, PAPER)
+
+
+def adaptive(view: View, amount: int) -> Plan:
+    """E[P(non-zero gradient) p^(1/2) (1 - p)^2] under the belief and what the step has shown so far."""
+    return _by_gains(view, amount, EXPONENTS)
+
+
+def pilot_spread(view: View, amount: int) -> Plan:
+    """Evenly over the prompts without a success so far in this step."""
+    return view.plan(view.even(amount, view.successes == 0))
+
+
+def pilot_and_two_waves(number: int, prompts: int, remaining: int, settings: Settings) -> int:
+    """The minimum for everyone, half of what is left, and the rest."""
+    return (0, (remaining + 1) // 2)[number] if number < 2 else remaining
+
+
+def pilot_and_one_wave(number: int, prompts: int, remaining: int, settings: Settings) -> int:
+    """The minimum for everyone, and the rest."""
+    return 0 if number == 0 else remaining
+
+
+def _by_gains(view: View, amount: int, exponents: tuple[float, float]) -> Plan:
+    pending = view.pending + view.missing
+    gains = expected_gains(
+        view.prompts.belief, view.successes, view.scored, pending, exponents, view.settings.algorithm
+    )
+    return view.plan(view.largest(gains, amount, ~view.mixed))
+
+
+STRATEGIES = {
+    "uniform": Strategy(lambda: RecentRewards(0), uniform),
+    "knapsack": Strategy(lambda: RecentRewards(0), knapsack),
+    "knapsack-window": Strategy(lambda: RecentRewards(16), knapsack),
+    "knapsack-discounted": Strategy(DiscountedBeta, expected_knapsack),
+    "knapsack-transitions": Strategy(TransitionTable, expected_knapsack),
+    "knapsack-regression": Strategy(Regression, expected_knapsack),
+    "pilot-spread": Strategy(lambda: RecentRewards(0), pilot_spread, pilot_and_one_wave),
+    "adaptive": Strategy(Regression, adaptive, pilot_and_two_waves, EXPONENTS, rollout_weights="sqrt"),
+}
+"""Name -> strategy."""

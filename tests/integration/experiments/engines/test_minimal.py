@@ -1,0 +1,770 @@
+"""The minimal trainer against TRL's own, and against plain forward passes of the model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+pytest.importorskip("trl", reason="needs the extra 'trl'")
+
+from rich.console import Console
+from safetensors.torch import load_file
+from trl.trainer.utils import RepeatSampler
+
+import knapsack_rl as kr
+from knapsack_rl import advantages as trl_advantages
+from knapsack_rl.cli import main
+from knapsack_rl.experiments.engines import ingredients
+from knapsack_rl.experiments.engines.minimal import grpo as minimal_grpo
+from knapsack_rl.experiments.engines.minimal.grpo import (
+    MOST_ROUNDS,
+    Loop,
+    Policy,
+    Rollouts,
+    group_advantages,
+    prompt_order,
+)
+from knapsack_rl.experiments.engines.trl import run as train
+from knapsack_rl.experiments.engines.trl.evaluation import EvaluatedTrainer
+from knapsack_rl.experiments.engines.trl.grpo_config import grpo_config
+from knapsack_rl.experiments.engines.warm_start import warm_started
+from knapsack_rl.experiments.recipe import recipe_file
+from knapsack_rl.experiments.recipe.schema import Recipe
+from knapsack_rl.experiments.runs.run_directory import RunDirectory
+from knapsack_rl.tasks import Task, load_task
+from knapsack_rl.trl import KnapsackGRPOTrainer
+from knapsack_rl.trl.sampler import EpochOrder
+
+STEPS = 12
+# 26 problems, 8 a step: an epoch is three steps, and two problems of it are left out.
+RECIPE = f"""
+name: tiny
+trainer: minimal
+task: {{kind: chain-arithmetic, train_problems: 26, eval_problems: 10, operations: 1}}
+model: {{kind: scratch, layers: 1, width: 32, heads: 2, warm_start: {{steps: 60, batch_size: 64}}}}
+allocator: {{max_rollouts: 16}}
+training:
+  steps: {STEPS}
+  prompts_per_step: 8
+  group_size: 4
+  updates_per_step: 2
+  micro_batch_size: 8
+  learning_rate: 1e-2
+  weight_decay: 0.1
+  adam_beta2: 0.9
+  max_completion_length: 4
+evaluation: {{every: 5, samples: 4}}
+"""
+TIMES = {"time", "training_seconds", "allocation_seconds"}
+
+
+pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
+
+
+@pytest.fixture(scope="module")
+def recipe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of an uninterrupted run."""
+    output = tmp_path_factory.mktemp("runs")
+    assert main(["train", str(recipe_path), "--output", str(output)]) == 0
+    return output / "tiny"
+
+
+def run(recipe_path: Path, output: Path, *changes: str) -> Path:
+    recipe = recipe_file.read(recipe_path, changes)
+    trainer = minimal_grpo if recipe.trainer == "minimal" else train
+    trainer.train(recipe, output, "a test", Console(quiet=True), report=False)
+    return output / recipe.name
+
+
+def metrics(directory: Path) -> list[dict[str, Any]]:
+    records = RunDirectory(directory).read_metrics()
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def allocations(directory: Path) -> pd.DataFrame:
+    return pd.read_parquet(directory / "allocations.parquet")
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model" / "model.safetensors")
+
+
+def assert_same_training(directory: Path, other: Path) -> None:
+    assert weights(directory).keys() == weights(other).keys()
+    assert all(torch.equal(weight, weights(other)[name]) for name, weight in weights(directory).items())
+    pd.testing.assert_frame_equal(allocations(directory), allocations(other))
+
+
+def policy_of(recipe: Recipe, dtype: torch.dtype = torch.float32) -> Policy:
+    model, tokenizer = warm_started(recipe.model, recipe.task, recipe.seed)  # type: ignore[arg-type]
+    return Policy(model.to(dtype), tokenizer, recipe.training)
+
+
+# Advantages
+
+
+def test_advantages_of_even_groups_are_those_of_trl(recipe_path: Path, tmp_path: Path) -> None:
+    trainer = observed_training(recipe_file.read(recipe_path, ["allocator.strategy=uniform"]), tmp_path)
+    assert len(trainer.outputs) == STEPS
+    for output in trainer.outputs:
+        ours = group_advantages(output["rewards"], np.repeat(np.arange(8), 4), clip=5.0)
+        # TRL adds 1e-4 to the deviation, which is 0.5 or more here, and we 1e-6.
+        assert output["advantages"] == pytest.approx(ours, rel=3e-4, abs=1e-9)
+
+
+def test_advantages_of_uneven_groups_are_those_of_the_adapter_for_trl() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        groups = random.integers(6, size=40)
+        rewards = random.integers(2, size=40).astype(float)
+        rewards[random.random(40) < 0.1] = np.nan
+        theirs = trl_advantages.group_advantages(
+            rewards[:, None],
+            np.ones(1),
+            groups,
+            scale_rewards="group",
+            multi_objective_aggregation="sum_then_normalize",
+        ).values
+        theirs[
+            trl_advantages.idle_rollouts(
+                rewards[:, None], np.ones(1), groups, multi_objective_aggregation="sum_then_normalize"
+            )
+        ] = 0.0
+        np.testing.assert_array_equal(group_advantages(rewards, groups, clip=None), theirs)
+        np.testing.assert_array_equal(group_advantages(rewards, groups, clip=1.0), np.clip(theirs, -1.0, 1.0))
+
+
+# Loss, gradient and optimiser
+
+
+class ObservedTrainer(KnapsackGRPOTrainer):
+    """Keeps every generation batch, and the gradients of every pass before they are clipped."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.outputs: list[dict[str, Any]] = []
+        self.batches: list[list[dict[str, torch.Tensor]]] = []
+        self.gradients: list[list[torch.Tensor]] = []
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        rewards = self._rewards_per_func[:, 0].double().numpy().copy()
+        self.outputs.append({"rewards": rewards, "advantages": output["advantages"].double().numpy().copy()})
+        return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._step % self.args.steps_per_generation == 0:
+            self.batches.append(self._buffered_inputs)
+        return inputs
+
+    def training_step(self, *args: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args)
+        self.gradients.append([weight.grad.clone() for weight in self.model.parameters()])
+        return loss
+
+
+def luck(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """A reward for a third of all completions, scattered so that a policy does not find them soon."""
+    return [float(sum(31**place * token for place, token in enumerate(ids)) % 97 < 32) for ids in completion_ids]
+
+
+def observed_training(recipe: Recipe, folder: Path, dtype: torch.dtype = torch.float32) -> ObservedTrainer:
+    policy = policy_of(recipe, dtype)
+    trainer = ObservedTrainer(
+        model=policy.model,
+        processing_class=policy.tokenizer,
+        reward_funcs=luck,
+        args=grpo_config(recipe, folder),
+        train_dataset=load_task(recipe.task, recipe.seed).train,
+        allocator=ingredients.allocator(recipe),
+        advantage_clip=recipe.training.advantage_clip,
+        id_column="id",
+    )
+    trainer.train()
+    return trainer
+
+
+def rollouts_of(batch: Sequence[dict[str, torch.Tensor]], policy: Policy) -> tuple[list[str], Rollouts, np.ndarray]:
+    """A generation batch of TRL's: prompts, rollouts and advantages, in the order in which TRL takes them."""
+    prompt_ids, prompt_mask, tokens, mask, advantages = (
+        torch.cat([part[key] for part in batch])
+        for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
+    )
+    prompts = [policy.tokenizer.decode(ids[seen.bool()]) for ids, seen in zip(prompt_ids, prompt_mask, strict=True)]
+    nobody = np.zeros(len(prompts), dtype=np.int64)
+    return prompts, Rollouts(nobody, nobody, tokens, mask.sum(1), nobody.astype(float)), advantages.double().numpy()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["updates_per_step=1", "micro_batch_size=32", "max_grad_norm=1e9"],
+        ["updates_per_step=1", "micro_batch_size=8", "max_grad_norm=0.05"],
+        ["updates_per_step=2", "micro_batch_size=16", "max_grad_norm=1e9"],
+        ["updates_per_step=2", "micro_batch_size=4", "max_grad_norm=0.05", "temperature=0.7"],
+    ],
+    ids=["one pass", "four passes, clipped", "two updates", "two updates, eight passes, clipped, cooler"],
+)
+def test_the_rollouts_of_trl_give_the_losses_gradients_and_weights_of_trl(
+    changes: list[str], recipe_path: Path, tmp_path: Path
+) -> None:
+    steps = 6
+    changes = [f"training.{change}" for change in (*changes, f"steps={steps}")]
+    recipe = recipe_file.read(recipe_path, [*changes, "task.operations=2"])
+    updates = recipe.training.updates_per_step
+    # In float64, so that rounding does not hide anything: Adam's first steps look at the sign of a gradient.
+    trainer = observed_training(recipe, tmp_path, torch.float64)
+    policy = policy_of(recipe, torch.float64)
+    gradients: list[list[torch.Tensor]] = []
+    policy.optimizer.register_step_pre_hook(
+        lambda *_: gradients.append([weight.grad.clone() for weight in policy.model.parameters()])
+    )
+    losses = []
+    for number, batch in enumerate(trainer.batches):
+        prompts, rollouts, advantages = rollouts_of(batch, policy)
+        back = np.arange(len(rollouts))
+        if updates > 1:  # the policy shuffles: hand them over so that they come out in TRL's order
+            order = torch.randperm(len(rollouts), generator=torch.Generator().manual_seed(number))
+            back = order.argsort().numpy()
+        losses.append(
+            policy.update(
+                [prompts[row] for row in back],
+                rollouts.of(back),
+                advantages[back],
+                torch.Generator().manual_seed(number),
+            )
+        )
+
+    log = trainer.state.log_history[:steps]
+    assert losses == pytest.approx([entry["loss"] for entry in log], abs=1e-6)
+    passes = len(trainer.gradients) // len(gradients)
+    for ours, theirs in zip(gradients, trainer.gradients[passes - 1 :: passes], strict=True):
+        norm = torch.sqrt(sum((gradient**2).sum() for gradient in theirs)).item()
+        shrunk = min(1.0, recipe.training.max_grad_norm / (norm + 1e-6))  # as torch has it
+        for own, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(own, shrunk * other, rtol=1e-4, atol=1e-5)
+    for own, other in zip(policy.model.parameters(), trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=0.0, atol=1e-4)  # after steps of 1e-2
+
+    # Otherwise the test would show nothing.
+    assert len(set(trainer.last_step.plan.rollouts)) > 1
+    assert sum(0 < np.count_nonzero(output["advantages"]) < 32 for output in trainer.outputs) > 1
+    assert updates == 1 or sum(entry["clip_ratio/region_mean"] > 0.01 for entry in log) > 3
+
+
+def test_weights_that_trl_does_not_decay_are_not_decayed(recipe_path: Path, tmp_path: Path) -> None:
+    for architecture in ("qwen3", "llama"):
+        recipe = recipe_file.read(recipe_path, [f"model.architecture={architecture}", "training.steps=1"])
+        trainer = observed_training(recipe, tmp_path / architecture)
+        policy = policy_of(recipe)
+        by_decay = [
+            {group["weight_decay"]: {names[weight] for weight in group["params"]} for group in optimizer.param_groups}
+            for optimizer, names in (
+                (policy.optimizer, {weight: name for name, weight in policy.model.named_parameters()}),
+                (trainer.optimizer.optimizer, {weight: name for name, weight in trainer.model.named_parameters()}),
+            )
+        ]
+        assert by_decay[0] == by_decay[1]
+        assert by_decay[0].keys() == {0.1, 0.0}
+
+
+def test_leaving_out_rollouts_without_an_advantage_does_not_change_the_gradient(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["training.updates_per_step=1", "training.max_grad_norm=1e9"])
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe, torch.float64))
+    policy = loop.policy
+    rollouts = loop._generate(list(range(8)), np.full(8, 4), loop.random)
+    advantages = np.where(np.arange(32) % 3 == 0, 0.0, np.linspace(-2.0, 2.0, 32))
+    prompts = [loop.columns["prompt"][row] for row in rollouts.rows]
+    everything = policy._loss(prompts, rollouts, torch.from_numpy(advantages), None) / rollouts.lengths.sum()
+    expected = torch.autograd.grad(everything, list(policy.model.parameters()))
+    gradients: list[list[torch.Tensor]] = []
+    policy.optimizer.register_step_pre_hook(
+        lambda *_: gradients.append([weight.grad.clone() for weight in policy.model.parameters()])
+    )
+    assert policy.update(prompts, rollouts, advantages, loop.random) == pytest.approx(everything.item(), abs=1e-7)
+    for own, other in zip(gradients[0], expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-7)
+
+
+# Sampling
+
+PROMPTS = ["3 b1 =", "7 c2 c4 c1 =", "0 a0 a1 a2 a3 a4 ="]  # 3, 5 and 7 tokens
+
+
+def plain_logits(policy: Policy, prompt: str, tokens: Sequence[int] = ()) -> torch.Tensor:
+    """Logits of the tokens and of the one after them: one forward pass of this sequence alone, without a cache."""
+    ids = policy.tokenizer(prompt)["input_ids"]
+    with torch.no_grad():
+        return policy.model(input_ids=torch.tensor([[*ids, *tokens]]), use_cache=False).logits[0, len(ids) - 1 :]
+
+
+def test_log_probabilities_are_those_of_every_sequence_alone(recipe_path: Path) -> None:
+    policy = policy_of(recipe_file.read(recipe_path, ["training.temperature=0.7"]))
+    tokens, lengths = policy.sample(PROMPTS, np.array([4, 6, 5]), 6, 1.5, 1.0, torch.Generator().manual_seed(0))
+    prompts = [prompt for prompt, count in zip(PROMPTS, (4, 6, 5), strict=True) for _ in range(count)]
+    assert len(set(lengths.tolist())) > 1, "the test would show nothing"
+    nobody = np.zeros(15, dtype=np.int64)
+    with torch.no_grad():
+        logs = policy.log_probabilities(prompts, Rollouts(nobody, nobody, tokens, lengths, nobody.astype(float)))
+    for prompt, row, length, ours in zip(prompts, tokens, lengths.tolist(), logs, strict=True):
+        alone = (plain_logits(policy, prompt, row[:length].tolist())[:-1] / 0.7).log_softmax(dim=-1)
+        torch.testing.assert_close(ours[:length], alone[torch.arange(length), row[:length]], rtol=0.0, atol=1e-5)
+
+
+def test_what_is_sampled_with_a_shared_cache_follows_the_sequence_so_far(recipe_path: Path) -> None:
+    policy = policy_of(recipe_file.read(recipe_path))
+    # So cold that the likeliest token is all but certain.
+    tokens, lengths = policy.sample(PROMPTS, np.array([1, 3, 2]), 6, 1e-4, 1.0, torch.Generator().manual_seed(0))
+    for prompt, row, length in zip(
+        [PROMPTS[0], *3 * [PROMPTS[1]], *2 * [PROMPTS[2]]], tokens.tolist(), lengths.tolist(), strict=True
+    ):
+        likeliest = plain_logits(policy, prompt, row[:length])[:-1].argmax(dim=-1).tolist()
+        assert row[:length] == likeliest
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7), (1.3, 0.8)])
+def test_completions_are_as_frequent_as_the_model_says(temperature: float, top_p: float, recipe_path: Path) -> None:
+    policy = policy_of(recipe_file.read(recipe_path))
+    count, length = 6000, 2
+    tokens, lengths = policy.sample(
+        PROMPTS, np.full(3, count), length, temperature, top_p, torch.Generator().manual_seed(1)
+    )
+    assert len(tokens) == 3 * count
+    for position, prompt in enumerate(PROMPTS):
+        part = slice(position * count, (position + 1) * count)
+        seen = Counter(
+            tuple(row[:size]) for row, size in zip(tokens[part].tolist(), lengths[part].tolist(), strict=True)
+        )
+        expected = completion_probabilities(policy, prompt, temperature, top_p)
+        assert sum(expected.values()) == pytest.approx(1.0, abs=1e-5)
+        assert seen.keys() <= {completion for completion, chance in expected.items() if chance > 0.0}
+        common = [completion for completion, chance in expected.items() if chance * count >= 5.0]
+        observed = [*(seen[completion] for completion in common)]
+        wanted = [*(expected[completion] * count for completion in common)]
+        observed.append(count - sum(observed))
+        wanted.append(count - sum(wanted))
+        if wanted[-1] < 5.0:  # too few rare ones for a class of their own
+            observed[-2:], wanted[-2:] = [sum(observed[-2:])], [sum(wanted[-2:])]
+        assert len(common) > 5, "the test would show nothing"
+        scaled = np.array(wanted) * (count / sum(wanted))
+        assert stats.chisquare(observed, scaled).pvalue > 1e-3
+
+
+def completion_probabilities(
+    policy: Policy, prompt: str, temperature: float, top_p: float
+) -> dict[tuple[int, ...], float]:
+    """The chance of every completion of at most two tokens."""
+
+    def chances(logits: torch.Tensor) -> np.ndarray:
+        plain = np.exp(logits.double().numpy() / temperature)
+        plain /= plain.sum()
+        descending = np.argsort(-plain)
+        before = np.cumsum(plain[descending]) - plain[descending]
+        kept = np.zeros_like(plain)
+        kept[descending[before < top_p]] = plain[descending[before < top_p]]  # the smallest set with top_p or more
+        return kept / kept.sum()
+
+    first = chances(plain_logits(policy, prompt)[-1])
+    found: dict[tuple[int, ...], float] = {}
+    for token in np.flatnonzero(first).tolist():
+        if token == policy.tokenizer.eos_token_id:
+            found[(token,)] = first[token]
+        else:
+            second = chances(plain_logits(policy, prompt, [token])[-1])
+            found |= {(token, after): first[token] * second[after] for after in np.flatnonzero(second).tolist()}
+    return found
+
+
+def test_completions_end_with_their_first_end_token_and_are_filled_up_with_padding(recipe_path: Path) -> None:
+    policy = policy_of(recipe_file.read(recipe_path))
+    eos, pad = policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id
+    tokens, lengths = policy.sample(PROMPTS, np.array([50, 0, 50]), 5, 2.0, 1.0, torch.Generator().manual_seed(0))
+    assert tokens.shape == (100, 5)
+    for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True):
+        expected = row.index(eos) + 1 if eos in row else 5
+        assert length == expected
+        assert row[length:] == (5 - length) * [pad]
+    assert {2, 5} <= set(lengths.tolist()), "the test would show nothing"
+
+
+# Order of prompts
+
+
+def test_prompts_come_in_the_order_of_trl_over_three_epochs_with_an_incomplete_last_batch() -> None:
+    problems, a_step, seed = 26, 8, 7
+    epochs = itertools.count()
+    sampler = RepeatSampler(range(problems), mini_repeat_count=4, batch_size=a_step, shuffle=True, seed=seed)
+    adapted = EpochOrder(
+        RepeatSampler(range(problems), mini_repeat_count=4, batch_size=a_step, shuffle=True, seed=seed),
+        epoch=lambda: next(epochs),
+    )
+    ours = list(itertools.islice(prompt_order(problems, a_step, seed), 72))
+    assert ours == [row for _ in range(3) for row in list(sampler)[::4]]
+    assert ours == [row for _ in range(3) for row in list(adapted)[::4]]
+    assert len(set(ours[:24])) == 24
+
+
+def test_a_run_visits_the_prompts_that_trl_visits(recipe_path: Path, finished: Path, tmp_path: Path) -> None:
+    theirs = run(recipe_path, tmp_path, "trainer=trl")
+    pd.testing.assert_frame_equal(allocations(theirs)[["step", "prompt"]], allocations(finished)[["step", "prompt"]])
+
+
+# Whole runs
+
+
+def test_a_run_leaves_what_a_run_of_trl_leaves_but_checkpoints(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"recipe.yaml", "environment.json", "metrics.jsonl", "allocations.parquet", "report.html", "model"} <= names
+    assert "checkpoints" not in names
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["finished"] is not None
+    assert environment["device"] == "CPU"
+    records = metrics(finished)
+    trained = [record for record in records if "evaluation" not in record]
+    assert [record["step"] for record in trained] == list(range(1, STEPS + 1))
+    assert [record["rollouts"] for record in trained] == list(range(32, 32 * STEPS + 1, 32))
+    assert [record["step"] for record in records if "evaluation" in record] == [0, 5, 10, 12]
+    times = [record["training_seconds"] for record in RunDirectory(finished).read_metrics()]
+    assert times == sorted(times)
+
+
+def test_allocations_hold_every_rollout_and_agree_with_the_metrics(finished: Path) -> None:
+    table = allocations(finished)
+    assert table.groupby("step")["rollouts"].sum().tolist() == [32] * STEPS
+    assert table["scored"].tolist() == table["rollouts"].tolist()
+    assert (table["successes"] <= table["scored"]).all()
+    assert table["rollouts"].nunique() > 1, "no step was uneven"
+    trained = [record for record in metrics(finished) if "evaluation" not in record]
+    for record, (_, step) in zip(trained, table.groupby("step"), strict=True):
+        mixed = (step["successes"] > 0) & (step["successes"] < step["scored"])
+        assert record["effective_prompts"] == pytest.approx(mixed.mean())
+        assert record["effective_gradient_ratio"] == pytest.approx(step["rollouts"][mixed].sum() / 32)
+        assert record["prompt_reward"] == pytest.approx((step["successes"] / step["scored"]).mean())
+        assert record["zero_gradient_ratio/all_negative"] == pytest.approx((step["successes"] == 0).mean())
+
+
+def test_the_same_recipe_gives_the_same_run_bit_for_bit(recipe_path: Path, finished: Path, tmp_path: Path) -> None:
+    again = run(recipe_path, tmp_path)
+    assert_same_training(again, finished)
+    assert metrics(again) == metrics(finished)
+
+
+def test_a_finished_run_is_not_trained_again(
+    recipe_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "metrics.jsonl").stat().st_mtime_ns
+    assert main(["train", str(recipe_path), "--output", str(finished.parent)]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_evaluations_do_not_change_what_is_trained(recipe_path: Path, finished: Path, tmp_path: Path) -> None:
+    changes = ["evaluation.every=1", "evaluation.samples=3", "evaluation.temperature=0.5", "evaluation.max_problems=7"]
+    changes += ["evaluation.top_p=0.9", "evaluation.max_completion_length=9", "evaluation.final={samples: 2}"]
+    other = run(recipe_path, tmp_path, *changes)
+    assert_same_training(other, finished)
+    evaluations = [record["evaluation"]["held-out"] for record in metrics(other) if "evaluation" in record]
+    assert len(evaluations) == STEPS + 1
+    assert evaluations[1] * 7 * 3 == pytest.approx(round(evaluations[1] * 7 * 3))
+    assert evaluations[-1] * 10 * 2 == pytest.approx(round(evaluations[-1] * 10 * 2))
+
+
+def test_an_interrupted_run_begins_anew_and_ends_the_same(
+    recipe_path: Path, finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", str(recipe_path), "--output", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "knapsack_rl.cli", *arguments], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("step 3/") and said.count("step 3/") == 1:
+            process.send_signal(signal.SIGTERM)
+    process.stdout.close()
+    assert process.wait() == 128 + signal.SIGTERM, said
+    assert f"knapsack-rl train {recipe_path} --output {tmp_path}" in said
+    assert "Traceback" not in capfd.readouterr().err
+    assert json.loads((tmp_path / "tiny" / "environment.json").read_text())["finished"] is None
+
+    run(recipe_path, tmp_path)
+    assert_same_training(tmp_path / "tiny", finished)
+    assert metrics(tmp_path / "tiny") == metrics(finished)
+
+
+def test_a_model_on_the_disk_is_trained_like_one_made_from_scratch(
+    recipe_path: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = run(recipe_path, tmp_path, f"model={{kind: pretrained, path: {finished / 'model'}}}")
+    assert metrics(trained)[0]["evaluation"] == metrics(finished)[-1]["evaluation"]
+    missing = f"model={{kind: pretrained, path: {tmp_path / 'nothing'}}}"
+    assert main(["train", str(recipe_path), missing, "--output", str(tmp_path / "other")]) == 2
+    assert f"model.path: cannot load '{tmp_path / 'nothing'}'" in capsys.readouterr().err
+
+
+def test_more_prompts_a_step_than_problems_are_refused_and_the_name_stays_free(
+    recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(recipe_path), "training.prompts_per_step=32", "--output", str(tmp_path)]) == 2
+    assert "at most the 26 problems" in capsys.readouterr().err
+    run(recipe_path, tmp_path, "training.steps=1")
+
+
+def test_a_full_disk_is_told_apart_from_other_failures(
+    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: RunDirectory, *_: Any) -> None:
+        monkeypatch.setattr(RunDirectory, "disk_is_full", True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunDirectory, "append_allocations", full)
+    assert main(["train", str(recipe_path), "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'tiny'}: the disk is full. Free some space" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_what_would_run(recipe_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe_path), "allocator.strategy=oracle", "--dry-run"]) == 0
+    assert "oracle, 2 to 16 rollouts per prompt" in capsys.readouterr().out
+
+
+# Dynamic sampling
+
+
+def steps_of(recipe: Recipe) -> Iterator[Any]:
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+    left = recipe.training.budget
+    while left:
+        step, _ = loop.step(left)
+        left -= sum(step.planned)
+        yield step
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "knapsack"])
+def test_dynamic_sampling_spends_the_budget_exactly_and_keeps_mixed_groups_only(
+    strategy: str, recipe_path: Path
+) -> None:
+    recipe = recipe_file.read(recipe_path, ["training.dynamic_sampling=true", f"allocator.strategy={strategy}"])
+    steps = list(steps_of(recipe))
+    assert sum(sum(step.planned) for step in steps) == STEPS * 32
+    for step in steps:
+        assert 1 <= len(step.kept) <= MOST_ROUNDS
+        successes, scored = np.array(step.successes), np.array(step.scored)
+        mixed = np.flatnonzero((successes > 0) & (successes < scored))
+        kept = np.concatenate([part.groups for part in step.kept])
+        rewards = np.concatenate([part.rewards for part in step.kept])
+        assert np.unique(kept).tolist() == mixed.tolist()
+        assert len(mixed) <= 8
+        for group in mixed:
+            assert (rewards[kept == group].sum(), (kept == group).sum()) == (successes[group], scored[group])
+            assert len(step.planned) == len(step.rows)
+    assert any(len(step.kept) > 1 for step in steps), "the test would show nothing"
+
+
+def test_dynamic_sampling_gives_up_on_a_step_after_some_rounds_when_no_group_is_ever_mixed(
+    recipe_path: Path, tmp_path: Path
+) -> None:
+    # A model that was shown one batch solves no chain of three.
+    changes = ["training.dynamic_sampling=true", "task.operations=3", "model.warm_start.steps=1"]
+    hopeless = run(recipe_path, tmp_path, *changes)
+    table = allocations(hopeless)
+    assert table["rollouts"].sum() == STEPS * 32
+    assert table["successes"].sum() == 0
+    assert table.groupby("step").size().tolist() == [8 * MOST_ROUNDS, 8 * (STEPS - MOST_ROUNDS)]
+    assert [record["loss"] for record in metrics(hopeless) if "evaluation" not in record] == [0.0, 0.0]
+
+
+def test_allocations_of_dynamic_sampling_hold_dropped_rollouts_too(recipe_path: Path, tmp_path: Path) -> None:
+    directory = run(recipe_path, tmp_path, "training.dynamic_sampling=true")
+    table = allocations(directory)
+    assert table["rollouts"].sum() == table["scored"].sum() == STEPS * 32
+    trained = [record for record in metrics(directory) if "evaluation" not in record]
+    assert [record["rollouts"] for record in trained] == table.groupby("step")["rollouts"].sum().cumsum().tolist()
+    evaluated = [record["rollouts"] for record in metrics(directory) if "evaluation" in record]
+    assert (evaluated[0], evaluated[-1]) == (0, STEPS * 32)
+    assert len(evaluated) == len({rollouts // (5 * 32) for rollouts in evaluated}) + (STEPS % 5 > 0)
+
+
+# Waves, weights and baselines
+
+
+def test_a_step_in_waves_spends_its_budget_exactly_and_scores_each_rollout_once(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["allocator.strategy=adaptive"])
+    waves = set()
+    for step in steps_of(recipe):
+        (rollouts,) = step.kept
+        assert sum(step.planned) == len(rollouts) == 32
+        assert np.bincount(rollouts.groups, minlength=8).tolist() == step.planned == step.scored
+        assert np.bincount(rollouts.groups, rollouts.rewards, 8).tolist() == step.successes
+        waves.add(step.waves)
+    assert max(waves) == 3
+
+
+def test_later_waves_add_nothing_to_groups_that_are_mixed_already(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["allocator.strategy=adaptive", "allocator.max_rollouts=32"])
+    stopped = 0
+    for step in steps_of(recipe):
+        (rollouts,) = step.kept
+        for prompt in range(8):
+            first = rollouts.rewards[rollouts.groups == prompt][:2]
+            if 0 < first.sum() < 2:
+                assert step.planned[prompt] == 2
+                stopped += 1
+    assert stopped, "the test would show nothing"
+
+
+def test_without_waves_a_step_is_planned_in_one_shot(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["allocator.strategy=adaptive", "allocator.waves=false"])
+    assert {step.waves for step in steps_of(recipe)} == {1}
+
+
+def test_a_run_in_waves_is_the_same_bit_for_bit_when_it_is_run_again(recipe_path: Path, tmp_path: Path) -> None:
+    runs = [run(recipe_path, tmp_path / name, "allocator.strategy=adaptive") for name in "ab"]
+    assert_same_training(*runs)
+    assert metrics(runs[0]) == metrics(runs[1])
+
+
+def test_categories_reach_the_allocator_and_unknown_columns_are_refused(recipe_path: Path, tmp_path: Path) -> None:
+    with_categories = run(recipe_path, tmp_path / "a", "allocator.strategy=adaptive")
+    without = run(recipe_path, tmp_path / "b", "allocator.strategy=adaptive", "allocator.features=[]")
+    believed = [allocations(directory)["belief_wins"].to_numpy() for directory in (with_categories, without)]
+    assert not np.array_equal(*believed)
+    with pytest.raises(kr.InvalidInputError, match=r"allocator\.features: expected columns .*, got 'topic'"):
+        run(recipe_path, tmp_path / "c", "allocator.strategy=adaptive", "allocator.features=[topic]")
+
+
+def test_weights_multiply_the_advantages_of_a_group_by_the_root_of_the_mean_size_over_its_size(
+    recipe_path: Path,
+) -> None:
+    plain, weighted = (
+        Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+        for recipe in (
+            recipe_file.read(recipe_path, ["allocator.strategy=adaptive", *weights])
+            for weights in (["training.rollout_weights=none"], [])
+        )
+    )
+    step = minimal_grpo.Step(rows=[0, 1], planned=[2, 6])
+    groups = np.array([0, 1, 1, 0, 1, 1, 1, 1])
+    rewards = np.array([1.0, 0, 0, 0, 1, 0, 0, 0])
+    rollouts = Rollouts(groups, groups, torch.zeros(8, 1), torch.ones(8), rewards)
+    factors = plain._advantages(step, rollouts) / weighted._advantages(step, rollouts)
+    assert factors == pytest.approx(np.sqrt(np.array([2, 6]) / 4)[groups])
+
+
+def test_a_baseline_from_the_belief_gives_every_rollout_an_advantage(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["training.baseline=belief", "training.advantage_clip=2"])
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+    step = minimal_grpo.Step(rows=[0, 1], wins=[1.0, 0.1], losses=[3.0, 9.9])
+    groups = np.array([0, 0, 1, 1])
+    rollouts = Rollouts(groups, groups, torch.zeros(4, 1), torch.ones(4), np.array([1.0, np.nan, 1.0, 0.0]))
+    expected = [0.75 / np.sqrt(0.1875), 0.0, 2.0, -0.01 / np.sqrt(0.0099)]
+    assert loop._advantages(step, rollouts) == pytest.approx(expected)
+
+
+# The oracle
+
+
+def test_the_oracle_plans_with_the_rates_that_it_sampled_and_nobody_is_charged(recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["allocator.strategy=oracle", "allocator.oracle_samples=32"])
+    task = load_task(recipe.task, recipe.seed)
+    loop, twin = (Loop(recipe, task, policy_of(recipe)) for _ in range(2))
+    rows = list(itertools.islice(prompt_order(26, 8, recipe.seed), 8))
+    rates = twin._true_rates(rows)
+    step, _ = loop.step(recipe.training.budget)
+    assert step.rows == rows
+    assert step.planned == kr.allocate(rates, 32, 2, 16).rollouts.tolist()
+    assert len(set(step.planned)) > 1, "the test would show nothing"
+    assert sum(step.planned) == 32
+    many = np.full(8, 512)
+    often = twin._generate(rows, many, torch.Generator().manual_seed(9)).counts(8)[0] / 512
+    assert np.abs(rates - often).max() < 4.5 * np.sqrt(0.25 / 32 + 0.25 / 512)
+
+
+def test_looking_at_true_rates_does_not_change_what_is_sampled(recipe_path: Path, tmp_path: Path) -> None:
+    # With these bounds every plan is even, whoever makes it.
+    bounds = ["allocator.min_rollouts=4", "allocator.max_rollouts=4", "training.steps=4"]
+    uniform = run(recipe_path, tmp_path / "a", *bounds, "allocator.strategy=uniform")
+    oracle = run(recipe_path, tmp_path / "b", *bounds, "allocator.strategy=oracle")
+    assert_same_training(uniform, oracle)
+    assert metrics(uniform) == metrics(oracle)
+
+
+# Learning curves
+
+
+def copying(task: Task) -> Task:
+    """The same problems with the start digit as the answer: what a small model learns in a few dozen steps."""
+
+    def first_digit(row: dict[str, str]) -> dict[str, str]:
+        return {"answer": row["prompt"][0]}
+
+    return Task(
+        task.train.map(first_digit),
+        {name: rows.map(first_digit) for name, rows in task.evaluation.items()},
+        task.reward,
+    )
+
+
+@pytest.mark.slow
+def test_learning_curves_are_those_of_trl_within_noise(recipe_path: Path, tmp_path: Path) -> None:
+    changes = ["training.prompts_per_step=16", "training.group_size=8", "training.updates_per_step=1"]
+    changes += ["training.micro_batch_size=128", "training.learning_rate=3e-3", "training.weight_decay=0"]
+    changes += ["training.adam_beta2=0.99", "training.steps=30", "training.max_completion_length=3"]
+    changes += ["task.train_problems=128", "task.eval_problems=128", "evaluation.samples=8"]
+    starts, ours, theirs = [], [], []
+    for seed in range(1, 7):
+        recipe = recipe_file.read(recipe_path, [*changes, f"seed={seed}"])
+        task = copying(load_task(recipe.task, seed))
+        loop = Loop(recipe, task, policy_of(recipe))
+        starts.append(loop.evaluate(last=False)["held-out"])
+        for _ in range(recipe.training.steps):
+            loop.step(recipe.training.rollouts_per_step)
+        ours.append(loop.evaluate(last=True)["held-out"])
+
+        policy = policy_of(recipe)
+        accuracies: list[float] = []
+        trainer = EvaluatedTrainer(
+            recipe=recipe,
+            benchmarks=task.evaluation,
+            on_evaluation=lambda _, found, to=accuracies: to.append(found["held-out"]),
+            model=policy.model,
+            processing_class=policy.tokenizer,
+            reward_funcs=task.reward,
+            args=grpo_config(recipe, tmp_path / str(seed)),
+            train_dataset=task.train,
+            allocator=ingredients.allocator(recipe),
+            advantage_clip=recipe.training.advantage_clip,
+            id_column="id",
+        )
+        trainer.train()
+        trainer.evaluate()
+        theirs += accuracies[-1:]
+    rise = np.mean(theirs) - np.mean(starts)
+    differences = np.array(ours) - np.array(theirs)
+    # Five standard errors of the mean over six seeds: chance exceeds them once in 250 times.
+    tolerance = 5.0 * differences.std(ddof=1) / np.sqrt(len(differences))
+    assert rise > 0.3, "nothing was learned"
+    assert tolerance < 0.7 * rise, "the test would show nothing"
+    assert abs(differences.mean()) < tolerance
