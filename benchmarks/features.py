@@ -19,7 +19,7 @@ import live
 from knapsack_rl import identity
 from knapsack_rl.estimators import Regression
 from knapsack_rl.estimators.features import as_features
-from knapsack_rl.experiments.engines.minimal.grpo import Loop, Step
+from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop
 
 TOLD = ([], ["category"], ["length"], ["hidden"], ["category", "length"], ["category", "hidden"])
 
@@ -32,18 +32,19 @@ class Watched(Loop):
         self.estimators = [Regression() for _ in TOLD]
         self.scores: list[tuple[list[float], list[float]]] = [([], []) for _ in TOLD]
 
-    def _round(self, step: Step, rows: list[int]) -> None:
+    def collect(self, rows: list[int], known: dict[str, Any] | None = None) -> Collected:
+        """As in `Loop`, after everybody has predicted."""
         prompts = [self.columns["prompt"][row] for row in rows]
-        known = {
+        all_known = {
             "category": [self.columns["category"][row] for row in rows],
             "length": [len(prompt) for prompt in prompts],
             "hidden": self.hidden(prompts),
         }
         keys = identity.keys([self.columns["id"][row] for row in rows])
-        features = [as_features({name: known[name] for name in told}, len(rows)) for told in TOLD]
+        features = [as_features({name: all_known[name] for name in told}, len(rows)) for told in TOLD]
         beliefs = [estimator.belief(keys, told) for estimator, told in zip(self.estimators, features, strict=True)]
-        super()._round(step, rows)
-        won, tried = np.array(step.successes[-len(rows) :]), np.array(step.scored[-len(rows) :])
+        collected = super().collect(rows, known)
+        won, tried = collected.rollouts.counts(len(rows))
         for estimator, told, belief, (first, later) in zip(
             self.estimators, features, beliefs, self.scores, strict=True
         ):
@@ -51,6 +52,7 @@ class Watched(Loop):
             first += score[~seen].tolist()
             later += score[seen].tolist()
             estimator.update(keys, won, tried, told)
+        return collected
 
     @torch.no_grad()
     def hidden(self, prompts: list[str]) -> np.ndarray:
@@ -71,7 +73,7 @@ def main() -> None:
     loops = [live.loop(Watched, parsed.arguments, seed) for seed in parsed.seeds]
     for loop in loops:
         for _ in range(loop.recipe.training.steps):
-            loop.step(loop.recipe.training.rollouts_per_step)
+            loop.step()
     print("| told | first visits | later visits |\n| --- | ---: | ---: |")
     for number, told in enumerate(TOLD):
         means = [[np.mean(part) for part in loop.scores[number]] for loop in loops]

@@ -87,7 +87,7 @@ def main() -> None:
         loop, done = live.loop(Loop, parsed.arguments, seed), 0
         for after in sorted(points):
             for _ in range(after - done):
-                loop.step(loop.recipe.training.rollouts_per_step)
+                loop.step()
             done = after
             points[after].append(influences(loop, parsed.prompts, parsed.rollouts))
     print("| after steps | p | prompts | influence | paper's | adaptive's | p (1 - p) |")

@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.validation import as_counts, as_floats, one_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -21,7 +24,7 @@ class Advantages(NamedTuple):
     """Advantages of a batch of rollouts, and what TRL logs beside them."""
 
     values: Floats
-    """Shape (rollouts,), unclipped."""
+    """Shape (rollouts,), not clipped."""
     zero_std: float
     """Share of rollouts whose reward deviation, as the scaling takes it, is zero (TRL's frac_reward_zero_std)."""
 
@@ -32,67 +35,122 @@ def total_rewards(rewards: Floats, weights: Floats) -> Floats:
 
 
 def group_advantages(
-    rewards: Floats, weights: Floats, groups: Ints, *, scale_rewards: str, multi_objective_aggregation: str
+    rewards: ArrayLike,
+    groups: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    scale_rewards: str = "group",
+    multi_objective_aggregation: str = "sum_then_normalize",
 ) -> Advantages:
-    """Advantages of rollouts whose groups may be of any size and in any order.
+    """Advantages of rollouts whose groups may be of any size and in any order (paper, equation 3).
 
     Args:
-        rewards: shape (rollouts, reward functions), NaN where a function gave no reward.
-        weights: shape (reward functions,).
+        rewards: shape (rollouts,), or (rollouts, reward functions); NaN where there is none.
         groups: shape (rollouts,), position of the prompt that each is a rollout of.
+        weights: shape (reward functions,); by default 1 each.
         scale_rewards: TRL's `group`, `batch` or `none`.
         multi_objective_aggregation: TRL's `sum_then_normalize` or `normalize_then_sum`.
 
     Returns:
-        The advantages, 0 for rollouts without any reward; see `idle_rollouts` for groups of equal rewards.
+        The advantages; exactly 0 for rollouts without any reward and in groups of equal rewards (`idle_rollouts`).
+
+    Raises:
+        InvalidInputError: shapes do not fit, or an option is unknown.
 
     Cost: O(rollouts log rollouts).
     """
-    total = total_rewards(rewards, weights)
+    one_of("scale_rewards", scale_rewards, ("group", "batch", "none"))
+    one_of("multi_objective_aggregation", multi_objective_aggregation, ("sum_then_normalize", "normalize_then_sum"))
+    each, of, weight = _checked(rewards, groups, weights)
+    total = total_rewards(each, weight)
     if multi_objective_aggregation == "sum_then_normalize":
-        mean, std = _moments(total, groups)
+        mean, std = _moments(total, of)
         spread = {"group": std, "batch": np.full_like(std, _deviation(total)), "none": std}[scale_rewards]
         values = total - mean
         if scale_rewards != "none":
             values = values / (spread + EPSILON)
     else:
-        moments = [_moments(column, groups) for column in rewards.T]
+        moments = [_moments(column, of) for column in each.T]
         normalized = np.stack(
-            [(column - mean) / (std + EPSILON) for column, (mean, std) in zip(rewards.T, moments, strict=True)], axis=1
+            [(column - mean) / (std + EPSILON) for column, (mean, std) in zip(each.T, moments, strict=True)], axis=1
         )
-        summed = total_rewards(normalized, weights)
+        summed = total_rewards(normalized, weight)
         spread = np.full_like(summed, _deviation(summed))
         known = summed[~np.isnan(summed)]
         values = (summed - (known.mean() if known.size else 0.0)) / (spread + EPSILON)
-    return Advantages(np.nan_to_num(values, nan=0.0), float(np.isclose(spread, 0.0).mean()))
-
-
-def belief_advantages(successes: NDArray[np.bool_], judged: NDArray[np.bool_], expected: Floats) -> Floats:
-    """Advantages over a baseline from before the step: (r - m) / sqrt(m (1 - m)), which is a success's z-score.
-
-    Args:
-        successes: shape (rollouts,), r.
-        judged: shape (rollouts,), whether a rollout has the reward that decides; the others' advantage is 0.
-        expected: shape (rollouts,), m, the believed success rate of each rollout's prompt, between 0 and 1 exclusive.
-    """
-    return np.where(judged, (successes - expected) / np.sqrt(expected * (1.0 - expected)), 0.0)
+    idle = idle_rollouts(each, of, weight, multi_objective_aggregation=multi_objective_aggregation)
+    values = np.where(idle | np.isnan(values), 0.0, values)
+    return Advantages(values, float(np.isclose(spread, 0.0).mean()) if len(spread) else 0.0)
 
 
 def idle_rollouts(
-    rewards: Floats, weights: Floats, groups: Ints, *, multi_objective_aggregation: str
+    rewards: ArrayLike,
+    groups: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    multi_objective_aggregation: str = "sum_then_normalize",
 ) -> NDArray[np.bool_]:
     """Shape (rollouts,): whether all rewards of a rollout's group are equal, so that its advantage is exactly 0.
 
     To be asked beside the advantages, where rounding in the mean leaves a little over that a small epsilon blows up.
     Compared are the weighted sums, or where functions are normalised one by one, each of them; NaN counts for none.
+    Arguments as `group_advantages`.
     """
-    together = multi_objective_aggregation == "sum_then_normalize"
-    compared = total_rewards(rewards, weights)[:, None] if together else rewards
-    low = np.full((groups.max() + 1, compared.shape[1]), np.inf)
+    each, of, weight = _checked(rewards, groups, weights)
+    compared = total_rewards(each, weight)[:, None] if multi_objective_aggregation == "sum_then_normalize" else each
+    low = np.full((of.max(initial=-1) + 1, compared.shape[1]), np.inf)
     high = -low
-    np.fmin.at(low, groups, compared)
-    np.fmax.at(high, groups, compared)
-    return np.asarray((low >= high).all(axis=1))[groups]
+    np.fmin.at(low, of, compared)
+    np.fmax.at(high, of, compared)
+    return np.asarray((low >= high).all(axis=1))[of]
+
+
+def is_success(rewards: ArrayLike, threshold: float = 0.0) -> NDArray[np.bool_]:
+    """Whether each reward is a success: above the threshold, compared in float32, as trainers hold rewards.
+
+    A missing reward (NaN) is no success. In float64, .1 from a float32 tensor would be above a threshold of .1.
+    """
+    return np.asarray(as_floats("rewards", rewards).astype(np.float32) > np.float32(threshold))
+
+
+def rollout_weights(groups: Ints, kind: str, group_size: float) -> Floats:
+    """What advantages are multiplied by so that large groups weigh less: sqrt(group_size / N_i), or 1.
+
+    Args:
+        groups: shape (rollouts,), position of the prompt that each is a rollout of; N_i is how often i occurs.
+        kind: `sqrt` or `none`.
+        group_size: the mean group size, whose groups have the weight 1.
+
+    Returns:
+        Shape (rollouts,).
+
+    Raises:
+        InvalidInputError: an unknown kind.
+    """
+    if one_of("rollout_weights", kind, ("none", "sqrt")) == "none":
+        return np.ones(len(groups))
+    return np.sqrt(group_size / np.bincount(groups))[groups]
+
+
+def bounded(advantages: Floats, clip: float | None, weights: Floats) -> Floats:
+    """What a trainer makes of advantages: clipped to [-clip, clip] (paper, appendix C), if not None, then weighed."""
+    return (advantages if clip is None else np.clip(advantages, -clip, clip)) * weights
+
+
+def _checked(rewards: ArrayLike, groups: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Ints, Floats]:
+    """Rewards (rollouts, functions), groups and weights that fit together."""
+    each = as_floats("rewards", rewards)
+    each = each[:, None] if each.ndim == 1 else each
+    of = as_counts("groups", groups)
+    if each.ndim != 2 or of.shape != (len(each),):
+        raise InvalidInputError(
+            "rewards, groups: expected a row of rewards and a group for each rollout, "
+            f"got shapes {each.shape} and {of.shape}."
+        )
+    weight = np.ones(each.shape[1]) if weights is None else as_floats("weights", weights)
+    if weight.shape != (each.shape[1],):
+        raise InvalidInputError(f"weights: expected one for each of {each.shape[1]} rewards, got shape {weight.shape}.")
+    return each, of, weight
 
 
 def _moments(rewards: Floats, groups: Ints) -> tuple[Floats, Floats]:

@@ -230,7 +230,7 @@ def _train(parsed: argparse.Namespace, command: str) -> int:
     if recipe.trainer == "verl":
         return int(_module("engines.verl.run").train(recipe, parsed.output, command, partial(_say, console)))
     with console.status("loading PyTorch"):
-        train = _module("engines.trl.run" if recipe.trainer == "trl" else "engines.minimal.grpo")
+        train = _module("engines.trl.run" if recipe.trainer == "trl" else "engines.minimal.run")
     interrupted = _module("runs.interruption").Interrupted
     try:
         outcome = train.train(recipe, parsed.output, command, console)

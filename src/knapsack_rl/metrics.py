@@ -6,11 +6,12 @@ nothing are NaN.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.validation import as_counts, as_floats, as_rates, as_successes
 
@@ -95,6 +96,79 @@ def transition_matrix(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64
     empty = np.flatnonzero(counts.sum(axis=1) == 0)
     counts[empty, empty] = 1.0
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+def step_metrics(
+    rollouts: ArrayLike,
+    successes: ArrayLike,
+    *,
+    placed: ArrayLike | None = None,
+    scored: ArrayLike | None = None,
+    live: ArrayLike | None = None,
+    rewards: ArrayLike | None = None,
+    visited: ArrayLike | None = None,
+    belief: Belief | None = None,
+    fallback: int | None = None,
+    waves: int | None = None,
+) -> dict[str, float]:
+    """What every trainer logs of a step, by the names that they all use. Arrays have shape (M,), an entry per prompt.
+
+    N is one thing throughout: the rollouts of a prompt that the step has in hand and may train on, with a reward or
+    without.
+
+    Args:
+        rollouts: N_i.
+        successes: those that were right.
+        placed: those that were planned, failed ones included; by default `rollouts`.
+        scored: those that could be judged; by default `rollouts`.
+        live: those with a non-zero advantage; by default all of a prompt with both a success and a failure.
+        rewards: mean reward, NaN where there is none.
+        visited: whether a prompt was visited before the step.
+        belief: about the success rates, from before the step.
+        fallback: rollouts that the fallback moved.
+        waves: waves of the step.
+
+    Returns:
+        `effective_gradient_ratio` (equation 4), `effective_prompts`, `zero_gradient_ratio/all_positive` and
+        `/all_negative`, `rollouts/sum`, `/min`, `/q25`, `/median`, `/q75`, `/max` of what was placed, `prompt_success`
+        (the mean success rate over prompts); and `prompt_reward`, `never_visited`, `belief/log_score` (nats a prompt),
+        `fallback_rollouts` and `waves`, where these were given. Means of nothing are NaN.
+
+    Raises:
+        InvalidInputError: lengths differ, or a count is out of range.
+    """
+    won, tried = as_successes(successes, rollouts if scored is None else scored)
+    count = as_counts("rollouts", rollouts)
+    planned = count if placed is None else as_counts("placed", placed)
+    mixed = (won > 0) & (won < tried)
+    alive = np.where(mixed, count, 0) if live is None else as_counts("live", live)
+    for name, values in (("rollouts", count), ("placed", planned), ("live", alive)):
+        if values.shape != won.shape:
+            raise InvalidInputError(f"{name}: expected one count for each of {len(won)} prompts, got {values.shape}.")
+    there, judged, idle = count > 0, tried > 0, alive == 0
+    quartiles = np.quantile(planned, [0.0, 0.25, 0.5, 0.75, 1.0]) if len(planned) else np.full(5, np.nan)
+    found: dict[str, Any] = {
+        "effective_gradient_ratio": _share(alive.sum(), count.sum()),
+        "effective_prompts": _share(np.count_nonzero(alive), np.count_nonzero(there)),
+        "zero_gradient_ratio/all_positive": _share(((won == tried) & judged & idle).sum(), there.sum()),
+        "zero_gradient_ratio/all_negative": _share(((won == 0) & judged & idle).sum(), there.sum()),
+        "prompt_success": _mean(won[judged] / tried[judged]),
+        "rollouts/sum": planned.sum(),
+        **dict(zip((f"rollouts/{name}" for name in ("min", "q25", "median", "q75", "max")), quartiles, strict=True)),
+    }
+    if rewards is not None:
+        known = as_floats("rewards", rewards)
+        found["prompt_reward"] = _mean(known[~np.isnan(known)])
+    if visited is not None:
+        found["never_visited"] = _mean(~np.asarray(visited, dtype=bool))
+    if belief is not None:
+        found["belief/log_score"] = _mean(belief.log_likelihood(won, tried)[judged])
+    found |= {name: n for name, n in (("fallback_rollouts", fallback), ("waves", waves)) if n is not None}
+    return {name: float(number) for name, number in found.items()}
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if values.size else float("nan")
 
 
 def _as_status(name: str, values: ArrayLike) -> NDArray[np.int64]:

@@ -11,13 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import knapsack_rl as kr
-from knapsack_rl.belief import Belief
-from knapsack_rl.expected_value import expected_gains
-from knapsack_rl.strategies.ours import EXPONENTS, STRATEGIES
-from knapsack_rl.strategies.placement import ByGain
+from knapsack_rl.strategies import STRATEGIES
 
 Ints = NDArray[np.int64]
-WAITING = [name for name, strategy in STRATEGIES.items() if strategy.waves.__name__ != "one_wave"]
+WAITING = [name for name, strategy in STRATEGIES.items() if strategy.in_waves]
 ONE_WAVE = [name for name in STRATEGIES if name not in WAITING]
 
 
@@ -113,14 +110,13 @@ def test_the_same_reports_lead_to_the_same_plans(**case: Any) -> None:
 @streams
 def test_the_last_report_teaches_the_totals_once_and_none_before_it_anything(**case: Any) -> None:
     stream, plain = Case(**case), Case(**case)
-    update, calls = stream.allocator._estimator.update, []
-    stream.allocator._estimator.update = lambda *counts: (calls.append(stream.step.remaining), update(*counts))[1]  # type: ignore[method-assign]
+    update, calls = stream.allocator.estimator.update, []
+    stream.allocator.estimator.update = lambda *counts: (calls.append(stream.step.remaining), update(*counts))[1]  # type: ignore[method-assign]
     stream.run()
     assert len(calls) == 1
     nothing = np.zeros(len(stream.ids), dtype=np.int64)
     stream.step.report(nothing, nothing)
     assert len(calls) == 1
-    plain.allocator._estimator._open = 0  # its own step never came to an end
     plain.allocator.tell(plain.ids, stream.step.successes, stream.step.scored)
     for name, value in plain.allocator.state_dict()["estimator"].items():
         np.testing.assert_array_equal(stream.allocator.state_dict()["estimator"][name], value)
@@ -128,19 +124,17 @@ def test_the_last_report_teaches_the_totals_once_and_none_before_it_anything(**c
 
 @settings(deadline=None, max_examples=50)
 @adaptive_streams
-def test_the_minimum_comes_first_and_a_prompt_gets_more_only_once_its_own_is_back(**case: Any) -> None:
+def test_nobody_gets_more_than_the_minimum_before_everybody_has_it(**case: Any) -> None:
     stream = Case(**case)
     step, engine = stream.step, stream.engine
-    placed, back = np.zeros((2, len(stream.ids)), dtype=np.int64)
+    placed = np.zeros(len(stream.ids), dtype=np.int64)
     while step.remaining:
         plan = step.place(engine.free).rollouts
         beyond = (plan > 0) & (placed + plan > stream.low)
-        assert (back[beyond] >= stream.low).all()
         assert not beyond.any() or (placed + plan >= stream.low).all()
         placed = placed + plan
         engine.start(plan)
         won, tried, failed = engine.some()
-        back = back + tried + failed
         step.report(won, tried, failed)
 
 
@@ -186,60 +180,23 @@ def test_what_other_steps_teach_meanwhile_does_not_move_a_step_that_has_begun() 
     assert placed(disturb=True) == placed(disturb=False)
 
 
-beliefs = st.lists(st.tuples(st.floats(0.05, 20.0), st.floats(0.05, 20.0)), min_size=1, max_size=6)
-
-
-@settings(deadline=None, max_examples=40)
-@example(pairs=[(0.5, 2.0), (3.0, 0.4), (0.1, 0.1)], left=4)
-@given(beliefs, st.integers(0, 20))
-def test_at_the_price_as_many_rollouts_are_wanted_as_are_left(pairs: list[tuple[float, float]], left: int) -> None:
-    """Against a sum over prompts, sides and lengths that knows only the gain of one rollout and chances of outcomes."""
-    most = 12
-    allocator = kr.BudgetAllocator("adaptive", 4, 2, most)
-    step = allocator.step([str(i) for i in range(len(pairs))])
-    wins, losses = np.array(pairs).T
-    step._allocator._estimator.belief = lambda *_: Belief(wins, losses)  # type: ignore[method-assign]
-    two = np.full(len(pairs), 2)
-    scored = np.arange(len(pairs)) % 3  # of the first two rollouts, so many are back
-    successes = np.where(np.arange(len(pairs)) % 2 == 0, 0, scored)
-    step.placed, step.scored, step.successes = two, scored, successes
-    view = step._view(two - scored)
-    price = ByGain(view, EXPONENTS).price(view, left)
-
-    above, at_or_above = 0.0, 0.0
-    for i, (a, b) in enumerate(pairs):
-        belief, n, s = Belief(np.array([a]), np.array([b])), np.array([scored[i]]), np.array([successes[i]])
-        for right in (False, True):
-            if s[0] != (n[0] if right else 0):
-                continue
-            for k in range(2, most):
-                alike = np.array([k if right else 0])
-                chance = np.exp(belief.log_likelihood(alike, np.array([k])) - belief.log_likelihood(s, n))[0]
-                worth = expected_gains(belief, alike, np.array([k]), np.zeros(1, dtype=np.int64), EXPONENTS)
-                gain = worth(np.array([0]), 0, 1)[0, 0]
-                above += chance * (gain > price * (1 + 1e-9))
-                at_or_above += chance * (gain >= price * (1 - 1e-9))
-    assert above <= left + 1e-9
-    assert at_or_above >= left - 1e-9 or price == 0.0
-
-
-def test_while_first_rollouts_are_out_a_prompt_that_could_go_on_waits_for_a_gain_above_the_price() -> None:
-    allocator = kr.BudgetAllocator("adaptive", 4, 2, 64)
-    names = [str(i) for i in range(8)]
-    step = allocator.step(names)
-    step._allocator._estimator.belief = lambda *_: Belief(np.full(8, 0.5), np.full(8, 1.5))  # type: ignore[method-assign]
-    assert step.place(16).rollouts.tolist() == [2] * 8
-    one = np.eye(8, dtype=np.int64)[0]
-    step.report(0 * one, 2 * one)
-    nothing, failed = 0 * one, 2 * one
-    price = ByGain(step._view(2 - failed), EXPONENTS).price(step._view(2 - failed), 16)
-    belief = step._allocator._estimator.belief(None, None)  # type: ignore[arg-type]
-    gains = expected_gains(belief, nothing, failed, nothing, EXPONENTS)(np.arange(1), 0, 16)
-    early = int((gains > price).sum())
-    assert 0 < early < 16
-    assert step.place(16).rollouts.tolist() == (early * one).tolist()
-    step.report([0] * 8, [0] * 8, 2 - 2 * one)
-    assert step.place(16).rollouts.sum() == 16 - early
+def test_free_slots_never_wait_and_go_where_a_rollout_is_expected_to_gain_most() -> None:
+    """The minimum for everyone, then one rollout at a time by brute force over the gains of all prompts."""
+    allocator = kr.BudgetAllocator("adaptive", 4, 2, 9)
+    ids = [str(i) for i in range(6)]
+    for _ in range(3):
+        allocator.tell(ids, [0, 1, 3, 5, 7, 8], [8] * 6)
+    step = allocator.step(ids)
+    assert step.place(12).rollouts.tolist() == [2] * 6
+    step.report([0, 0, 1, 0, 2, 1], [2, 1, 2, 0, 2, 1])
+    placed, scored, won = step.placed.copy(), step.scored, step.successes
+    expected = np.zeros(6, dtype=np.int64)
+    for _ in range(7):
+        gains = kr.expected_gains(step.belief, won, scored, placed + expected - scored, (0.5, 2.0))
+        open_to = (placed + expected < 9) & ~((won > 0) & (won < scored))
+        best = np.where(open_to, gains(np.arange(6), 0, 1)[:, 0], -1.0)
+        expected[int(best.argmax())] += 1
+    assert step.place(7).rollouts.tolist() == expected.tolist()
 
 
 def test_the_two_ways_through_a_step_do_not_mix() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from knapsack_rl.belief import Belief
+from knapsack_rl.errors import StateError
 from knapsack_rl.estimators.features import NONE, Features
 from knapsack_rl.estimators.table import Table
 
@@ -22,51 +23,86 @@ class Began(NamedTuple):
     """When a step began.
 
     Attributes:
-        visits: how many visits had been told by then.
+        clock: the estimator's clock at that time.
         number: of the step, in the order in which they began.
     """
 
-    visits: int
+    clock: int
     number: int
 
 
-class Estimator(ABC):
-    """What an allocator asks of an estimator. Keys are 64-bit, shape (M,); `update` alone changes anything."""
+class Visits(NamedTuple):
+    """What a step showed of its prompts: each prompt once, with one rollout or more. Arrays have shape (V,).
 
-    _prompts: Table
-    """A row for each known prompt; the column `step` has the number of the newest step that visited it."""
-    _latest = _begun = _open = 0
-    """Number of the newest step that was told, of the newest that began, and how many began that were not told yet."""
-    _COUNTS = ("won", "tried")
-    """Columns of successes and rewards that `all_rates` divides."""
+    Attributes:
+        keys: who the prompts are.
+        won: rollouts that were right.
+        tried: rollouts that were scored, 1 or more.
+        features: what else is known about the prompts.
+        known: whether a prompt was visited before.
+        newest: whether no visit of a later step has been told of a prompt. A late visit is not its last one.
+        began: when the step began.
+    """
+
+    keys: Keys
+    won: Ints
+    tried: Ints
+    features: Features
+    known: NDArray[np.bool_]
+    newest: NDArray[np.bool_]
+    began: Began
+
+
+class Estimator(ABC):
+    """What turns the outcomes of prompts into beliefs about their success rates. Derive from it for one of your own.
+
+    `belief` is all that has to be written. The base class keeps the counts of each prompt's last visit (`won`,
+    `tried`), saves them and loads them. An estimator that keeps more names further columns of its table, fills them in
+    `remember`, and learns what prompts share in `learn`; if that is more than the table holds, it extends `state_dict`
+    and `load_state_dict`.
+
+    Prompts are named by 64-bit keys, shape (M,). `update` and `load_state_dict` alone change anything.
+
+    Args:
+        columns: name and type of the further columns; all are zero for a new prompt.
+    """
+
+    counts: ClassVar[tuple[str, str]] = ("won", "tried")
+    """Columns of the successes and the rollouts that observed success rates come from."""
+    clock: int = 0
+    """Time in the estimator's own unit, for estimators to which the age of evidence matters."""
+
+    prompts: Table
+    """A row for each known prompt: its columns to read and, in `remember`, to assign to."""
+
+    def __init__(self, **columns: DTypeLike) -> None:
+        counts = {name: columns.get(name, np.float32) for name in self.counts}
+        # The column `step` has the number of the newest step that visited the prompt.
+        self.prompts = Table(**{**counts, **columns, "step": np.uint32})
+        self._begun = 0
 
     def __len__(self) -> int:
         """Known prompts."""
-        return len(self._prompts)
+        return len(self.prompts)
 
     @property
-    def clock(self) -> int:
-        """Visits so far, for estimators to which the age of evidence matters; 0 for all others."""
-        return 0
+    def settings(self) -> dict[str, Any]:
+        """What the meaning of a state depends on, as plain numbers and texts; a state of other ones is refused."""
+        return {}
 
-    def begin(self) -> Began:
-        """Say when a step begins that begins now.
+    # Believe
 
-        Its number is above those of all that were told and of all that are open. While none is, it follows from the
-        state, so that a run that was resumed counts as it would have.
-        """
-        self._begun = max(self._latest, self._begun if self._open else 0) + 1
-        self._open += 1
-        return Began(self.clock, self._begun)
+    @abstractmethod
+    def belief(self, keys: Keys, features: Features) -> Belief:
+        """A distribution of each prompt's success rate at its next visit, for unknown prompts too."""
+
+    def read(self, column: str, keys: Keys) -> Floats:
+        """A column of these prompts, 0 where a prompt is not known. O(M)."""
+        return self.prompts.read(column, self.prompts.find(keys))
 
     def known(self, keys: Keys) -> NDArray[np.bool_]:
         """Whether each prompt was ever visited. O(M)."""
-        return self._prompts.find(keys) >= 0
-
-    def all_rates(self) -> Floats:
-        """Success rates of all known prompts, as observed last, in order of their first visit. O(known prompts)."""
-        won, tried = (self._prompts[name] for name in self._COUNTS)
-        return np.asarray(won / tried, dtype=np.float64)
+        return self.prompts.find(keys) >= 0
 
     def rates(self, keys: Keys, features: Features = NONE) -> Floats:
         """Point estimates, shape (M,), NaN where never visited."""
@@ -76,46 +112,99 @@ class Estimator(ABC):
         """The point estimates for prompts about which this is believed, NaN where never visited. O(M)."""
         return np.where(self.known(keys), belief.mean, np.nan)
 
-    @abstractmethod
-    def belief(self, keys: Keys, features: Features) -> Belief:
-        """A distribution of each prompt's success rate at its next visit, for unknown prompts too."""
+    def all_rates(self) -> Floats:
+        """Success rates of all known prompts, as observed last, in order of their first visit. O(known prompts)."""
+        won, tried = (self.prompts[name] for name in self.counts)
+        return np.asarray(won / tried, dtype=np.float64)
 
-    @abstractmethod
+    # Learn
+
+    def begin(self) -> Began:
+        """Say when a step begins that begins now: after all that began before."""
+        self._begun += 1
+        return Began(self.clock, self._begun)
+
     def update(
         self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
     ) -> None:
-        """Take in one visit a prompt; rows of one prompt are parts of one visit, rows without rollouts are none.
+        """Take in one visit a prompt. O(M) beside `learn` and `remember`, amortised.
 
-        `began` is what `begin` said when the step of these rollouts began; None for one that begins now. A visit that
-        is told late, after one of the same prompt whose step began later, does not pass for its last.
+        Args:
+            keys: who the prompts are; rows of one prompt are parts of one visit.
+            successes: shape (M,), right rollouts.
+            rollouts: shape (M,), scored rollouts; a row without any is no visit.
+            features: what else is known about the prompts.
+            began: what `begin` said when the step of these rollouts began; None for one that begins now. A visit that
+                is told late, after one of the same prompt whose step began later, does not pass for its last.
+
+        Raises:
+            InvalidInputError: the estimator cannot learn from such features. Nothing has been learned then.
+        """
+        if len(keys):
+            self.check(features)
+        began = began or self.begin()
+        seen = np.flatnonzero(rollouts > 0)
+        if not len(seen):
+            return
+        different, first, part = np.unique(keys[seen], return_index=True, return_inverse=True)
+        won = np.bincount(part, successes[seen], len(different)).astype(np.int64)
+        tried = np.bincount(part, rollouts[seen], len(different)).astype(np.int64)
+        rows = self.prompts.find(different)
+        newest = self.prompts.read("step", rows) <= began.number
+        visits = Visits(different, won, tried, features.of(seen[first]), rows >= 0, newest, began)
+        self.learn(visits)
+        if not visits.known.all():
+            rows = self.prompts.rows(different)
+        self.remember(rows, visits)
+        for column, values in zip(Estimator.counts, (won, tried), strict=True):
+            if column in self.prompts.columns:
+                self.prompts[column][rows[newest]] = values[newest]
+        self.prompts["step"][rows[newest]] = began.number
+
+    def check(self, features: Features) -> None:  # noqa: B027 # a hook
+        """Refuse features that beliefs cannot come from; raises InvalidInputError. By default all will do."""
+
+    def learn(self, visits: Visits) -> None:  # noqa: B027 # a hook
+        """Learn what prompts share, with the table as it was before these visits. By default nothing."""
+
+    def remember(self, rows: Ints, visits: Visits) -> None:  # noqa: B027 # a hook
+        """Fill the further columns of the visited prompts, whose rows these are. By default nothing.
+
+        `won` and `tried` still hold the visit before; the base class replaces them, where the visit is the newest.
         """
 
-    def _told(self, began: Began | None) -> Began:
-        """Note that a step is told; one that begins now if `began` is None."""
-        began = began or self.begin()
-        self._open = max(self._open - 1, 0)
-        return began
+    # Keep
 
-    def _newest(self, rows: Ints, began: Began) -> NDArray[np.bool_]:
-        """Note a visit of these rows, and say of which of them no newer one has been told."""
-        newest = np.asarray(self._prompts["step"][rows] <= began.number)
-        self._prompts["step"][rows[newest]] = began.number
-        if newest.any():
-            self._latest = max(self._latest, began.number)
-        return newest
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned: numbers, texts and arrays. O(known prompts).
+
+        Steps are numbered anew from 1 in the order in which they began, so that a step that taught nothing, because it
+        was given up or is still open, leaves no trace.
+        """
+        state = self.prompts.state_dict()
+        return {**state, "step": (np.unique(state["step"], return_inverse=True)[1] + 1).astype(np.uint32)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace what was learned.
+
+        Raises:
+            StateError: the state is not what `state_dict` writes. Nothing has changed then.
+        """
+        self._take_over(self._restored(state))
+
+    def _restored(self, state: Mapping[str, Any]) -> Table:
+        """The table of a saved state, whose counts make sense."""
+        prompts = self.prompts.restored(state)
+        right, scored = self.counts
+        won, tried = prompts[right], prompts[scored]
+        if not np.all((won >= 0) & (won <= tried) & (tried > 0)):
+            raise StateError(f"state: expected 0 <= {right} <= {scored}, and {scored} above 0.")
+        return prompts
 
     def _take_over(self, prompts: Table) -> None:
         """Replace the table by that of a saved state; steps that begin from now on are newer than all in it."""
-        self._prompts = prompts
-        self._latest = int(prompts["step"].max(initial=0))
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """What was learned: numbers, texts and arrays."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace what was learned, or raise StateError and change nothing."""
+        self.prompts = prompts
+        self._begun = max(self._begun, int(prompts["step"].max(initial=0)))
 
 
 class ObservedRates(Estimator):
@@ -123,16 +212,16 @@ class ObservedRates(Estimator):
 
     def point(self, keys: Keys, belief: Belief) -> Floats:
         """The observed rates, NaN where never visited; what is believed of them plays no part. O(M)."""
-        won, tried = self._counts(keys)
+        won, tried = self._observed(keys)
         with np.errstate(invalid="ignore"):
             return won / tried
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """The rewards that count, on Jeffreys' prior Beta(1/2, 1/2); features play no part."""
-        won, tried = self._counts(keys)
+        won, tried = self._observed(keys)
         return Belief(won + 0.5, tried - won + 0.5)
 
-    def _counts(self, keys: Keys) -> tuple[Floats, Floats]:
-        rows = self._prompts.find(keys)
-        won, tried = (self._prompts.read(name, rows) for name in self._COUNTS)
+    def _observed(self, keys: Keys) -> tuple[Floats, Floats]:
+        rows = self.prompts.find(keys)
+        won, tried = (self.prompts.read(name, rows) for name in self.counts)
         return won, tried

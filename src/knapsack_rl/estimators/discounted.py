@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
-from knapsack_rl.estimators.base import Began, Estimator
-from knapsack_rl.estimators.features import NONE, Features
-from knapsack_rl.estimators.table import Table, one_visit, remember
+from knapsack_rl.estimators.base import Estimator, Visits
+from knapsack_rl.estimators.features import Features
+from knapsack_rl.estimators.state import numbers
+from knapsack_rl.estimators.table import Table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -37,30 +38,27 @@ class DiscountedBeta(Estimator):
     """
 
     def __init__(self, discount: float = 0.5, prior: tuple[float, float] | None = None) -> None:
+        super().__init__(wins=np.float32, losses=np.float32)
         self.discount, self.prior = discount, prior
-        self._prompts = Table(wins=np.float32, losses=np.float32, won=np.float32, tried=np.float32, step=np.uint32)
         self._moments = np.array([0.5, 1.0, 0.3, 1.0])  # of rates: sum, weight; of correlation: numerator, denominator
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """The belief about each prompt's success rate; features play no part."""
-        rows, (a, b) = self._prompts.find(keys), self._shared()
-        return Belief(a + self._prompts.read("wins", rows), b + self._prompts.read("losses", rows))
+        rows, (a, b) = self.prompts.find(keys), self._shared()
+        return Belief(a + self.prompts.read("wins", rows), b + self.prompts.read("losses", rows))
 
-    def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
-    ) -> None:
-        """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
-        began = self._told(began)
-        visited, won, tried, _ = one_visit(keys, successes, rollouts)
-        if not len(visited):
-            return  # nothing came, so that nothing fades
+    def learn(self, visits: Visits) -> None:
+        """Learn the prior from everyone's outcomes. O(V)."""
+        won, tried = visits.won, visits.tried
         mean = self._moments[0] / self._moments[1]
         spread = mean * (1.0 - mean)
         excess = ((won - tried * mean) ** 2 - tried * spread)[tried > 1].sum()
         pairs = (tried * (tried - 1) * spread).sum()
-        self._moments = _FADING * self._moments + [(won / tried).sum(), len(visited), excess, pairs]
-        table, rows = self._prompts, self._prompts.rows(visited)
-        remember(table, rows, won, tried, self.discount, self._newest(rows, began))
+        self._moments = _FADING * self._moments + [(won / tried).sum(), len(won), excess, pairs]
+
+    def remember(self, rows: Ints, visits: Visits) -> None:
+        """Take the visits into the discounted counts. O(V)."""
+        discounted(self.prompts, rows, visits, self.discount)
 
     def _shared(self) -> tuple[float, float]:
         if self.prior is not None:
@@ -70,27 +68,33 @@ class DiscountedBeta(Estimator):
         strength = 1.0 / float(np.clip(excess / max(pairs, 1e-9), *_RHO)) - 1.0
         return mean * strength, (1.0 - mean) * strength
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Discount and prior."""
+        return {"discount": self.discount, "prior": None if self.prior is None else list(self.prior)}
+
     def state_dict(self) -> dict[str, Any]:
-        """The beliefs as plain numbers and arrays."""
-        return {"discount": self.discount, "moments": self._moments.copy(), **self._prompts.state_dict()}
+        """As in `Estimator`, and the moments that the prior comes from."""
+        return {**super().state_dict(), "moments": self._moments.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace the beliefs by saved ones.
-
-        Raises:
-            StateError: the state is not what `state_dict` writes, or of another discount. Nothing has changed then.
-        """
-        prompts = self._prompts.restored(state)
-        try:
-            discount, moments = float(state["discount"]), np.array(state["moments"], dtype=np.float64)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise StateError(f"state: expected discount and moments of an estimator, got {error!r}.") from error
-        if discount != self.discount:
-            raise StateError(f"state: expected beliefs with discount {self.discount}, got {discount}.")
-        if moments.shape != (4,) or not np.all(np.isfinite(moments)) or moments[1] <= 0.0:
-            raise StateError("state: expected four finite moments with a positive weight.")
-        won, tried = prompts["won"], prompts["tried"]
-        if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0) & (won >= 0) & (won <= tried) & (tried > 0)):
-            raise StateError("state: expected no negative counts, 0 <= won <= tried, and tried above 0.")
+        """As in `Estimator`."""
+        prompts, moments = self._restored(state), numbers(state, "moments", (4,))
+        if moments[1] <= 0.0:
+            raise StateError("state: expected moments with a positive weight.")
+        if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0)):
+            raise StateError("state: expected wins and losses that are not negative.")
         self._take_over(prompts)
         self._moments = moments
+
+
+def discounted(table: Table, rows: Ints, visits: Visits, discount: float) -> None:
+    """Take visits into a discounted memory (`wins`, `losses`) of which the last visit counts in full.
+
+    A visit that is not the newest takes the place before the last one: S <- d (S - s_last) + d s + s_last.
+    """
+    last, lost = table["won"][rows], table["tried"][rows] - table["won"][rows]
+    for name, came, at_last in (("wins", visits.won, last), ("losses", visits.tried - visits.won, lost)):
+        older = table[name][rows]
+        late = discount * (older - at_last + came) + at_last
+        table[name][rows] = np.where(visits.newest, discount * older + came, late)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from knapsack_rl.errors import StateError
-from knapsack_rl.estimators.base import Began, ObservedRates
-from knapsack_rl.estimators.features import NONE, Features
-from knapsack_rl.estimators.table import Table, one_visit, whole_number
+from knapsack_rl.estimators.base import ObservedRates, Visits
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,50 +27,29 @@ class RecentRewards(ObservedRates):
     Memory: 38 to 46 bytes a known prompt, half as much again after it has grown; the saved state is 30.
     """
 
-    _COUNTS = ("successes", "rewards")
+    counts = ("successes", "rewards")
 
     def __init__(self, window: int) -> None:
-        self.window = window
         # Bit k of `recent`: was the newest reward but k a success?
-        self._prompts = Table(successes=np.float64, rewards=np.float64, recent=np.uint16, step=np.uint32)
+        super().__init__(successes=np.float64, rewards=np.float64, recent=np.uint16)
+        self.window = window
 
-    def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
-    ) -> None:
-        """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
-        began = self._told(began)
-        visited, won, tried, _ = one_visit(keys, successes, rollouts)
-        table, rows = self._prompts, self._prompts.rows(visited)
-        newest = self._newest(rows, began)
-        came = np.stack((won, tried, _spread_bits(won, tried, self.window)))
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The window."""
+        return {"window": self.window}
+
+    def remember(self, rows: Ints, visits: Visits) -> None:
+        """Take in one visit a prompt. O(V)."""
+        table = self.prompts
+        came = np.stack((visits.won, visits.tried, _spread_bits(visits.won, visits.tried, self.window)))
         known = np.stack([table[name][rows].astype(np.int64) for name in ("successes", "rewards", "recent")])
-        (won, tried, bits), (_, behind, older) = np.where(newest, (came, known), (known, came))
+        (won, tried, bits), (_, behind, older) = np.where(visits.newest, (came, known), (known, came))
         kept = np.clip(self.window - tried, 0, behind)
         older &= (1 << kept) - 1
         table["successes"][rows] = won + _count_bits(older)
         table["rewards"][rows] = tried + kept
         table["recent"][rows] = older << np.minimum(tried, self.window) | bits
-
-    def state_dict(self) -> dict[str, Any]:
-        """The beliefs as plain arrays: keys uint64, successes and rewards float64, recent uint16, step uint32."""
-        return {"window": self.window, **self._prompts.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace the beliefs by saved ones.
-
-        Raises:
-            StateError: the state is of another window, or not what `state_dict` writes. Nothing has changed then.
-        """
-        window = whole_number(state, "window")
-        if window != self.window:
-            raise StateError(
-                f"state: expected beliefs over a window of {self.window} rewards, got {window} (0 is the last visit). "
-                "Load it into an allocator of the strategy that wrote it."
-            )
-        table = self._prompts.restored(state)
-        if not np.all((table["successes"] >= 0) & (table["successes"] <= table["rewards"]) & (table["rewards"] > 0)):
-            raise StateError("state: expected 0 <= successes <= rewards, and rewards above 0.")
-        self._take_over(table)
 
 
 def _spread_bits(won: Ints, tried: Ints, width: int) -> Ints:

@@ -29,9 +29,11 @@ from numpy.typing import NDArray
 from knapsack_rl.belief import Belief
 from knapsack_rl.beta import digamma
 from knapsack_rl.errors import InvalidInputError, StateError
-from knapsack_rl.estimators.base import Began, Estimator
-from knapsack_rl.estimators.features import NONE, Features
-from knapsack_rl.estimators.table import Table, one_visit, remember, whole_number
+from knapsack_rl.estimators.base import Estimator, Visits
+from knapsack_rl.estimators.discounted import discounted
+from knapsack_rl.estimators.features import Features
+from knapsack_rl.estimators.state import number, numbers, whole_number
+from knapsack_rl.estimators.table import Table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -58,70 +60,56 @@ class Regression(Estimator):
     """
 
     def __init__(self) -> None:
-        counts = dict.fromkeys(("won", "tried", "wins", "losses"), np.float32)
-        self._prompts = Table(**counts, visited=np.int64, step=np.uint32)
+        super().__init__(wins=np.float32, losses=np.float32, visited=np.int64)
         self._categories = Table(rate=np.float64, weight=np.float64, visited=np.int64)
         self._everyone = np.array([1.0, 2.0])  # sum and weight of recent posterior means
         self._moments = np.zeros((3, 0))  # of the numbers: weight, mean, mean square
         self._columns: list[str] | None = None
-        self._visits = 0
+        self.clock = 0  # visits so far
         self._weights, self._information = np.zeros(0), np.zeros((0, 0))
         self._log_kappa, self._kappa_information = 0.0, 1.0
-
-    @property
-    def clock(self) -> int:
-        """Visits so far."""
-        return self._visits
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """Beta(a_i, b_i) of the success rates at the next visit."""
         if not len(keys):  # no column to check, and none to tell text from numbers by
             return _belief(np.zeros(0), self._log_kappa)
-        self._check(features)
+        self.check(features)
         x = self._design(keys, features)
         weights = self._weights if self._weights.size else np.zeros(x.shape[1])
         return _belief(x @ weights, self._log_kappa)
 
-    def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
-    ) -> None:
-        """Take in one visit a prompt; rows of one prompt are parts of the same visit.
+    def learn(self, visits: Visits) -> None:
+        """Learn weights, the correlation and the categories' rates. O(V d^2 + d^3).
 
         A step shows the policy of its beginning: its outcomes are that old. Where a later step has been told of already
-        they join the memory as the visit before the last, and teach the weights nothing: what they followed is unknown.
+        they teach the weights nothing: what they followed is unknown.
         """
-        if len(keys):
-            self._check(features)
-        began = self._told(began)
-        visited, won, tried, position = one_visit(keys, successes, rollouts)
-        if not len(visited):
-            return
-        known = features.of(position)
-        self._learn_moments(known.stacked(len(visited)))
-        x = self._design(visited, known)
+        self._learn_moments(visits.features.stacked(len(visits.keys)))
+        x = self._design(visits.keys, visits.features)
         if self._columns is None:
-            self._columns = _names(known)
+            self._columns = _names(visits.features)
             self._weights, self._information = np.zeros(x.shape[1]), _RIDGE * np.eye(x.shape[1])
-        rows = self._prompts.rows(visited)
-        newest = self._newest(rows, began)
-        if newest.any():
-            self._learn_weights(x[newest], won[newest], tried[newest])
-        posterior = _belief(x @ self._weights, self._log_kappa).given(won, tried).mean
-        self._learn_categories(known, posterior)
-        remember(self._prompts, rows, won, tried, _DISCOUNT, newest)
+        if visits.newest.any():
+            self._learn_weights(x[visits.newest], visits.won[visits.newest], visits.tried[visits.newest])
+        posterior = _belief(x @ self._weights, self._log_kappa).given(visits.won, visits.tried).mean
+        self._learn_categories(visits.features, posterior)
+
+    def remember(self, rows: Ints, visits: Visits) -> None:
+        """Take the visits into the discounted memory, late ones as the visit before the last. O(V)."""
+        discounted(self.prompts, rows, visits, _DISCOUNT)
         # A step may outlive the loading of an older state.
-        self._prompts["visited"][rows[newest]] = min(began.visits, self._visits) + len(rows)
-        self._visits += len(rows)
+        self.prompts["visited"][rows[visits.newest]] = min(visits.began.clock, self.clock) + len(rows)
+        self.clock += len(rows)
 
     def _design(self, keys: Keys, features: Features) -> Floats:
         """x_i, shape (M, d)."""
-        rows = self._prompts.find(keys)
+        rows = self.prompts.find(keys)
         seen = (rows >= 0).astype(np.float64)
-        won, tried, wins, losses, visited, _ = (self._prompts.read(name, rows) for name in self._prompts.columns)
+        won, tried, wins, losses, visited, _ = (self.prompts.read(name, rows) for name in self.prompts.columns)
         last = _logit((won + 0.5) / (tried + 1.0))
         memory = _logit((wins + 0.5) / (wins + losses + 1.0))
         # 0 after a whole epoch, so that where every prompt is visited once an epoch this column is idle.
-        age = np.log1p((self._visits - visited) / max(len(self), 1)) - np.log(2.0)
+        age = np.log1p((self.clock - visited) / max(len(self), 1)) - np.log(2.0)
         never_solved = wins == 0.0
         history = (last, memory, won == 0.0, won == tried, never_solved, age, age * memory)
         everyone = self._everyone[0] / self._everyone[1]
@@ -163,15 +151,15 @@ class Regression(Estimator):
             values, part = np.unique(category, return_inverse=True)
             rows = self._categories.rows(values)
             table = self._categories
-            left = np.exp(-(self._visits - table["visited"][rows]) / _CATEGORY_MEMORY)
+            left = np.exp(-(self.clock - table["visited"][rows]) / _CATEGORY_MEMORY)
             table["rate"][rows] = left * table["rate"][rows] + np.bincount(part, posterior)
             table["weight"][rows] = left * table["weight"][rows] + np.bincount(part)
-            table["visited"][rows] = self._visits
+            table["visited"][rows] = self.clock
 
     def _category_rates(self, category: Keys, everyone: float) -> Floats:
         rows = self._categories.find(category)
         rate, weight, visited = (self._categories.read(name, rows) for name in self._categories.columns)
-        left = np.exp(-(self._visits - visited) / _CATEGORY_MEMORY)
+        left = np.exp(-(self.clock - visited) / _CATEGORY_MEMORY)
         return np.asarray((left * rate + _CATEGORY_PRIOR * everyone) / (left * weight + _CATEGORY_PRIOR))
 
     def _learn_moments(self, numbers: Floats) -> None:
@@ -194,7 +182,8 @@ class Regression(Estimator):
         varies = deviation > 1e-9 * (1.0 + np.abs(mean))
         return np.where(varies, (numbers - mean) / np.where(varies, deviation, 1.0), 0.0)
 
-    def _check(self, features: Features) -> None:
+    def check(self, features: Features) -> None:
+        """Refuse other columns than those of the first call."""
         if self._columns is not None and _names(features) != self._columns:
             raise InvalidInputError(
                 f"features: expected the columns of the first call, {self._columns or 'none'}, in every ask and tell, "
@@ -202,61 +191,45 @@ class Regression(Estimator):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that was learned, as numbers, texts and arrays."""
+        """As in `Estimator`, and everything that was learned from everybody."""
         return {
             "columns": self._columns,
-            "visits": self._visits,
+            "visits": self.clock,
             "log_kappa": self._log_kappa,
             "kappa_information": self._kappa_information,
             "everyone": self._everyone.copy(),
             "moments": self._moments.copy(),
             "weights": self._weights.copy(),
             "information": self._information.copy(),
-            **self._prompts.state_dict(),
+            **super().state_dict(),
             **self._categories.state_dict("category_"),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace what was learned.
-
-        Raises:
-            StateError: the state is not what `state_dict` writes. Nothing has changed then.
-        """
-        prompts, categories = self._prompts.restored(state), self._categories.restored(state, "category_")
-        visits = whole_number(state, "visits")
-        try:
-            columns = None if state["columns"] is None else [str(name) for name in state["columns"]]
-            numbers = [float(state[name]) for name in ("log_kappa", "kappa_information")]
-            arrays = [
-                np.array(state[name], dtype=np.float64) for name in ("everyone", "moments", "weights", "information")
-            ]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise StateError(f"state: expected what a learned belief saves, got {error!r}.") from error
-        everyone, moments, weights, information = arrays
-        size = weights.size
+        """As in `Estimator`."""
+        prompts, categories = self._restored(state), self._categories.restored(state, "category_")
+        visits, columns = whole_number(state, "visits"), _saved_names(state)
         texts, width = _shape(columns or [])
-        expected = 0 if columns is None else _HISTORY + texts + width
-        fits = weights.shape == (expected,) and information.shape == (size, size) and everyone.shape == (2,)
-        fits = fits and moments.shape == (3, width)
-        if not fits or not all(np.all(np.isfinite(array)) for array in (*arrays, np.array(numbers))):
-            raise StateError("state: expected finite weights with their information, got other shapes or numbers.")
-        sound = numbers[1] > 0.0 and _KAPPA[0] <= numbers[0] <= _KAPPA[1] and 0.0 < everyone[0] < everyone[1]
-        sound = sound and np.all(moments[0] > 0.0) and np.all(moments[2] >= 0.0)
-        if not sound or not _positive_definite(information):
-            raise StateError("state: expected positive weights and information of everything learned.")
+        size = 0 if columns is None else _HISTORY + texts + width
+        shapes = {"everyone": (2,), "moments": (3, width), "weights": (size,), "information": (size, size)}
+        everyone, moments, weights, information = (numbers(state, name, shape) for name, shape in shapes.items())
+        log_kappa = number(state, "log_kappa", *_KAPPA)
+        kappa_information = number(state, "kappa_information", 0.0, np.finfo(np.float64).max)
+        if not (0.0 < everyone[0] < everyone[1] and np.all(moments[0] > 0.0) and np.all(moments[2] >= 0.0)):
+            raise StateError("state: expected positive weights of everyone and of the moments.")
+        if kappa_information == 0.0 or not _positive_definite(information):
+            raise StateError("state: expected positive information of everything learned.")
         for table in (prompts, categories):
             if not np.all((table["visited"] >= 0) & (table["visited"] <= visits)):
                 raise StateError("state: expected visits that are not after the last.")
-        if visits < 0 or not np.all((categories["rate"] >= 0) & (categories["rate"] <= categories["weight"])):
+        if not np.all((categories["rate"] >= 0) & (categories["rate"] <= categories["weight"])):
             raise StateError("state: expected 0 <= rate <= weight of every category.")
-        tried = prompts["tried"]
-        counts = np.all((prompts["won"] >= 0) & (prompts["won"] <= tried) & (tried > 0))
-        if not counts or not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0)):
-            raise StateError("state: expected 0 <= won <= tried, tried above 0, and no negative memory.")
+        if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0)):
+            raise StateError("state: expected wins and losses that are not negative.")
         self._take_over(prompts)
         self._categories = categories
-        self._columns, self._visits = columns, visits
-        self._log_kappa, self._kappa_information = numbers
+        self._columns, self.clock = columns, visits
+        self._log_kappa, self._kappa_information = log_kappa, kappa_information
         self._everyone, self._moments, self._weights, self._information = everyone, moments, weights, information
 
 
@@ -276,6 +249,14 @@ def _positive_definite(matrix: Floats) -> bool:
 
 def _logit(p: Any) -> Any:
     return np.log(p / (1.0 - p))
+
+
+def _saved_names(state: Mapping[str, Any]) -> list[str] | None:
+    """What `_names` gave when the state was saved, None before the first visit."""
+    names = state.get("columns", ())
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise StateError(f"state: expected the names of columns in a list, or null, got {names!r}.")
+    return names
 
 
 def _shape(names: list[str]) -> tuple[int, int]:

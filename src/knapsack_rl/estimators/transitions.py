@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
-from knapsack_rl.estimators.base import Began, Estimator
-from knapsack_rl.estimators.features import NONE, Features
-from knapsack_rl.estimators.table import Table, one_visit
+from knapsack_rl.estimators.base import Estimator, Visits
+from knapsack_rl.estimators.features import Features
+from knapsack_rl.estimators.state import numbers
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,14 +34,14 @@ class TransitionTable(Estimator):
     """
 
     def __init__(self) -> None:
-        self._prompts = Table(cell=np.uint8, won=np.float32, tried=np.float32, step=np.uint32)
+        super().__init__(cell=np.uint8)
         # Sums over visits: rates, visits, products of two rollouts' rewards, visits that have two rollouts.
         self._cells = np.zeros((_OUTCOMES**2, 4))
         self._all = np.array([1.0, 2.0, 0.4, 1.0])
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """The belief about each prompt's success rate; features play no part."""
-        cells = self._cells[self._prompts.read("cell", self._prompts.find(keys)).astype(np.int64)]
+        cells = self._cells[self.prompts.read("cell", self.prompts.find(keys)).astype(np.int64)]
         mean_of_all = self._all[0] / self._all[1]
         square_of_all = max(self._all[2] / self._all[3], 1.02 * mean_of_all**2)
         mean = (cells[:, 0] + _PRIOR * mean_of_all) / (cells[:, 1] + _PRIOR)
@@ -51,52 +51,38 @@ class TransitionTable(Estimator):
         weight = spread / np.clip(square - mean**2, 0.01 * spread, 0.9 * spread) - 1.0
         return Belief(mean * weight, (1.0 - mean) * weight)
 
-    def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
-    ) -> None:
-        """Take in one visit a prompt; rows of one prompt are parts of the same visit. O(len(keys)), amortised."""
-        began = self._told(began)
-        visited, won, tried, _ = one_visit(keys, successes, rollouts)
-        if not len(visited):
-            return  # nothing came, so that nothing fades
-        table, rows = self._prompts, self._prompts.rows(visited)
+    def learn(self, visits: Visits) -> None:
+        """Learn what became of the prompts of each cell. O(V)."""
+        won, tried = visits.won, visits.tried
         pairs = tried > 1
         both = np.where(pairs, won * (won - 1) / np.maximum(tried * (tried - 1), 1), 0.0)
         seen = np.stack((won / tried, np.ones(len(won)), both, pairs), axis=1)
-        cells = table["cell"][rows]
+        cells = self.read("cell", visits.keys).astype(np.int64)
         self._cells = _FADING * self._cells
-        newest = self._newest(rows, began)
-        np.add.at(self._cells, cells[newest], seen[newest])
+        np.add.at(self._cells, cells[visits.newest], seen[visits.newest])
         fading = np.full(4, _FADING_OF_ALL)
         if not pairs.any():
             fading[2:] = 1.0  # what pairs have shown stays until there are newer ones
         self._all = fading * self._all + seen.sum(axis=0)
-        last, outcome = cells // _OUTCOMES, _outcome(won, tried)
-        table["cell"][rows] = np.where(newest, _OUTCOMES * outcome + last, _OUTCOMES * last + outcome)
-        table["won"][rows[newest]], table["tried"][rows[newest]] = won[newest], tried[newest]
+
+    def remember(self, rows: Ints, visits: Visits) -> None:
+        """Move the visited prompts to their next cells. O(V)."""
+        cells = self.prompts["cell"][rows]
+        last, outcome = cells // _OUTCOMES, _outcome(visits.won, visits.tried)
+        self.prompts["cell"][rows] = np.where(visits.newest, _OUTCOMES * outcome + last, _OUTCOMES * last + outcome)
 
     def state_dict(self) -> dict[str, Any]:
-        """The beliefs as plain arrays."""
-        return {"cells": self._cells.copy(), "all": self._all.copy(), **self._prompts.state_dict()}
+        """As in `Estimator`, and the sums of all cells."""
+        return {**super().state_dict(), "cells": self._cells.copy(), "all": self._all.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace the beliefs by saved ones.
-
-        Raises:
-            StateError: the state is not what `state_dict` writes. Nothing has changed then.
-        """
-        prompts = self._prompts.restored(state)
-        try:
-            cells, everyone = (np.array(state[name], dtype=np.float64) for name in ("cells", "all"))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise StateError(f"state: expected cells and all of a transition table, got {error!r}.") from error
-        sound = cells.shape == self._cells.shape and everyone.shape == (4,) and bool(np.all(np.isfinite(cells)))
-        sound = sound and bool(np.all(np.isfinite(everyone) & (everyone >= 0.0)) and np.all(everyone[[1, 3]] > 0.0))
-        if not sound or not np.all(cells >= 0.0):
-            raise StateError("state: expected a 36 x 4 table of sums that are not negative.")
-        won, tried = prompts["won"], prompts["tried"]
-        if not np.all((prompts["cell"] < _OUTCOMES**2) & (won >= 0) & (won <= tried) & (tried > 0)):
-            raise StateError("state: expected cells of the table, 0 <= won <= tried, and tried above 0.")
+        """As in `Estimator`."""
+        prompts = self._restored(state)
+        cells, everyone = numbers(state, "cells", self._cells.shape), numbers(state, "all", (4,))
+        if np.any(cells < 0.0) or np.any(everyone < 0.0) or np.any(everyone[[1, 3]] == 0.0):
+            raise StateError("state: expected cells and all that are not negative, and all with positive weights.")
+        if np.any(prompts["cell"] >= _OUTCOMES**2):
+            raise StateError(f"state: expected cells of the table, 0 to {_OUTCOMES**2 - 1}.")
         self._take_over(prompts)
         self._cells, self._all = cells, everyone
 

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.allocation import Plan, total_value
 from knapsack_rl.belief import Belief
-from knapsack_rl.estimators import Estimator
+from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.estimators.features import Features
 from knapsack_rl.solver import Gains, largest_gains
+from knapsack_rl.validation import one_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
+E = TypeVar("E", bound=Estimator)
+
+ROLLOUT_WEIGHTS = ("none", "sqrt")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a rule needs to know besides beliefs and budget; the arguments of `BudgetAllocator`, checked."""
+    """What a rule needs to know besides beliefs and budget: the arguments of `BudgetAllocator`, checked."""
 
     group_size: int
     min_rollouts: int
@@ -35,7 +40,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class Prompts(Generic[E]):
     """The prompts of a step, and what earlier steps have taught about them by the time somebody first asks.
 
     Attributes:
@@ -46,7 +51,7 @@ class Prompts:
 
     keys: Keys
     features: Features
-    estimator: Estimator
+    estimator: E
 
     @cached_property
     def belief(self) -> Belief:
@@ -58,9 +63,14 @@ class Prompts:
         """Point estimates, NaN where never visited."""
         return self.estimator.point(self.keys, self.belief)
 
+    @cached_property
+    def visited(self) -> NDArray[np.bool_]:
+        """Whether each was visited before."""
+        return self.estimator.known(self.keys)
+
 
 @dataclass(frozen=True)
-class View:
+class View(Generic[E]):
     """What a rule sees of a step. Arrays have shape (M,), one entry for each prompt.
 
     Attributes:
@@ -72,12 +82,37 @@ class View:
         pending: those that are still being generated.
     """
 
-    prompts: Prompts
+    prompts: Prompts[E]
     settings: Settings
     placed: Ints
     scored: Ints
     successes: Ints
     pending: Ints
+
+    @property
+    def keys(self) -> Keys:
+        """Who the prompts are: 64-bit hashes of their ids."""
+        return self.prompts.keys
+
+    @property
+    def features(self) -> Features:
+        """What else is known about the prompts, as the caller of `ask` or `step` passed it."""
+        return self.prompts.features
+
+    @property
+    def estimator(self) -> E:
+        """The strategy's estimator, for whatever a rule needs of it besides beliefs. A rule changes nothing in it."""
+        return self.prompts.estimator
+
+    @property
+    def belief(self) -> Belief:
+        """What was believed of the success rates before the step."""
+        return self.prompts.belief
+
+    @property
+    def rates(self) -> Floats:
+        """The point estimates of the success rates, NaN where a prompt was never visited."""
+        return self.prompts.rates
 
     @property
     def mixed(self) -> NDArray[np.bool_]:
@@ -142,15 +177,13 @@ class View:
         )
 
 
-Rule = Callable[[View, int], Plan]
-"""rule(view, amount) -> the rollouts to add, which sum to `amount`; every prompt ends between its bounds."""
-Waves = Callable[[int, int, int, Settings], int]
-"""waves(number, prompts, remaining, settings) -> rollouts of wave 0, 1, ...; the wave that takes all is the last."""
-
-
 def _to_the_least(have: Ints) -> Gains:
     """Serving whoever has least is a knapsack in which the n-th rollout of a prompt gains -n."""
     return lambda items, start, width: -(have[items, None] + start + np.arange(width, dtype=np.float64))
+
+
+WaveSize = Callable[[int, int, int, Settings], int]
+"""wave_size(number, prompts, remaining, settings) -> rollouts of wave 0, 1, ... of a step."""
 
 
 def one_wave(number: int, prompts: int, remaining: int, settings: Settings) -> int:
@@ -159,26 +192,99 @@ def one_wave(number: int, prompts: int, remaining: int, settings: Settings) -> i
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """How a strategy works.
+class Strategy(Generic[E]):
+    """A rule that turns beliefs into rollouts, and the estimator that the beliefs come from.
+
+    `BudgetAllocator(strategy=...)` takes one; `knapsack_rl.testing.check_strategy` says whether it keeps to what every
+    trainer relies on.
 
     Attributes:
-        estimator: makes the estimator.
-        rule: places the rollouts of a wave, and of a whole step where there is only one.
-        waves: how many rollouts each wave places, beyond what the minimum asks for.
-        exponents: e and g of the information gain, if rollouts may also be placed one by one where they are expected to
-            gain most (`streaming`); None for a strategy that keeps to its waves.
+        estimator: makes the estimator; a class will do.
+        rule: `rule(view, amount)` places `amount` rollouts, those of a wave, or of the whole step where there is only
+            one: a plan whose rollouts sum to `amount`, so that every prompt ends between the bounds of
+            `view.settings`. It is a function of its arguments, and changes nothing.
+        wave_size: how many rollouts each wave places, beyond what the minimum asks for. The wave that takes all that
+            remains is the last; `one_wave` is a single one.
+        exponents: e and g of the information gain p^e (1 - p)^g, if rollouts may also be placed one by one where they
+            are expected to gain most (`Step.place`); None for a strategy that keeps to its waves.
         rollout_weights: what the trainers multiply the advantages of a group of N rollouts by, unless told otherwise:
             `none`, or `sqrt` for sqrt(group_size / N).
+        name: by which states and reports know it; by default that of the rule.
+
+    Raises:
+        InvalidInputError: something of this is of the wrong kind.
     """
 
-    estimator: Callable[[], Estimator]
-    rule: Rule
-    waves: Waves = one_wave
+    estimator: Callable[[], E]
+    rule: Callable[[View[E], int], Plan]
+    wave_size: WaveSize = one_wave
     exponents: tuple[float, float] | None = None
     rollout_weights: Literal["none", "sqrt"] = "none"
+    name: str = ""
 
-    def wave(self, number: int, view: View, left: int) -> Plan:
+    def __post_init__(self) -> None:
+        for argument in ("estimator", "rule", "wave_size"):
+            if not callable(getattr(self, argument)):
+                raise InvalidInputError(f"{argument}: expected a function or a class, got {getattr(self, argument)!r}.")
+        one_of("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
+        name = self.name or getattr(self.rule, "__name__", type(self.rule).__name__).replace("_", "-")
+        object.__setattr__(self, "name", name)
+
+    @property
+    def in_waves(self) -> bool:
+        """Whether a step may take several waves."""
+        return self.wave_size is not one_wave
+
+    def new_estimator(self) -> E:
+        """An estimator that knows nothing yet.
+
+        Raises:
+            InvalidInputError: `estimator` makes something else.
+        """
+        made = self.estimator()
+        if not isinstance(made, Estimator):
+            raise InvalidInputError(
+                f"strategy: the estimator of {self.name!r} is a {type(made).__name__}. Derive it from "
+                "knapsack_rl.Estimator."
+            )
+        return made
+
+    def plan(self, view: View[E], amount: int) -> Plan:
+        """What the rule makes of `amount` rollouts, checked.
+
+        Raises:
+            InvalidInputError: the rollouts do not sum to `amount`, or a prompt would end outside its bounds. It names
+                the strategy, since a rule of somebody's own is at fault.
+        """
+        plan = self.rule(view, amount)
+        rollouts = getattr(plan, "rollouts", None)
+        if not isinstance(rollouts, np.ndarray) or rollouts.dtype != np.int64 or rollouts.shape != view.placed.shape:
+            raise InvalidInputError(
+                f"strategy: expected the rule of {self.name!r} to return view.plan(rollouts) with "
+                f"{len(view.placed)} integers (int64), one for each prompt, got {plan!r}."
+            )
+        total = int(rollouts.sum())
+        if total != amount:
+            raise InvalidInputError(
+                f"strategy: expected the rule of {self.name!r} to place {amount} rollouts, and it placed {total}. "
+                "view.even and view.largest place a given amount."
+            )
+        after = view.placed + rollouts
+        low, high = view.settings.min_rollouts, view.settings.max_rollouts
+        if len(after) and (rollouts.min() < 0 or after.min() < low or after.max() > high):
+            wrong = int(np.flatnonzero((rollouts < 0) | (after < low) | (after > high))[0])
+            raise InvalidInputError(
+                f"strategy: expected the rule of {self.name!r} to leave every prompt between min_rollouts={low} and "
+                f"max_rollouts={high}, and the prompt at position {wrong} has {after[wrong]}, of which it placed "
+                f"{rollouts[wrong]}. view.missing says what a prompt needs."
+            )
+        return plan
+
+    def wave(self, number: int, view: View[E], left: int) -> Plan:
         """The wave of this number, counted from 0; 1 or more of the `left` rollouts."""
-        amount = self.waves(number, len(view.placed), left, view.settings)
-        return self.rule(view, min(max(amount, int(view.missing.sum()), 1), left))
+        amount = self.wave_size(number, len(view.placed), left, view.settings)
+        return self.plan(view, min(max(amount, int(view.missing.sum()), 1), left))
+
+
+AnyStrategy = Strategy[Any]
+"""With an estimator of any kind."""

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,16 +23,16 @@ EXPONENTS = (0.5, 2.0)
 trying what is hard and needs no fallback (docs/beliefs.md)."""
 
 
-def uniform(view: View, amount: int) -> Plan:
+def uniform(view: View[Any], amount: int) -> Plan:
     """The same number for every prompt; a remainder goes to the first."""
     return view.plan(view.even(amount))
 
 
-def knapsack(view: View, amount: int) -> Plan:
+def knapsack(view: View[Any], amount: int) -> Plan:
     """The paper's rule (section 4.2)."""
     settings = view.settings
     return allocation.allocate(
-        view.prompts.rates,
+        view.rates,
         amount,
         min_rollouts=settings.min_rollouts,
         max_rollouts=settings.max_rollouts,
@@ -40,17 +42,17 @@ def knapsack(view: View, amount: int) -> Plan:
     )
 
 
-def expected_knapsack(view: View, amount: int) -> Plan:
+def expected_knapsack(view: View[Any], amount: int) -> Plan:
     """The paper's value (equation 5), in expectation under the belief; without fallback, which doubt makes needless."""
     return _by_gains(view, amount, PAPER)
 
 
-def adaptive(view: View, amount: int) -> Plan:
+def adaptive(view: View[Any], amount: int) -> Plan:
     """E[P(non-zero gradient) p^(1/2) (1 - p)^2] under the belief and what the step has shown so far."""
     return _by_gains(view, amount, EXPONENTS)
 
 
-def pilot_spread(view: View, amount: int) -> Plan:
+def pilot_spread(view: View[Any], amount: int) -> Plan:
     """Evenly over the prompts without a success so far in this step."""
     return view.plan(view.even(amount, view.successes == 0))
 
@@ -65,22 +67,25 @@ def pilot_and_one_wave(number: int, prompts: int, remaining: int, settings: Sett
     return 0 if number == 0 else remaining
 
 
-def _by_gains(view: View, amount: int, exponents: tuple[float, float]) -> Plan:
+def _by_gains(view: View[Any], amount: int, exponents: tuple[float, float]) -> Plan:
     pending = view.pending + view.missing
-    gains = expected_gains(
-        view.prompts.belief, view.successes, view.scored, pending, exponents, view.settings.algorithm
-    )
+    gains = expected_gains(view.belief, view.successes, view.scored, pending, exponents, view.settings.algorithm)
     return view.plan(view.largest(gains, amount, ~view.mixed))
 
 
-STRATEGIES = {
-    "uniform": Strategy(lambda: RecentRewards(0), uniform),
-    "knapsack": Strategy(lambda: RecentRewards(0), knapsack),
-    "knapsack-window": Strategy(lambda: RecentRewards(16), knapsack),
-    "knapsack-discounted": Strategy(DiscountedBeta, expected_knapsack),
-    "knapsack-transitions": Strategy(TransitionTable, expected_knapsack),
-    "knapsack-regression": Strategy(Regression, expected_knapsack),
-    "pilot-spread": Strategy(lambda: RecentRewards(0), pilot_spread, pilot_and_one_wave),
-    "adaptive": Strategy(Regression, adaptive, pilot_and_two_waves, EXPONENTS, rollout_weights="sqrt"),
-}
-"""Name -> strategy."""
+def last_visit() -> RecentRewards:
+    """The paper's estimator: the success rate of the last visit (section 4.2)."""
+    return RecentRewards(0)
+
+
+UNIFORM = Strategy(last_visit, uniform, name="uniform")
+KNAPSACK = Strategy(last_visit, knapsack, name="knapsack")
+ADAPTIVE = Strategy(Regression, adaptive, pilot_and_two_waves, EXPONENTS, rollout_weights="sqrt", name="adaptive")
+VARIANTS = (
+    Strategy(lambda: RecentRewards(16), knapsack, name="knapsack-window"),
+    Strategy(DiscountedBeta, expected_knapsack, name="knapsack-discounted"),
+    Strategy(TransitionTable, expected_knapsack, name="knapsack-transitions"),
+    Strategy(Regression, expected_knapsack, name="knapsack-regression"),
+    Strategy(last_visit, pilot_spread, pilot_and_one_wave, name="pilot-spread"),
+)
+"""What shows which part of `knapsack` and `adaptive` does what."""

@@ -7,21 +7,19 @@ prompt gets `min_rollouts`, and a rule says who gets what is left. That much is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.allocation import Plan
 from knapsack_rl.beta import log_beta
-from knapsack_rl.errors import StateError
 from knapsack_rl.estimators import DiscountedBeta, RecentRewards, Streaks
-from knapsack_rl.estimators.base import Began
-from knapsack_rl.estimators.features import NONE, Features
-from knapsack_rl.estimators.table import one_visit, whole_number
+from knapsack_rl.estimators.base import Visits
+from knapsack_rl.estimators.state import number, whole_number
 from knapsack_rl.expected_value import expected_gains
 from knapsack_rl.strategies.base import Settings, Strategy, View
-from knapsack_rl.strategies.ours import pilot_and_one_wave
+from knapsack_rl.strategies.ours import last_visit, pilot_and_one_wave
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,14 +42,9 @@ class PassRates(RecentRewards):
         super().__init__(0)
         self.failure = 0.5
 
-    def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
-    ) -> None:
-        """As in `RecentRewards`."""
-        super().update(keys, successes, rollouts, features, began)
-        _, won, tried, _ = one_visit(keys, successes, rollouts)
-        if len(won):
-            self.failure = float(1.0 - (won / tried).mean())
+    def learn(self, visits: Visits) -> None:
+        """Learn how many fail. O(V)."""
+        self.failure = float(1.0 - (visits.won / visits.tried).mean())
 
     def state_dict(self) -> dict[str, Any]:
         """As in `RecentRewards`, and `failure`."""
@@ -59,12 +52,7 @@ class PassRates(RecentRewards):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As in `RecentRewards`."""
-        try:
-            failure = float(state["failure"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StateError(f"state: expected the number failure of an estimator, got {error!r}.") from error
-        if not 0.0 <= failure <= 1.0:
-            raise StateError(f"state: expected a failure rate between 0 and 1, got {failure}.")
+        failure = number(state, "failure", 0.0, 1.0)
         super().load_state_dict(state)
         self.failure = failure
 
@@ -76,12 +64,10 @@ class CountedBeta(DiscountedBeta):
         super().__init__(discount=0.5, prior=(1.0, 1.0))
         self.updates = 0
 
-    def update(
-        self, keys: Keys, successes: Ints, rollouts: Ints, features: Features = NONE, began: Began | None = None
-    ) -> None:
+    def learn(self, visits: Visits) -> None:
         """As in `DiscountedBeta`."""
-        super().update(keys, successes, rollouts, features, began)
-        self.updates += int(np.any(rollouts))
+        super().learn(visits)
+        self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """As in `DiscountedBeta`, and `updates`."""
@@ -90,13 +76,11 @@ class CountedBeta(DiscountedBeta):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As in `DiscountedBeta`."""
         updates = whole_number(state, "updates")
-        if updates < 0:
-            raise StateError(f"state: expected a count of updates of 0 or more, got {updates}.")
         super().load_state_dict(state)
         self.updates = updates
 
 
-def neyman(view: View, amount: int) -> Plan:
+def neyman(view: View[Any], amount: int) -> Plan:
     """Minimise the sum of E[p (1 - p)] / N, the variance of the gradient; the gain is E[p (1 - p)] / (N (N + 1)).
 
     Source: VIP, arXiv 2602.01601. Simplified: its belief is a Gaussian process over prompt embeddings, here it is a
@@ -104,7 +88,7 @@ def neyman(view: View, amount: int) -> Plan:
     are p (1 - p) / (N - 1) for RLOO and p (1 - p) (N - 1) / N^2 for GRPO without deviations (a review of the paper, and
     the authors' code, which adds a term in ln p), here it is p (1 - p) / N for all.
     """
-    belief = view.prompts.belief
+    belief = view.belief
     a, b = belief.wins, belief.losses
     spread = a * b / ((a + b) * (a + b + 1.0))
     have = view.placed + view.missing  # 1 or more
@@ -116,7 +100,7 @@ def neyman(view: View, amount: int) -> Plan:
     return view.plan(view.largest(gains, amount))
 
 
-def hora(view: View, amount: int) -> Plan:
+def hora(view: View[Any], amount: int) -> Plan:
     """Maximise the sum of chances that the extra rollouts have a hit: 1 - B(a, b + n) / B(a, b) for n of them.
 
     The n-th extra rollout adds E[p (1 - p)^(n - 1)], which falls in n, so that the greedy solution is exact.
@@ -126,12 +110,12 @@ def hora(view: View, amount: int) -> Plan:
     could not be found.
     """
     nothing = np.zeros_like(view.placed)
-    after = view.prompts.belief.given(view.successes, view.scored)
+    after = view.belief.given(view.successes, view.scored)
     gains = expected_gains(after, nothing, nothing, nothing, (0.0, 0.0), "reinforce")
     return view.plan(view.largest(gains, amount))
 
 
-def coba(view: View, amount: int) -> Plan:
+def coba(view: View[PassRates], amount: int) -> Plan:
     """Most goes to the open prompts, .05 <= p <= .99, where the value is largest; the rest to the hard ones below.
 
     Maximise the sum of (1 - exp(-N p (1 - p) / tau)) times the density of Beta(alpha, beta) at p over the open prompts;
@@ -146,13 +130,13 @@ def coba(view: View, amount: int) -> Plan:
     step of such prompts only. Simplified: proportions are exact up to rounding, where their loop gives earlier prompts
     more; f is that of the last update told, however small.
     """
-    if np.isnan(view.prompts.rates).all():
+    if np.isnan(view.rates).all():
         return view.plan(view.even(amount))
-    rates = np.where(np.isnan(view.prompts.rates), 0.5, view.prompts.rates)
+    rates = np.where(np.isnan(view.rates), 0.5, view.rates)
     hard, easy = rates < _OPEN[0], rates > _OPEN[1]
     opened = ~hard & ~easy
     p = np.clip(rates, _SMOOTHING, 1.0 - _SMOOTHING)
-    failure = cast(PassRates, view.prompts.estimator).failure
+    failure = view.estimator.failure
     if failure <= 0.5:
         failure = float(1.0 / (1.0 + np.exp(-10.0 * (failure - 0.5))))
     alpha = 1.0 + (_KAPPA - 2.0) * failure
@@ -183,7 +167,7 @@ def coba(view: View, amount: int) -> Plan:
     return view.plan(total)
 
 
-def pilot_commit(view: View, amount: int) -> Plan:
+def pilot_commit(view: View[Any], amount: int) -> Plan:
     """A pilot for everyone; then everything evenly over the prompts whose pilot had 1/8 <= p <= 3/4.
 
     Source: Pilot-Commit, arXiv 2605.26606. Defaults: 16 pilot rollouts of 64, hence a quarter of the group size here,
@@ -201,7 +185,7 @@ def pilot_then_commit(number: int, prompts: int, remaining: int, settings: Setti
     return prompts * max(settings.min_rollouts, settings.group_size // 4) if number == 0 else remaining
 
 
-def reinforce_ada(view: View, amount: int) -> Plan:
+def reinforce_ada(view: View[Any], amount: int) -> Plan:
     """Evenly over the prompts whose group has no gradient yet (both rewards; for reinforce: a success).
 
     Source: Reinforce-Ada, arXiv 2510.04996 (sequential sampling, successive elimination). Defaults: four rounds, of a
@@ -218,7 +202,7 @@ def rounds(number: int, prompts: int, remaining: int, settings: Settings) -> int
     return prompts * max(settings.min_rollouts, settings.group_size // _ROUNDS) if number < _ROUNDS - 1 else remaining
 
 
-def greso(view: View, amount: int) -> Plan:
+def greso(view: View[Streaks], amount: int) -> Plan:
     """Skip a prompt with probability 1 - w^z after z visits in a row without a gradient; evenly over the others.
 
     Source: GRESO, arXiv 2506.02177, and the authors' trainer. Defaults: w starts at .5 for easy and for hard prompts,
@@ -226,13 +210,13 @@ def greso(view: View, amount: int) -> Plan:
     their probability of being kept never falls below .01; a skipped prompt gets the minimum, and its streak goes on by
     what that shows; skipped prompts are not replaced by others of the data set. If all are skipped, everyone shares.
     """
-    streaks = cast(Streaks, view.prompts.estimator)
+    streaks = view.estimator
     draws = (stream.random() for stream in _streams(view, streaks.updates))
-    kept = np.fromiter(draws, dtype=np.float64, count=len(view.placed)) < streaks.keep(view.prompts.keys)
+    kept = np.fromiter(draws, dtype=np.float64, count=len(view.placed)) < streaks.keep(view.keys)
     return view.plan(view.even(amount, kept))
 
 
-def mopps(view: View, amount: int) -> Plan:
+def mopps(view: View[CountedBeta], amount: int) -> Plan:
     """Draw each success rate from its belief; the half of the prompts whose draws are nearest 1/2 share the rollouts.
 
     Source: MoPPS, arXiv 2507.04632, and the authors' recipe: prior Beta(1, 1), old counts times a decay at each visit,
@@ -240,18 +224,18 @@ def mopps(view: View, amount: int) -> Plan:
     paper picks a batch out of more candidates; here half of the step's prompts (the larger half) take the rollouts
     beyond the minimum. A step whose prompts are all new is uniform.
     """
-    prompts, count = view.prompts, len(view.placed)
-    if np.isnan(prompts.rates).all():
+    count = len(view.placed)
+    if np.isnan(view.rates).all():
         return view.plan(view.even(amount))
-    streams = _streams(view, cast(CountedBeta, prompts.estimator).updates)
-    beliefs = zip(prompts.belief.wins.tolist(), prompts.belief.losses.tolist(), streams, strict=True)
+    streams = _streams(view, view.estimator.updates)
+    beliefs = zip(view.belief.wins.tolist(), view.belief.losses.tolist(), streams, strict=True)
     draws = np.fromiter((stream.beta(a, b) for a, b, stream in beliefs), dtype=np.float64, count=count)
     chosen = np.zeros(count, dtype=bool)
     chosen[np.argsort(np.abs(draws - 0.5), kind="stable")[: (count + 1) // 2]] = True
     return view.plan(view.even(amount, chosen))
 
 
-def _streams(view: View, updates: int) -> Iterator[np.random.Generator]:
+def _streams(view: View[Any], updates: int) -> Iterator[np.random.Generator]:
     """A random stream for each prompt, which depends on the seed, its key and the number of updates only.
 
     So `ask` stays pure, an allocator that was resumed draws the same, and the order of the prompts plays no part. Each
@@ -259,19 +243,19 @@ def _streams(view: View, updates: int) -> Iterator[np.random.Generator]:
     """
     bits = np.random.Philox(key=np.array([view.settings.seed % 2**64, 0], dtype=np.uint64), counter=[0, updates, 0, 0])
     stream, state = np.random.Generator(bits), bits.state
-    for key in view.prompts.keys:
+    for key in view.keys:
         state["state"]["key"][1] = key
         bits.state = state
         yield stream
 
 
-STRATEGIES = {
-    "neyman": Strategy(DiscountedBeta, neyman),
-    "hora": Strategy(lambda: DiscountedBeta(discount=1.0, prior=(1.0, 1.0)), hora, pilot_and_one_wave),
-    "coba": Strategy(PassRates, coba),
-    "pilot-commit": Strategy(lambda: RecentRewards(0), pilot_commit, pilot_then_commit),
-    "reinforce-ada": Strategy(lambda: RecentRewards(0), reinforce_ada, rounds),
-    "greso": Strategy(Streaks, greso),
-    "mopps": Strategy(CountedBeta, mopps),
-}
-"""Name -> strategy."""
+HORA = Strategy(lambda: DiscountedBeta(discount=1.0, prior=(1.0, 1.0)), hora, pilot_and_one_wave, name="hora")
+RIVALS = (
+    Strategy(DiscountedBeta, neyman, name="neyman"),
+    Strategy(PassRates, coba, name="coba"),
+    Strategy(last_visit, pilot_commit, pilot_then_commit, name="pilot-commit"),
+    Strategy(last_visit, reinforce_ada, rounds, name="reinforce-ada"),
+    Strategy(Streaks, greso, name="greso"),
+    Strategy(CountedBeta, mopps, name="mopps"),
+)
+"""The others."""

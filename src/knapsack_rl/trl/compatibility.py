@@ -14,8 +14,6 @@ from trl import GRPOConfig, GRPOTrainer
 
 from knapsack_rl.allocator import BudgetAllocator
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.strategies import STRATEGIES
-from knapsack_rl.strategies.base import one_wave
 from knapsack_rl.validation import one_of
 
 TESTED = SpecifierSet(">=1.14.2,<1.17,!=1.15.*")  # 1.15 itself needs Triton, which a CPU does not have
@@ -139,30 +137,13 @@ def check_weights(args: GRPOConfig, rollout_weights: str) -> None:
         )
 
 
-def check_baseline(baseline: str, reward_functions: Sequence[str], success_reward: str | None) -> None:
-    """Refuse a belief about successes as the baseline of something else.
-
-    Raises:
-        InvalidInputError: several rewards, none of which is named as the one that decides success.
-    """
-    if baseline == "belief" and success_reward is None and len(reward_functions) > 1:
-        raise InvalidInputError(
-            "baseline: 'belief' expects a success rate, and the sum of several rewards "
-            f"({', '.join(reward_functions)}) is no success. Name the one that decides with success_reward, or use "
-            "baseline='group'."
-        )
-
-
 def check_waves(trainer: GRPOTrainer, allocator: BudgetAllocator) -> None:
     """Refuse several generations in a step where the prompts of a step have a state that each of them would reset.
 
     Raises:
         InvalidInputError: a strategy with several waves, and environments.
     """
-    if (
-        STRATEGIES[allocator.strategy].waves is not one_wave
-        and getattr(trainer, "environment_factories", None) is not None
-    ):
+    if allocator.in_waves and getattr(trainer, "environment_factories", None) is not None:
         raise InvalidInputError(
             f"waves: the strategy {allocator.strategy!r} generates several times in a step, and TRL resets the "
             "environments of environment_factory each time. Pass waves=False, which plans a step in one shot, or a "

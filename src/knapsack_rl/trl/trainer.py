@@ -33,17 +33,17 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig
 from trl.trainer.utils import RepeatSampler
 
-from knapsack_rl import dispatch
-from knapsack_rl.advantages import belief_advantages, group_advantages, idle_rollouts, total_rewards
+from knapsack_rl import advantages as core
+from knapsack_rl import dispatch, metrics
 from knapsack_rl.allocation import Plan
-from knapsack_rl.allocator import STATE_FILE, BudgetAllocator, Step
+from knapsack_rl.allocator import STATE_FILE, BudgetAllocator
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.identity import prompt_id
+from knapsack_rl.step import Step
 from knapsack_rl.trl import compatibility
 from knapsack_rl.trl.sampler import EpochOrder
 from knapsack_rl.trl.waves import Row, WavesTrainer
-from knapsack_rl.validation import one_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -107,9 +107,6 @@ class KnapsackGRPOTrainer(WavesTrainer):
         rollout_weights: `sqrt` multiplies the clipped advantage of each rollout by sqrt(num_generations / N_i), so that
             a prompt weighs in the gradient with the root of its rollouts and not with their number; `none` does not.
             By default what suits the strategy, which is `sqrt` for `adaptive` and `none` for all others.
-        baseline: `group` is GRPO. `belief` centres and scales a success (1) or failure (0) with the mean m of the
-            allocator's belief from before the step, (r - m) / sqrt(m (1 - m)), so that groups without spread have a
-            gradient too. Only whether a rollout is a success then counts.
 
     Attributes:
         last_step: the newest generation batch, None before the first.
@@ -135,7 +132,6 @@ class KnapsackGRPOTrainer(WavesTrainer):
         waves: bool = True,
         feature_columns: Sequence[str] = (),
         rollout_weights: Literal["none", "sqrt"] | None = None,
-        baseline: Literal["group", "belief"] = "group",
         **kwargs: Any,
     ) -> None:
         compatibility.check_trl_version()
@@ -147,7 +143,6 @@ class KnapsackGRPOTrainer(WavesTrainer):
         compatibility.check_options(args, allocator, id_column, feature_columns, train_dataset)
         weights = allocator.rollout_weights if rollout_weights is None else rollout_weights
         compatibility.check_weights(args, weights)
-        one_of("baseline", baseline, ("group", "belief"))
         if advantage_clip is not None and not advantage_clip > 0.0:
             raise InvalidInputError(f"advantage_clip: expected a positive number or None, got {advantage_clip!r}.")
         super().__init__(model, reward_funcs, args, train_dataset, *more, **kwargs)
@@ -155,7 +150,6 @@ class KnapsackGRPOTrainer(WavesTrainer):
             raise InvalidInputError(
                 f"success_reward: expected one of {', '.join(self.reward_func_names)}, got {success_reward!r}."
             )
-        compatibility.check_baseline(baseline, self.reward_func_names, success_reward)
         if waves:
             compatibility.check_waves(self, allocator)
         self.allocator = allocator
@@ -166,7 +160,6 @@ class KnapsackGRPOTrainer(WavesTrainer):
         self.waves = waves
         self.feature_columns = tuple(feature_columns)
         self.rollout_weights = weights
-        self.baseline = baseline
         self.last_step: StepRecord | None = None
         self._generation_seconds = 0.0
 
@@ -177,14 +170,14 @@ class KnapsackGRPOTrainer(WavesTrainer):
         started, self._generation_seconds = time.perf_counter(), 0.0
         rows = self._distinct_rows(inputs)
         step = self._opened(rows)
-        prompts = _Prompts(rows, self.allocator.visited(step.prompt_ids), step.belief)
+        prompts = _Prompts(rows, step.visited, step.belief)
         if step.ask().rollouts.sum() == step.remaining:
             done = self._generate_at_once(step, prompts.rows, inputs)
         else:
             done = self._generate_in_waves(step, prompts.rows)
 
         rewards = self._newest_rewards()
-        advantages = self._advantages(rewards, done, prompts.belief)
+        advantages = self._advantages(rewards, done)
         done.output["advantages"] = torch.as_tensor(advantages[self._local(len(inputs))]).to(done.output["advantages"])
         self._logs["advantages"].clear()
         self._logs["advantages"].extend(advantages.tolist())
@@ -286,38 +279,31 @@ class KnapsackGRPOTrainer(WavesTrainer):
         """Rewards of the newest rollouts of all processes, shape (rollouts, reward functions)."""
         return self._rewards_per_func.cpu().double().numpy()  # in this order: not every device has float64
 
-    def _advantages(self, rewards: Floats, done: _Generation, belief: Belief) -> Floats:
+    def _advantages(self, rewards: Floats, done: _Generation) -> Floats:
         """Advantages of the rollouts of all processes: those TRL has just computed, unless it saw groups of one."""
         weights = self.reward_weights.cpu().double().numpy()
         aggregation, groups = self.multi_objective_aggregation, done.groups
         if done.even:
             values = np.array(self._logs["advantages"])[-len(groups) :]
+            values[core.idle_rollouts(rewards, groups, weights, multi_objective_aggregation=aggregation)] = 0.0
         else:
-            values, self._metrics["train"]["frac_reward_zero_std"][-1] = group_advantages(
+            values, self._metrics["train"]["frac_reward_zero_std"][-1] = core.group_advantages(
                 rewards,
-                weights,
                 groups,
+                weights,
                 scale_rewards=self.scale_rewards,
                 multi_objective_aggregation=aggregation,
             )
-        if self.baseline == "belief":
-            values = belief_advantages(*self._judged(rewards), belief.mean[groups])
-        else:
-            values[idle_rollouts(rewards, weights, groups, multi_objective_aggregation=aggregation)] = 0.0
-        if self.advantage_clip is not None:
-            values = np.clip(values, -self.advantage_clip, self.advantage_clip)
-        if self.rollout_weights == "sqrt":
-            values = values * np.sqrt(self.num_generations / done.plan.rollouts[groups])
-        return values
+        weighed = core.rollout_weights(groups, self.rollout_weights, self.num_generations)
+        return core.bounded(values, self.advantage_clip, weighed)
 
     def _judged(self, rewards: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which rollouts are successes, and which could be judged."""
         if self.success_reward is None:
-            deciding = total_rewards(rewards, self.reward_weights.cpu().double().numpy())
+            deciding = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
         else:
             deciding = rewards[:, self.reward_func_names.index(self.success_reward)]
-        # Both in float32, as TRL holds rewards: there 0.1 is more than it is in float64.
-        return deciding.astype(np.float32) > np.float32(self.success_threshold), ~np.isnan(deciding)
+        return core.is_success(deciding, self.success_threshold), ~np.isnan(deciding)
 
     def _outcomes(self, rewards: Floats, groups: Ints, prompts: int) -> tuple[Ints, Ints]:
         """Successes of each prompt, and its rollouts that could be judged."""
@@ -325,7 +311,7 @@ class KnapsackGRPOTrainer(WavesTrainer):
         return np.bincount(groups[won], minlength=prompts), np.bincount(groups[judged], minlength=prompts)
 
     def _record(self, prompts: _Prompts, done: _Generation, rewards: Floats) -> StepRecord:
-        total = total_rewards(rewards, self.reward_weights.cpu().double().numpy())
+        total = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
         known = ~np.isnan(total)
         with np.errstate(invalid="ignore"):
             means = np.bincount(done.groups, np.where(known, total, 0.0)) / np.bincount(done.groups, known)
@@ -335,28 +321,20 @@ class KnapsackGRPOTrainer(WavesTrainer):
     def _log_step(
         self, record: StepRecord, advantages: Floats, done: _Generation, prompts: _Prompts, seconds: float
     ) -> None:
-        alive = np.bincount(done.groups[advantages != 0.0], minlength=len(record.rows)) > 0
-        solved = (record.successes == record.scored) & (record.scored > 0)
-        failed = (record.successes == 0) & (record.scored > 0)
-        low, q25, median, q75, high = np.quantile(record.plan.rollouts, [0.0, 0.25, 0.5, 0.75, 1.0])
-        metrics = {
-            "effective_gradient_ratio": np.mean(advantages != 0.0),
-            "effective_prompts": alive.mean(),
-            "zero_gradient_ratio/all_positive": (solved & ~alive).mean(),
-            "zero_gradient_ratio/all_negative": (failed & ~alive).mean(),
-            "prompt_reward": np.nanmean(record.rewards) if not np.isnan(record.rewards).all() else np.nan,
-            "rollouts/min": low,
-            "rollouts/q25": q25,
-            "rollouts/median": median,
-            "rollouts/q75": q75,
-            "rollouts/max": high,
-            "never_visited": 1.0 - prompts.visited.mean(),
-            "fallback_rollouts": record.plan.fallback,
-            "waves": done.waves,
-            "belief/log_score": prompts.belief.log_likelihood(record.successes, record.scored).mean(),
-            "allocation_seconds": seconds,
-        }
-        for name, number in metrics.items():
+        live = np.bincount(done.groups[advantages != 0.0], minlength=len(record.rows))
+        found = metrics.step_metrics(
+            record.plan.rollouts,
+            record.successes,
+            scored=record.scored,
+            live=live,
+            rewards=record.rewards,
+            visited=prompts.visited,
+            belief=prompts.belief,
+            fallback=record.plan.fallback,
+            waves=done.waves,
+        )
+        found["allocation_seconds"] = seconds
+        for name, number in found.items():
             self._metrics["train"][name].append(float(number))
 
     # Resume

@@ -18,10 +18,11 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl.utils import tensordict_utils as tu
 
 from knapsack_rl import dispatch
+from knapsack_rl.advantages import is_success
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.verl.keeper import Report, Reports
-from knapsack_rl.verl.settings import read_settings
+from knapsack_rl.verl.options import read_options
 
 ROLLOUTS = "__rollout_n__"
 """Column with the rollouts of each prompt, which verl's own worker reads."""
@@ -48,7 +49,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self._knapsack = read_settings(config)
+        self._knapsack = read_options(config)
         self._keeper = ray.get_actor(config.trainer.v1.knapsack_keeper)
         name = ray.get_runtime_context().get_actor_id()
         self._reports = Reports(name, self._keeper.report.remote, self._keeper.answers.remote)
@@ -114,7 +115,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                 outcome.failed += 1
             else:
                 outcome.scored += 1
-                outcome.successes += reward > self._knapsack.success_threshold
+                outcome.successes += bool(is_success(reward, self._knapsack.success_threshold))
         return outcome
 
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
@@ -150,7 +151,7 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
         self.agent_loop_workers_class = ray.remote(_Worker)
         self.imbalance = (1.0, 1.0)
         self.planning_seconds = 0.0
-        self._knapsack = read_settings(config)
+        self._knapsack = read_options(config)
         self._keeper = ray.get_actor(config.trainer.v1.knapsack_keeper)
 
     def generate_sequences(self, prompts: TensorDict) -> None:

@@ -13,21 +13,18 @@ anew. So that the two agree, `hold` lets no group become complete while verl wri
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl import metrics
-from knapsack_rl.allocator import Step
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
-from knapsack_rl.verl.settings import Settings
+from knapsack_rl.step import Step
+from knapsack_rl.verl.options import Options
 
 Ints = NDArray[np.int64]
 Features = dict[str, list[Any]]
@@ -70,22 +67,22 @@ class Report(NamedTuple):
     waiting: bool
 
 
-@dataclass
-class Visit:
+class Visit(NamedTuple):
     """What came of one prompt of a step.
 
     Attributes:
         rollouts: those that were placed.
         scored: those with a reward; the others failed.
         successes: those above the success threshold.
-        log_score: log probability that the belief gave to the outcome, before the step.
+        wins, losses: what was believed of the success rate before the step, as in `Belief`.
         unvisited: whether nothing was known about the prompt before the step.
     """
 
     rollouts: int
     scored: int
     successes: int
-    log_score: float
+    wins: float
+    losses: float
     unvisited: bool
 
 
@@ -102,7 +99,7 @@ class _OpenStep:
         self.step, self.unvisited, self.may_learn, self.tell = step, unvisited, may_learn, tell
         self.most_in_flight = max(1, step.remaining // 2)
         self.belief = step.belief  # before it learns
-        prompts = len(step.prompt_ids)
+        prompts = len(step)
         self.news = np.zeros((3, prompts), dtype=np.int64)  # successes, scored, failed since the last flush
         self.granted = np.zeros(prompts, dtype=np.int64)  # placed, and not yet fetched by a worker
         self.complete, self.abandoned = np.zeros((2, prompts), dtype=bool)
@@ -159,10 +156,9 @@ class _OpenStep:
 class BudgetKeeper:
     """Owns the allocator of a run. An asyncio actor: `ray.remote(BudgetKeeper)`."""
 
-    def __init__(self, settings: Settings, group_size: int, estimator: str) -> None:
+    def __init__(self, settings: Options, group_size: int, estimator: str) -> None:
         self._settings = settings
-        self._new_allocator = partial(settings.allocator, group_size, estimator)
-        self._allocator = self._new_allocator()
+        self._allocator = settings.allocator(group_size, estimator)
         self._steps: list[_OpenStep] = []
         self._open: dict[str, tuple[_OpenStep, int]] = {}
         self._visits: dict[str, Visit] = {}
@@ -186,13 +182,13 @@ class BudgetKeeper:
             features: what else is known about them.
         """
         step = self._allocator.step(prompt_ids, features, waves=self._settings.waves)
-        opened = _OpenStep(step, ~self._allocator.visited(prompt_ids), self._may_learn, self._tell)
+        opened = _OpenStep(step, ~step.visited, self._may_learn, self._tell)
         first = opened.place(step.remaining)
         self._steps = [step for step in self._steps if step.step.remaining] + [opened]
         self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})
         expected = first
         if opened.unplaced:
-            expected = self._allocator.ask(prompt_ids, features).rollouts
+            expected = step.forecast().rollouts
         return Opening(first.tolist(), bool(opened.unplaced), expected.tolist())
 
     async def report(self, worker: str, reports: list[Report]) -> Answers:
@@ -271,10 +267,9 @@ class BudgetKeeper:
         allocator = self._allocator
         begun = [step for step in self._steps if step.step.remaining and step.complete.any()]
         if begun:
-            allocator = self._new_allocator()
-            allocator.load_state_dict(self._allocator.state_dict())
+            allocator = self._allocator.copy()
         for step in begun:
-            step.step.tell_another(allocator, np.flatnonzero(step.complete))
+            step.step.teach(allocator.estimator, np.flatnonzero(step.complete))
         allocator.save(path)
 
     async def load(self, path: str) -> None:
@@ -295,11 +290,10 @@ class BudgetKeeper:
         opened, position = self._open.pop(uid)
         opened.complete[position] = True
         self._settling.add(uid)
-        step, here = opened.step, slice(position, position + 1)  # of this group alone: a step closes as many as it has
+        step, belief = opened.step, opened.belief
         rollouts, scored, successes = (int(x[position]) for x in (step.placed, step.scored, step.successes))
-        belief = Belief(opened.belief.wins[here], opened.belief.losses[here])
-        score = float(belief.log_likelihood(step.successes[here], step.scored[here])[0])
-        self._visits[uid] = Visit(rollouts, scored, successes, score, bool(opened.unvisited[position]))
+        wins, losses = float(belief.wins[position]), float(belief.losses[position])
+        self._visits[uid] = Visit(rollouts, scored, successes, wins, losses, bool(opened.unvisited[position]))
 
 
 class Reports:
@@ -369,22 +363,6 @@ def summary(visits: list[Visit]) -> dict[str, float]:
     """Metrics of the groups of an update. Names choose how verl reduces them over the updates of a step."""
     if not visits:
         return {}
-    rollouts, scored, successes = (
-        np.array([getattr(visit, name) for visit in visits]) for name in ("rollouts", "scored", "successes")
-    )
-    zero = metrics.zero_gradient_ratios(successes, scored)
-    with np.errstate(invalid="ignore"):
-        rates = successes / scored
-    quartiles = np.quantile(rollouts, [0.0, 0.25, 0.5, 0.75, 1.0])
-    return {
-        "effective_gradient_ratio": metrics.effective_gradient_ratio(successes, scored),
-        "effective_prompts": metrics.effective_prompts(successes, scored),
-        "zero_gradient_ratio/all_positive": zero.all_positive,
-        "zero_gradient_ratio/all_negative": zero.all_negative,
-        "prompt_success": float(np.nanmean(rates)) if scored.any() else float("nan"),
-        **dict(zip((f"rollouts/{name}" for name in ("min", "q25", "median", "q75", "max")), quartiles, strict=True)),
-        "rollouts/sum": float(rollouts.sum()),
-        "failed_rollouts/sum": float((rollouts - scored).sum()),
-        "never_visited": float(np.mean([visit.unvisited for visit in visits])),
-        "belief/log_score": float(np.mean([visit.log_score for visit in visits if visit.scored] or [math.nan])),
-    }
+    rollouts, scored, successes, wins, losses, unvisited = (np.array(column) for column in zip(*visits, strict=True))
+    found = metrics.step_metrics(scored, successes, placed=rollouts, visited=~unvisited, belief=Belief(wins, losses))
+    return found | {"failed_rollouts/sum": float((rollouts - scored).sum())}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import logging
 import math
 import time
@@ -10,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import ray
 import torch
 import transfer_queue as tq
@@ -22,10 +22,11 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 
+from knapsack_rl import advantages
 from knapsack_rl.allocator import STATE_FILE
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.verl.keeper import BudgetKeeper
-from knapsack_rl.verl.settings import read_settings
+from knapsack_rl.verl.options import read_options
 
 SUPPORTED = SpecifierSet(">=0.9.1,<0.10")  # tried with 0.9.1
 MANAGER = "knapsack_rl.verl.agent_loop.KnapsackAgentLoopManager"
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class KnapsackTrainer(PPOTrainer):
-    """What the trainers share: settings from `trainer.v1.knapsack` (`settings.Settings`), and one keeper.
+    """What the trainers share: settings from `trainer.v1.knapsack` (`settings.Options`), and one keeper.
 
     Raises:
         InvalidInputError: verl's version or an option cannot work with variable group sizes.
@@ -46,7 +47,7 @@ class KnapsackTrainer(PPOTrainer):
     def __init__(self, config: Any) -> None:
         check_verl_version()
         check_options(config)
-        self.knapsack = read_settings(config)
+        self.knapsack = read_options(config)
         estimator, size = str(config.algorithm.adv_estimator), int(config.actor_rollout_ref.rollout.n)
         allocator = self.knapsack.allocator(size, estimator)  # here too, so that what it refuses is said by the driver
         self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
@@ -229,12 +230,16 @@ def weights_of(keys: list[str], size: int, rollout_weights: str, algorithm: str)
         rollout_weights: `sqrt` for sqrt(size / N_i), or `none` for 1.
         algorithm: under all but `reinforce` a group of which one rollout is left has no mean to compare with: 0.
     """
-    uids = [key.split("_")[0] for key in keys]
-    sizes = collections.Counter(session.split("_")[0] for session in {key.rsplit("_", 1)[0] for key in keys})
-    weights = [math.sqrt(size / sizes[uid]) if rollout_weights == "sqrt" else 1.0 for uid in uids]
-    if algorithm == "reinforce":
-        return weights
-    return [weight if sizes[uid] > 1 else 0.0 for weight, uid in zip(weights, uids, strict=True)]
+    names, groups = np.unique([key.split("_")[0] for key in keys], return_inverse=True)
+    sessions = {key.rsplit("_", 1)[0] for key in keys}
+    of_session = np.searchsorted(names, [session.split("_")[0] for session in sessions])
+    sizes = np.bincount(of_session, minlength=len(names))
+    weights = advantages.rollout_weights(of_session, rollout_weights, size)
+    by_group = np.zeros(len(names))
+    by_group[of_session] = weights
+    if algorithm != "reinforce":
+        by_group[sizes == 1] = 0.0
+    return by_group[groups].tolist()
 
 
 def check_verl_version() -> None:

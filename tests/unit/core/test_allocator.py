@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -10,9 +11,8 @@ import numpy as np
 import pytest
 
 import knapsack_rl as kr
-from knapsack_rl.estimators import DiscountedBeta, Regression, TransitionTable
+from knapsack_rl.estimators import DiscountedBeta, RecentRewards, Regression, TransitionTable
 from knapsack_rl.strategies import STRATEGIES
-from knapsack_rl.strategies.base import one_wave
 
 LEARNERS = (DiscountedBeta, Regression, TransitionTable)
 IDS = [f"prompt {i}" for i in range(12)]
@@ -21,7 +21,7 @@ LEARNED = [name for name in kr.strategies() if isinstance(STRATEGIES[name].estim
 """Strategies whose belief about a prompt also comes from others."""
 LAST_VISIT = pytest.mark.parametrize("strategy", [name for name in kr.strategies() if name not in LEARNED])
 """Strategies that believe what the last visit showed."""
-ONE_SHOT = [name for name in kr.strategies() if STRATEGIES[name].waves is one_wave]
+ONE_SHOT = [name for name in kr.strategies() if not STRATEGIES[name].in_waves]
 
 
 def trained(strategy: str = "knapsack", visits: int = 3, **options) -> kr.BudgetAllocator:
@@ -419,21 +419,21 @@ class TestState:
         assert_refused(strategy, tmp_path, content)
 
     @pytest.mark.parametrize(
-        "header", ["", "{", "[]", "null", "{}", '{"version": 2}', '{"version": 2, "estimator": 3}']
+        "header", ["", "{", "[]", "null", "{}", '{"version": 3}', '{"version": 3, "estimator": 3}']
     )
     def test_a_foreign_archive_is_refused_and_changes_nothing(self, strategy: str, header: str, tmp_path: Path) -> None:
         np.savez(tmp_path / "foreign.npz", header=np.array(header))
         assert_refused(strategy, tmp_path, (tmp_path / "foreign.npz").read_bytes())
 
-    @pytest.mark.parametrize("version", [0, 1, 99, None, "2"])
+    @pytest.mark.parametrize("version", [0, 2, 99, None, "3"])
     def test_another_version_is_refused_and_changes_nothing(self, strategy: str, version) -> None:
         allocator = trained(strategy)
         before = allocator.success_rates(IDS)
-        with pytest.raises(kr.StateError, match=f"state: expected version 2, got {version!r}"):
+        with pytest.raises(kr.StateError, match=f"state: expected version 3, got {version!r}"):
             allocator.load_state_dict(allocator.state_dict() | {"version": version})
         np.testing.assert_array_equal(before, allocator.success_rates(IDS))
 
-    @pytest.mark.parametrize("state", [None, 3, [], {}, {"version": 2}, {"version": 2, "estimator": None}])
+    @pytest.mark.parametrize("state", [None, 3, [], {}, {"version": 3}, {"version": 3, "estimator": None}])
     def test_what_is_no_state_is_refused(self, strategy: str, state) -> None:
         with pytest.raises(kr.StateError, match="state: expected"):
             kr.BudgetAllocator(strategy).load_state_dict(state)
@@ -459,12 +459,156 @@ def test_a_million_prompts_take_less_than_100_megabytes(tmp_path: Path) -> None:
     assert (tmp_path / "state.npz").stat().st_size < 40e6
 
 
-def test_a_state_of_another_window_is_refused_and_changes_nothing() -> None:
-    allocator = trained("knapsack-window")
-    before = allocator.success_rates(IDS)
-    with pytest.raises(kr.StateError, match="window of 16 rewards, got 0"):
-        allocator.load_state_dict(trained("knapsack").state_dict())
-    np.testing.assert_array_equal(before, allocator.success_rates(IDS))
+@pytest.mark.parametrize("other", kr.strategies())
+def test_the_state_of_another_strategy_is_refused_by_both_names_and_changes_nothing(other: str) -> None:
+    for strategy in set(kr.strategies()) - {other}:
+        allocator = trained(strategy)
+        before = allocator.success_rates(IDS)
+        named = f"expected the state of strategy '{strategy}', got the state of '{other}'"
+        with pytest.raises(kr.StateError, match=named):
+            allocator.load_state_dict(trained(other).state_dict())
+        np.testing.assert_array_equal(before, allocator.success_rates(IDS))
+
+
+def test_a_setting_that_beliefs_depend_on_is_named_when_it_changed() -> None:
+    def of(window: int) -> kr.BudgetAllocator:
+        return kr.BudgetAllocator(kr.Strategy(lambda: RecentRewards(window), STRATEGIES["knapsack"].rule, name="mine"))
+
+    allocator = of(16)
+    with pytest.raises(kr.StateError, match=r"an estimator with .*'window': 16\}, got .*'window': 8\}"):
+        allocator.load_state_dict(of(8).state_dict())
+
+
+def test_settings_that_beliefs_do_not_depend_on_may_change() -> None:
+    other = kr.BudgetAllocator("adaptive", 4, 1, 64, seed=9, algorithm="reinforce", fallback=False, confidence=0.5)
+    allocator = trained("adaptive")
+    other.load_state_dict(allocator.state_dict())
+    assert other.belief(IDS).wins.tolist() == allocator.belief(IDS).wins.tolist()
+    assert other.ask(IDS).rollouts.sum() == 4 * len(IDS)
+
+
+@ALL_STRATEGIES
+def test_a_step_that_is_given_up_leaves_no_trace_in_a_saved_state(strategy: str) -> None:
+    allocator, plain = trained(strategy), trained(strategy)
+    for given_up in (allocator.step(IDS), allocator.step(IDS[:3]), allocator.step(IDS)):
+        given_up.ask()
+    for either in (allocator, plain):
+        either.tell(IDS[:5], [1] * 5, [4] * 5)
+    state, expected = (either.state_dict()["estimator"] for either in (allocator, plain))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(state[name], value)
+
+
+class TestBudget:
+    @ALL_STRATEGIES
+    @pytest.mark.parametrize("budget", [24, 25, 97, 300, 12 * 128])
+    def test_a_step_may_have_any_budget_that_fits_its_bounds(self, strategy: str, budget: int) -> None:
+        allocator = trained(strategy)
+        plan = allocator.ask(IDS, budget=budget).rollouts
+        assert plan.sum() == budget
+        assert 2 <= plan.min() <= plan.max() <= 128
+        step, placed = allocator.step(IDS, budget=budget), 0
+        assert step.remaining == step.budget == budget
+        while step.remaining:
+            wave = step.ask().rollouts
+            placed += int(wave.sum())
+            step.tell(wave // 2, wave)
+        assert placed == budget
+
+    @pytest.mark.parametrize(("budget", "message"), [(23, "1 too few"), (12 * 128 + 1, "1 too many")])
+    def test_a_budget_that_no_plan_can_meet_says_by_how_much(self, budget: int, message: str) -> None:
+        for call in (kr.BudgetAllocator().ask, kr.BudgetAllocator().step):
+            with pytest.raises(kr.InfeasibleBudgetError, match=message):
+                call(IDS, budget=budget)
+
+    @pytest.mark.parametrize("budget", [2.5, "64", [64]])
+    def test_a_budget_is_a_whole_number(self, budget) -> None:
+        with pytest.raises(kr.InvalidInputError, match="budget: expected an integer"):
+            kr.BudgetAllocator().ask(IDS, budget=budget)
+
+    def test_a_budget_is_spent_as_the_papers_rule_spends_it(self) -> None:
+        allocator = trained()
+        expected = kr.allocate(allocator.success_rates(IDS), 77)
+        assert allocator.ask(IDS, budget=77).rollouts.tolist() == expected.rollouts.tolist()
+
+
+class TestStepSaysWhoIsNew:
+    def test_visited_is_as_it_was_before_the_step(self) -> None:
+        allocator = kr.BudgetAllocator()
+        allocator.tell(["a"], [1], [4])
+        step = allocator.step(["a", "b"])
+        assert step.visited.tolist() == [True, False]
+        step.tell([0, 0], step.ask().rollouts)
+        assert step.visited.tolist() == [True, False]
+        assert allocator.visited(["a", "b"]).tolist() == [True, True]
+
+    @ALL_STRATEGIES
+    def test_a_forecast_is_what_ask_plans_and_changes_nothing(self, strategy: str) -> None:
+        allocator = trained(strategy)
+        step = allocator.step(IDS)
+        expected = allocator.ask(IDS).rollouts.tolist()
+        assert step.forecast().rollouts.tolist() == expected
+        assert step.remaining == 8 * len(IDS)
+
+
+class TestOnStep:
+    def test_the_metrics_of_a_step_come_once_when_it_ends(self) -> None:
+        heard: list[dict[str, float]] = []
+        allocator = kr.BudgetAllocator("adaptive", on_step=heard.append)
+        step = allocator.step(["a", "b"])
+        while step.remaining:
+            assert heard == []
+            plan = step.ask().rollouts
+            step.tell(plan // 2, plan)
+        assert len(heard) == 1
+        assert heard[0]["rollouts/sum"] == 16.0
+        assert heard[0]["never_visited"] == 1.0
+        assert heard[0]["waves"] == 3.0
+
+    def test_a_step_without_waves_and_a_tell_report_too(self) -> None:
+        heard: list[dict[str, float]] = []
+        allocator = kr.BudgetAllocator(on_step=heard.append)
+        step = allocator.step(["a", "b"])
+        placed = step.place(99).rollouts
+        step.report([2, 0], placed)
+        allocator.tell(["a", "b"], [4, 8], [8, 8])
+        assert [metrics["effective_gradient_ratio"] for metrics in heard] == [0.5, 0.5]
+        assert [metrics["never_visited"] for metrics in heard] == [1.0, 0.0]
+
+    def test_what_it_raises_loses_nothing(self) -> None:
+        def broken(metrics: dict[str, float]) -> None:
+            raise OSError("no tracker")
+
+        allocator = kr.BudgetAllocator(on_step=broken)
+        with pytest.raises(OSError, match="no tracker"):
+            allocator.tell(["a"], [1], [4])
+        step = allocator.step(["a"])
+        with pytest.raises(OSError, match="no tracker"):
+            step.tell([8], step.ask().rollouts)
+        assert (step.remaining, allocator.success_rates(["a"])) == (0, 1.0)
+
+    def test_what_cannot_be_called_is_refused(self) -> None:
+        with pytest.raises(kr.InvalidInputError, match="on_step: expected a function"):
+            kr.BudgetAllocator(on_step="wandb")  # type: ignore[arg-type]
+
+
+class TestPlansThatCannotDiffer:
+    @pytest.mark.parametrize(
+        ("bounds", "prompts", "message"),
+        [
+            ({}, 1, "one prompt, which gets all its rollouts .* More prompts, please"),
+            ({"min_rollouts": 8}, 32, "min_rollouts and the mean group size are both 8.* Lower min_rollouts"),
+            ({"max_rollouts": 8}, 32, "max_rollouts and the mean group size are both 8.* Raise max_rollouts"),
+        ],
+    )
+    def test_are_explained_with_the_change_to_make(self, bounds: dict[str, int], prompts: int, message: str) -> None:
+        said = kr.BudgetAllocator(**bounds).explain_even(prompts, "More prompts, please.")
+        assert said is not None
+        assert re.search(message, said)
+        assert kr.BudgetAllocator("uniform", **bounds).explain_even(prompts) is None
+
+    def test_others_are_not(self) -> None:
+        assert kr.BudgetAllocator().explain_even(2) is None
 
 
 def test_keys_in_a_saved_state_never_change_silently() -> None:

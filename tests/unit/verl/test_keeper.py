@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import knapsack_rl as kr
 from knapsack_rl.verl.keeper import BudgetKeeper, Report, Reports, Visit, summary
-from knapsack_rl.verl.settings import Settings
+from knapsack_rl.verl.options import Options
 
 PROMPTS = 12
 
 
 def keeper_of(strategy: str, **more: object) -> BudgetKeeper:
-    return BudgetKeeper(Settings.read({"strategy": strategy, "max_rollouts": 32, **more}), 8, "grpo")
+    return BudgetKeeper(Options.read({"strategy": strategy, "max_rollouts": 32, **more}), 8, "grpo")
 
 
 async def report(keeper: BudgetKeeper, *outcome: object, waiting: bool) -> int:

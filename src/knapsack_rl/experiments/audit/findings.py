@@ -187,10 +187,10 @@ def _shape_remarks(audit: Audit) -> list[str]:
             f"{single:,} of {len(log.rollouts):,} groups are of one rollout. Unless that is how the run was, the "
             "column that tells prompts apart is not the right one (--prompt COLUMN, --id COLUMN), or steps are missing."
         )
-    if audit.plans is not None and audit.plans.widened:
+    if audit.plans is not None and audit.plans.outside:
         said.append(
-            f"{plural(audit.plans.widened, 'step')} spent less or more per prompt than --min-rollouts and "
-            "--max-rollouts allow; there the bounds were widened to fit."
+            f"{plural(audit.plans.outside, 'step')} spent less or more per prompt than --min-rollouts and "
+            "--max-rollouts allow; there the plan is taken as even."
         )
     said += _merged_remarks(log)
     if audit.expectation is not None and FEW_PROMPTS <= audit.expectation.clusters < 30:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,12 @@ class Replay:
     Attributes:
         planned: rollouts that each group would have got; those of a step add up to what was spent in it.
         belief: position in `BELIEFS` of what the visit before said of each group's prompt.
-        widened: steps whose spending lay outside the bounds per prompt, which were widened for them.
+        outside: steps whose spending no plan within the bounds per prompt could meet; they are taken as even.
     """
 
     planned: Ints
     belief: Ints
-    widened: int
+    outside: int
 
 
 def planner(strategy: str, min_rollouts: int, max_rollouts: int) -> BudgetAllocator:
@@ -52,8 +52,7 @@ def planner(strategy: str, min_rollouts: int, max_rollouts: int) -> BudgetAlloca
 def replay(log: Log, strategy: str = "knapsack", min_rollouts: int = 2, max_rollouts: int = 128) -> Replay:
     """Go through the log step by step: plan, then tell the allocator what the log says came back.
 
-    A step's budget is what was spent in it. Where that is no multiple of the prompts, the allocator plans the multiple
-    below, and what remains goes to its first prompts with room, a rollout each.
+    A step's budget is what was spent in it.
 
     Raises:
         InvalidInputError: the strategy is unknown or a bound is out of range.
@@ -62,22 +61,19 @@ def replay(log: Log, strategy: str = "knapsack", min_rollouts: int = 2, max_roll
     """
     allocator = planner(strategy, min_rollouts, max_rollouts)
     planned, belief = np.zeros_like(log.rollouts), np.zeros_like(log.rollouts)
-    last, widened = np.zeros(len(log.keys), dtype=np.int64), 0
+    last, outside = np.zeros(len(log.keys), dtype=np.int64), 0
     bounds = np.flatnonzero(np.diff(log.step, prepend=log.step[:1] - 1, append=log.step[-1:] + 1))
     for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         of_step = slice(start, end)
         prompts = log.prompt[of_step].tolist()
-        size, rest = divmod(int(log.rollouts[of_step].sum()), len(prompts))
-        low, high = min(min_rollouts, size), max(max_rollouts, size + (rest > 0))
-        widened += (low, high) != (min_rollouts, max_rollouts)
-        allocator.settings = replace(allocator.settings, group_size=size, min_rollouts=low, max_rollouts=high)
+        spent, many = int(log.rollouts[of_step].sum()), len(prompts)
         belief[of_step] = last[log.prompt[of_step]]
-        plan = allocator.ask(prompts).rollouts.copy()
-        while rest:
-            takers = np.flatnonzero(plan < high)[:rest]
-            plan[takers] += 1
-            rest -= len(takers)
+        if many * min_rollouts <= spent <= many * max_rollouts:
+            plan = allocator.ask(prompts, budget=spent).rollouts
+        else:
+            outside += 1
+            plan = spent // many + (np.arange(many) < spent % many)
         planned[of_step] = plan
         allocator.tell(prompts, log.successes[of_step], log.rollouts[of_step])
         last[log.prompt[of_step]] = 1 + status(log.successes[of_step] / log.rollouts[of_step])
-    return Replay(planned, belief, widened)
+    return Replay(planned, belief, outside)

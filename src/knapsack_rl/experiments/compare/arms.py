@@ -20,7 +20,7 @@ from knapsack_rl.experiments.runs.run_directory import RunDirectory
 
 # Imported once by the server that arms are forked from; an arm then starts in milliseconds instead of seconds.
 _PRELOADED = [
-    "knapsack_rl.experiments.engines.minimal.grpo",
+    "knapsack_rl.experiments.engines.minimal.run",
     # What that imports only when it makes the problems and the model.
     "datasets",
     "transformers.models.llama.modeling_llama",
@@ -124,7 +124,7 @@ def _work(recipe_text: str, pool: Path, log: Path) -> None:
     torch.set_num_threads(1)
     recipe = Recipe.model_validate_json(recipe_text)
     if recipe.trainer == "minimal":
-        from knapsack_rl.experiments.engines.minimal.grpo import train
+        from knapsack_rl.experiments.engines.minimal.run import train
     else:
         from knapsack_rl.experiments.engines.trl.run import train
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import knapsack_rl as kr
@@ -65,10 +66,13 @@ def feature_columns(recipe: Recipe, task: Task) -> list[str]:
 
 
 def allocator(recipe: Recipe) -> kr.BudgetAllocator:
-    """The recipe's allocator; for an oracle the one that keeps score, since the oracle plans by itself."""
+    """The recipe's allocator."""
     settings = recipe.allocator
+    strategy: Any = settings.strategy
+    if strategy == ORACLE:
+        strategy = import_module("knapsack_rl.experiments.engines.minimal.oracle").STRATEGY  # which needs PyTorch
     return kr.BudgetAllocator(
-        strategy="knapsack" if settings.strategy == ORACLE else settings.strategy,
+        strategy=strategy,
         group_size=recipe.training.group_size,
         min_rollouts=settings.min_rollouts,
         max_rollouts=settings.max_rollouts,

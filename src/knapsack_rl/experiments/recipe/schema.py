@@ -30,9 +30,8 @@ ORACLE = "oracle"
 
 
 def _known_strategy(name: str) -> str:
-    known = (*kr.strategies(), ORACLE)
-    if name not in known:
-        raise ValueError(f"expected one of {', '.join(known)}")
+    if name != ORACLE and ":" not in name and name not in kr.strategies():
+        raise ValueError(f"expected one of {', '.join((*kr.strategies(), ORACLE))}, or module:NAME for one of your own")
     return name
 
 
@@ -78,7 +77,6 @@ class Training(_Block):
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.28
     advantage_clip: PositiveFloat | None = 5.0
-    baseline: Literal["group", "belief"] = "group"
     rollout_weights: Literal["none", "sqrt"] | None = None
     temperature: PositiveFloat = 1.0
     top_p: Fraction = 1.0
@@ -152,8 +150,8 @@ Engine = Annotated[TransformersEngine | VLLMEngine, Field(discriminator="kind")]
 class Recipe(_Block):
     """One run. `docs/train.md` explains every key.
 
-    `trainer` is TRL's GRPOTrainer; `minimal`: the loop in `minimal_grpo.py`, for small models on a CPU; or `verl`. The
-    blocks `trl` and `verl` are for the trainer of that name.
+    `trainer` is TRL's GRPOTrainer; `minimal`: the loop in `engines/minimal/grpo.py`, for small models on a CPU; or
+    `verl`. The blocks `trl` and `verl` are for the trainer of that name.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -246,8 +244,6 @@ def _limits_of_verl(recipe: Recipe) -> Iterator[str]:
         yield "model.revision: verl has no such setting; download that revision and name its folder in model.path."
     if recipe.engine.kind != "vllm" or recipe.engine.mode != "colocate":
         yield "engine: trainer=verl starts vllm itself; use engine={kind: vllm, mode: colocate}."
-    if recipe.training.baseline != "group":
-        yield "training.baseline: trainer=verl subtracts what algorithm.adv_estimator says; use baseline=group."
     if recipe.training.prompts_per_step % recipe.training.updates_per_step:
         yield (
             f"training.updates_per_step: trainer=verl counts mini-batches in prompts; expected a divisor of the "

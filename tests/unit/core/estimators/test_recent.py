@@ -158,8 +158,6 @@ def test_a_state_dict_is_a_copy() -> None:
 
 
 DAMAGE = {
-    "no window": {"window": None},
-    "another window": {"window": 5},
     "text for keys": {"keys": ["a", "b"]},
     "negative keys": {"keys": [-1, 2]},
     "fractional keys": {"keys": np.array([1.5, 2.0])},

@@ -14,11 +14,11 @@ import pytest
 import knapsack_rl as kr
 from knapsack_rl.estimators.features import NONE
 from knapsack_rl.estimators.streaks import Streaks
-from knapsack_rl.strategies.rivals import STRATEGIES
+from knapsack_rl.strategies.rivals import HORA, RIVALS
 
 IDS = [f"prompt {i}" for i in range(9)]
 TRUE_RATES = np.linspace(0.0, 1.0, len(IDS))
-ALL = pytest.mark.parametrize("strategy", STRATEGIES)
+ALL = pytest.mark.parametrize("strategy", [strategy.name for strategy in (HORA, *RIVALS)])
 
 
 def trained(strategy: str, visits: int = 3, seed: int = 0, **options) -> kr.BudgetAllocator:

@@ -118,7 +118,7 @@ def test_every_step_is_planned_with_exactly_what_was_spent_in_it() -> None:
     log = log_of(step, prompt, rollouts, rng.binomial(rollouts, 0.3))
     plans = replay(log, "knapsack", 2, 16)
     assert np.bincount(log.step, plans.planned).tolist() == np.bincount(log.step, log.rollouts).tolist()
-    assert plans.widened > 0
+    assert plans.outside > 0
     assert plans.planned.min() >= 1
 
 

@@ -174,7 +174,6 @@ def _trainer(recipe: Recipe, config: GRPOConfig, recorder: Recorder, display: Di
         peft_config=models.peft_config(lora) if lora else None,
         allocator=ingredients.allocator(recipe),
         advantage_clip=recipe.training.advantage_clip,
-        baseline=recipe.training.baseline,
         rollout_weights=recipe.training.rollout_weights,
         waves=recipe.allocator.waves,
         feature_columns=ingredients.feature_columns(recipe, task),

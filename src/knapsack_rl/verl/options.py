@@ -66,7 +66,7 @@ and misspelt booleans arrive as text."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Options:
     """What `trainer.v1.knapsack` may hold.
 
     Attributes:
@@ -96,7 +96,7 @@ class Settings:
     rollout_weights: str | None = None
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> Settings:
+    def read(cls, given: Mapping[str, Any]) -> Options:
         """Check what the configuration says.
 
         Raises:
@@ -139,10 +139,10 @@ class Settings:
         )
 
 
-def read_settings(config: Any) -> Settings:
+def read_options(config: Any) -> Options:
     """`trainer.v1.knapsack`, checked.
 
     Raises:
         InvalidInputError: an unknown key or a value out of range.
     """
-    return Settings.read(dict(config.trainer.v1.get("knapsack") or {}))
+    return Options.read(dict(config.trainer.v1.get("knapsack") or {}))

@@ -1,0 +1,56 @@
+"""Reading the numbers of a saved state, which anybody may have written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl.errors import StateError
+
+
+def whole_number(state: Mapping[str, Any], name: str, least: int = 0) -> int:
+    """An integer of a saved state.
+
+    Raises:
+        StateError: it is missing, something else, or below `least`.
+    """
+    try:
+        number = int(state[name])
+        if number != state[name] or not least <= number < 2**63:
+            raise ValueError(f"{state[name]!r} for {name}")
+        return number
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise StateError(f"state: expected {name} of an estimator, {least} or more, got {error!r}.") from error
+
+
+def number(state: Mapping[str, Any], name: str, least: float, most: float) -> float:
+    """A number of a saved state.
+
+    Raises:
+        StateError: it is missing, something else, or outside [`least`, `most`].
+    """
+    try:
+        found = float(state[name])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise StateError(f"state: expected the number {name} of an estimator, got {error!r}.") from error
+    if not least <= found <= most:
+        raise StateError(f"state: expected {name} between {least:g} and {most:g}, got {found!r}.")
+    return found
+
+
+def numbers(state: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """An array of a saved state, float64.
+
+    Raises:
+        StateError: it is missing, of another shape, or holds something else than finite numbers.
+    """
+    try:
+        found = np.array(state[name], dtype=np.float64)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise StateError(f"state: expected the numbers {name} of an estimator, got {error!r}.") from error
+    if found.shape != shape or not np.all(np.isfinite(found)):
+        raise StateError(f"state: expected finite numbers {name} of shape {shape}, got shape {found.shape}.")
+    return found

@@ -1,0 +1,176 @@
+"""A run of the minimal trainer: its steps, its evaluations, and what it writes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from rich.console import Console
+
+import knapsack_rl as kr
+from knapsack_rl.errors import KnapsackError, StateError
+from knapsack_rl.experiments.engines import ingredients
+from knapsack_rl.experiments.engines.minimal import dynamic_sampling
+from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop, Policy
+from knapsack_rl.experiments.engines.minimal.oracle import Oracle
+from knapsack_rl.experiments.engines.schedule import sampling
+from knapsack_rl.experiments.recipe import recipe_file
+from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe
+from knapsack_rl.experiments.report.run_report import write_report
+from knapsack_rl.experiments.runs.environment import record_end, record_start
+from knapsack_rl.experiments.runs.interruption import Interruption
+from knapsack_rl.experiments.runs.progress import Display
+from knapsack_rl.experiments.runs.run_directory import Outcome, RunDirectory
+
+_ROWS_AT_ONCE = 4096  # completions that are generated together in an evaluation
+_SPACE = 16 * 2**20  # bytes on the disk: a small model, allocations, metrics and the report
+
+
+def train(recipe: Recipe, output: Path, command: str, console: Console, report: bool = True) -> Outcome:
+    """Train what `recipe` says in `output/name`; a run that was cut off begins anew, and ends the same.
+
+    Arguments, errors and what is written are those of `engines.trl.run.train`, with the trained model in `model/` and
+    no checkpoints before the end.
+    """
+    directory = RunDirectory(output / recipe.name)
+    directory.claim(recipe_file.render(recipe))
+    try:
+        already_finished = directory.finished
+        if not already_finished:
+            directory.require_space(_SPACE)
+            _train(recipe, directory, command, console)
+        page = write_report([directory.path]) if report else None
+    except Exception as error:  # every library says it in its own way
+        if not isinstance(error, KnapsackError) and directory.disk_is_full:
+            raise StateError(
+                f"{directory.path}: the disk is full. Free some space; the same command begins the run anew."
+            ) from error
+        raise
+    finally:
+        directory.release()
+    return Outcome(directory, page, None, already_finished)
+
+
+def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Console) -> None:
+    title = f"[bold]{recipe.name}[/] · {recipe.allocator.strategy} · seed {recipe.seed} · CPU"
+    transformers.logging.disable_progress_bar()
+    with Display(console, title, recipe.training.steps) as display, Interruption(display.stopping).listening():
+        task, model, tokenizer = ingredients.problems_and_model(recipe, display)
+        loop = Loop(recipe, task, Policy(model, tokenizer, recipe.training))
+        record_start(directory, recipe, command)
+        directory.rewind(-1)
+        display.start(0, [])
+        _loop(loop, directory, display)
+        loop.policy.model.save_pretrained(directory.path / "model")
+        loop.policy.tokenizer.save_pretrained(directory.path / "model")
+        record_end(directory)
+
+
+def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
+    training, every = loop.recipe.training, loop.recipe.evaluation.every * loop.recipe.training.rollouts_per_step
+    oracle = Oracle(loop) if loop.recipe.allocator.strategy == ORACLE else None
+    spent = number = 0
+    started, not_training = time.monotonic(), 0.0
+    unsaved: list[tuple[int, Collected]] = []  # what was collected, by step, and is not on the disk yet
+
+    def write(content: dict[str, Any]) -> None:
+        elapsed = time.monotonic() - started
+        times = {"time": round(elapsed, 3), "training_seconds": round(elapsed - not_training, 3)}
+        record = {"step": number, "rollouts": spent, **times, **content}
+        directory.append_metrics(record)
+        display.record(record)
+
+    def evaluated() -> None:
+        nonlocal not_training
+        began = time.monotonic()
+        accuracies = evaluate(loop, last=spent >= training.budget)
+        not_training += time.monotonic() - began
+        write({"evaluation": accuracies})
+        if unsaved:
+            _append_allocations(directory, unsaved, loop.columns["id"])
+            unsaved.clear()
+
+    evaluated()
+    while spent < training.budget:
+        if training.dynamic_sampling:
+            collected, loss = dynamic_sampling.step(loop, training.budget - spent)
+        elif oracle is not None:
+            rows = [next(loop.order) for _ in range(training.prompts_per_step)]
+            began = time.monotonic()
+            seen = oracle.look(rows)
+            not_training += time.monotonic() - began
+            collected = [loop.collect(rows, seen)]
+            loss = loop.update(collected[0].rollouts)
+        else:
+            done, loss = loop.step()
+            collected = [done]
+        before, spent, number = spent, spent + sum(int(done.planned.sum()) for done in collected), number + 1
+        write(step_record(collected, loss))
+        unsaved += [(number, done) for done in collected]
+        if spent // every > before // every or spent >= training.budget:
+            evaluated()
+
+
+def evaluate(loop: Loop, last: bool) -> dict[str, float]:
+    """Accuracy per benchmark: the mean over problems of the mean over samples; `last` after the last step."""
+    how = sampling(loop.recipe, last)
+    at_once = max(1, _ROWS_AT_ONCE // how.samples)
+    accuracies = {}
+    for name, benchmark in loop.task.evaluation.items():
+        problems = how.kept(benchmark)
+        columns = {column: list(problems[column]) for column in problems.column_names}
+        random = torch.Generator().manual_seed(loop.recipe.seed)  # not the loop's, which training samples with
+        rates: list[float] = []
+        for start in range(0, len(problems), at_once):
+            part = {column: values[start : start + at_once] for column, values in columns.items()}
+            counts = np.full(len(part["prompt"]), how.samples)
+            *_, rewards = loop.sampled(part, counts, how, random)
+            rates += np.nanmean(rewards.reshape(-1, how.samples), axis=1).tolist()
+        accuracies[name] = float(np.nanmean(rates))
+    return accuracies
+
+
+def step_record(collected: list[Collected], loss: float) -> dict[str, float]:
+    """What the record of a step holds, by the names that the TRL trainer logs."""
+    counts = [done.rollouts.counts(len(done.rows)) for done in collected]
+    successes, scored = (np.concatenate(column) for column in zip(*counts, strict=True))
+    planned = np.concatenate([done.planned for done in collected])
+    found = kr.metrics.step_metrics(
+        planned,
+        successes,
+        scored=scored,
+        rewards=np.concatenate([done.rewards for done in collected]),
+        visited=np.concatenate([done.visited for done in collected]),
+        belief=_beliefs(collected),
+        fallback=sum(done.fallback for done in collected),
+        waves=sum(done.waves for done in collected),
+    )
+    length = sum(int(done.rollouts.lengths.sum()) for done in collected) / planned.sum()
+    seconds = sum(done.seconds for done in collected)
+    return {"loss": loss, **found, "completions/mean_length": length, "allocation_seconds": seconds}
+
+
+def _beliefs(collected: list[Collected]) -> kr.Belief:
+    """About all prompts that were collected."""
+    return kr.Belief(
+        np.concatenate([done.belief.wins for done in collected]),
+        np.concatenate([done.belief.losses for done in collected]),
+    )
+
+
+def _append_allocations(directory: RunDirectory, unsaved: list[tuple[int, Collected]], ids: list[str]) -> None:
+    """Record the visits of several steps in one file."""
+    collected = [done for _, done in unsaved]
+    counts = [done.rollouts.counts(len(done.rows)) for done in collected]
+    directory.append_allocations(
+        np.repeat([number for number, _ in unsaved], [len(done.rows) for done in collected]),
+        [ids[row] for done in collected for row in done.rows],
+        np.concatenate([done.planned for done in collected]),
+        np.concatenate([scored for _, scored in counts]),
+        np.concatenate([successes for successes, _ in counts]),
+        _beliefs(collected),
+    )

@@ -1,0 +1,248 @@
+"""One step of training, whose budget is placed in waves or rollout by rollout."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from knapsack_rl import metrics
+from knapsack_rl.allocation import Plan
+from knapsack_rl.belief import Belief
+from knapsack_rl.errors import InvalidInputError, StateError
+from knapsack_rl.estimators.base import Estimator
+from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View, one_wave
+from knapsack_rl.strategies.placement import Placement, placement
+from knapsack_rl.validation import as_counts, as_integer, as_successes
+
+Ints = NDArray[np.int64]
+OnStep = Callable[[dict[str, float]], object]
+
+
+class Step:
+    """One step of training, placed in waves: ask, generate, tell, until nothing remains.
+
+    `BudgetAllocator.step` opens one.
+
+    With an engine that generates asynchronously, `place` and `report` do without waves' waiting:
+
+        while step.remaining:
+            plan = step.place(free_slots)  # start these, which may be none
+            step.report(*wait_for_some())  # whatever has come back since
+
+    A step goes one of the two ways. All its rollouts come from the same policy. Beliefs stay as they were when it first
+    planned until its last `tell` or `report`, which makes one visit of it. A step that is given up before has taught
+    nothing and leaves no trace. Several steps may be open at a time and end in any order; what a step teaches is as old
+    as the step. Every method may be called from any thread.
+
+    Attributes:
+        budget: rollouts of the whole step.
+        remaining: rollouts of the budget that have not been placed and told of (or reported) yet.
+        successes: shape (M,), right ones so far.
+        scored: shape (M,), those that came back so far.
+        placed: shape (M,), rollouts so far.
+    """
+
+    def __init__(
+        self,
+        prompts: Prompts[Any],
+        budget: int,
+        strategy: AnyStrategy,
+        settings: Settings,
+        waves: bool,
+        lock: threading.RLock,
+        on_step: OnStep | None,
+    ) -> None:
+        self.budget = self.remaining = budget
+        self._prompts, self._settings, self._lock, self._on_step = prompts, settings, lock, on_step
+        self._whole = strategy
+        self._strategy = strategy if waves else replace(strategy, wave_size=one_wave, exponents=None)
+        self._began = prompts.estimator.begin()
+        self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompts.keys)), dtype=np.int64)
+        self._wave = self._fallback = 0
+        self._asked: Plan | None = None
+        self._placement: Placement | None = None
+
+    def __len__(self) -> int:
+        """Prompts of the step."""
+        return len(self._prompts.keys)
+
+    @property
+    def belief(self) -> Belief:
+        """What was believed about the prompts' success rates before the step."""
+        with self._lock:
+            return self._prompts.belief
+
+    @property
+    def visited(self) -> NDArray[np.bool_]:
+        """Whether each prompt was visited before the step, shape (M,)."""
+        with self._lock:
+            return self._prompts.visited
+
+    @property
+    def in_flight(self) -> Ints:
+        """Rollouts of each prompt that were placed and not reported yet, shape (M,); for `place` and `report`."""
+        return self.placed - self.scored - self._failed
+
+    def forecast(self) -> Plan:
+        """The whole budget planned in one shot: what each prompt can expect to get. It changes nothing."""
+        nothing = np.zeros_like(self.placed)
+        with self._lock:
+            view = View(self._prompts, self._settings, nothing, nothing, nothing, nothing)
+            return self._whole.plan(view, self.budget)
+
+    def ask(self) -> Plan:
+        """Rollouts to add now, per prompt. Asking again before `tell` gives the same plan.
+
+        Raises:
+            StateError: nothing remains, or the step was begun with `place`.
+        """
+        with self._lock:
+            self._refuse_to_mix("ask", begun=self._placement is not None)
+            if not self.remaining:
+                raise StateError("step: ask came after the whole budget was placed. Loop `while step.remaining:`.")
+            if self._asked is None:
+                view = self._view(np.zeros_like(self.placed))
+                self._asked = self._strategy.wave(self._wave, view, self.remaining)
+            return self._asked
+
+    def tell(self, successes: ArrayLike, rollouts: ArrayLike) -> None:
+        """What came back of this wave, per prompt; fewer rollouts than asked for are legal (some may have failed).
+
+        Raises:
+            StateError: nothing was asked.
+            InvalidInputError: as `BudgetAllocator.tell`, or more came back than was asked for.
+        """
+        with self._lock:
+            self._refuse_to_mix("tell", begun=self._placement is not None)
+            if self._asked is None:
+                raise StateError("step: tell came before ask. Ask for a plan, generate, then tell what came back.")
+            won, tried = self._counts(successes, rollouts)
+            most = self.placed + self._asked.rollouts - self.scored  # late ones of earlier waves may come with this one
+            _refuse_more("rollouts", tried, most, "were asked for so far and have not come back")
+            self._learn(won, tried, self.remaining - int(self._asked.rollouts.sum()))
+            self.placed = self.placed + self._asked.rollouts
+            self._fallback += self._asked.fallback
+            self._asked, self._wave = None, self._wave + 1
+            self._end()
+
+    def place(self, most: int) -> Plan:
+        """Rollouts to start now, per prompt: at most `most`, and none where it is better to wait for a report.
+
+        They count as placed from then on; calling again gives more. If nothing is in flight, `most` is 1 or more and
+        the budget is not spent, there are some. Strategies of one wave place everything at once, if `most` allows.
+
+        Raises:
+            InvalidInputError: `most` is no integer of 0 or more.
+            StateError: the step was begun with `ask`.
+
+        Cost: O(M + most).
+        """
+        with self._lock:
+            most = min(as_integer("most", most, at_least=0), self.remaining)
+            self._refuse_to_mix("place", begun=self._wave > 0 or self._asked is not None)
+            pending = self.in_flight
+            view = self._view(pending)
+            if self._placement is None:
+                self._placement = placement(self._strategy, view)
+            plan = view.plan(self._placement.place(view, most, self.remaining - int(pending.sum())))
+            self.placed = self.placed + plan.rollouts
+            return plan
+
+    def report(self, successes: ArrayLike, rollouts: ArrayLike, failed: ArrayLike = 0) -> None:
+        """What has come back since the last report, per prompt: any part of what was placed, in any order.
+
+        Args:
+            successes: right ones.
+            rollouts: those that came back with a reward.
+            failed: those that never will; they are spent. 0 for none.
+
+        Raises:
+            StateError: the step was not begun with `place`.
+            InvalidInputError: as `BudgetAllocator.tell`, or more came back than was in flight.
+        """
+        with self._lock:
+            if self._placement is None:
+                raise StateError(
+                    "step: report came before place. Place rollouts, generate, then report what came back."
+                )
+            won, tried = self._counts(successes, rollouts)
+            lost = as_counts("failed", failed)
+            if lost.shape != tried.shape and (lost.ndim or lost):
+                raise InvalidInputError(
+                    f"failed: expected 0 or one number for each of the {len(tried)} prompts of the step, "
+                    f"got shape {lost.shape}."
+                )
+            lost = np.broadcast_to(lost, tried.shape)
+            for name, came in (("rollouts", tried), ("failed", lost)):  # whose sum might overflow
+                _refuse_more(name, came, self.in_flight, "are in flight")
+            back = tried + lost
+            _refuse_more("rollouts, failed", back, self.in_flight, "are in flight")
+            if back.any():  # what is empty must not end the step a second time
+                self._learn(won, tried, self.remaining - int(back.sum()))
+                self._failed = self._failed + lost
+                self._end()
+
+    def teach(self, estimator: Estimator, chosen: Ints) -> None:
+        """Tell an estimator what came back so far of the prompts at these positions, as a visit as old as this step.
+
+        It must be a copy of the estimator that the step began with: `BudgetAllocator.copy` makes one.
+        """
+        keys, features = self._prompts.keys[chosen], self._prompts.features.of(chosen)
+        estimator.update(keys, self.successes[chosen], self.scored[chosen], features, self._began)
+
+    def _view(self, pending: Ints) -> View[Any]:
+        return View(self._prompts, self._settings, self.placed, self.scored, self.successes, pending)
+
+    def _refuse_to_mix(self, call: str, begun: bool) -> None:
+        if begun:
+            raise StateError(
+                f"step: {call} came in a step that was begun the other way. Use ask and tell, or place and report."
+            )
+
+    def _counts(self, successes: ArrayLike, rollouts: ArrayLike) -> tuple[Ints, Ints]:
+        won, tried = as_successes(successes, rollouts)
+        if len(won) != len(self):
+            raise InvalidInputError(
+                f"successes, rollouts: expected one number for each of the {len(self)} prompts of the step, "
+                f"got {len(won)}."
+            )
+        return won, tried
+
+    def _learn(self, won: Ints, tried: Ints, remaining: int) -> None:
+        """Add up what came back; if nothing remains, that was a visit of the step's prompts."""
+        won, tried = self.successes + won, self.scored + tried
+        if not remaining:  # first of all, since it may refuse the features
+            estimator, features = self._prompts.estimator, self._prompts.features
+            if self._on_step is not None:
+                _ = self._prompts.belief, self._prompts.visited  # as they were before the step
+            estimator.update(self._prompts.keys, won, tried, features, self._began)
+        self.successes, self.scored, self.remaining = won, tried, remaining
+
+    def _end(self) -> None:
+        """Hand the metrics of a step that is over to whoever wants them."""
+        if self._on_step is not None and not self.remaining:
+            found = metrics.step_metrics(
+                self.scored,
+                self.successes,
+                placed=self.placed,
+                visited=self._prompts.visited,
+                belief=self._prompts.belief,
+                fallback=self._fallback,
+                waves=self._wave if self._placement is None else None,
+            )
+            self._on_step(found)
+
+
+def _refuse_more(arguments: str, came: Ints, most: Ints, which: str) -> None:
+    """Refuse results of rollouts that were never placed."""
+    if (came > most).any():
+        position = int(np.flatnonzero(came > most)[0])
+        raise InvalidInputError(
+            f"{arguments}: expected at most the {most[position]} that {which}, "
+            f"got {came[position]} at position {position}."
+        )
