@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from knapsack_rl import tasks
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.engines import models
-from knapsack_rl.experiments.engines.models import ScratchModelConfig, WarmStartConfig
+from knapsack_rl.experiments.recipe.model_schema import ScratchModelConfig, WarmStartConfig
 from knapsack_rl.tasks import TaskConfig
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pydantic import (
 
 import knapsack_rl as kr
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.experiments.engines.models import ModelConfig
+from knapsack_rl.experiments.recipe.model_schema import ModelConfig
 from knapsack_rl.tasks import TaskConfig
 
 

@@ -7,7 +7,7 @@ import torch
 
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.engines import models, warm_start
-from knapsack_rl.experiments.engines.models import (
+from knapsack_rl.experiments.recipe.model_schema import (
     LoraAdapterConfig,
     PretrainedModelConfig,
     ScratchModelConfig,

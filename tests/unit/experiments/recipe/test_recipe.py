@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.experiments.engines.models import PretrainedModelConfig, ScratchModelConfig
+from knapsack_rl.experiments.recipe.model_schema import PretrainedModelConfig, ScratchModelConfig
 from knapsack_rl.experiments.recipe import recipe_file, yaml_text
 from knapsack_rl.experiments.recipe.schema import (
     Allocator,
