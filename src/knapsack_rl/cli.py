@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import json
 import os
 import shlex
 import signal
@@ -71,6 +72,18 @@ Worlds (docs/simulate.md has the equations):
 
 """
 
+_SCHEMA_HELP = """\
+Write the JSON schema of a recipe, or of a comparison: an editor that knows it completes, explains and checks the keys.
+
+recipes/recipe.schema.json is what this command writes. For a recipe of your own, anywhere:
+
+  knapsack-rl schema --output recipe.schema.json
+
+and this as the first line of the recipe beside it, for editors with the YAML language server:
+
+  # yaml-language-server: $schema=recipe.schema.json
+"""
+
 _AUDIT_COLUMNS = {
     "prompt": "the prompt",
     "id": "what tells prompts apart (default: the prompt itself)",
@@ -130,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"knapsack-rl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for add in (_add_train, _add_compare, _add_audit, _add_simulate, _add_report):
+    for add in (_add_train, _add_compare, _add_audit, _add_simulate, _add_report, _add_schema):
         add(commands)
     return parser
 
@@ -212,6 +225,13 @@ def _add_report(commands: Commands) -> None:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     report.add_argument("--output", type=Path, default=None, metavar="FILE", help="the page to write")
     report.set_defaults(run=_report)
+
+
+def _add_schema(commands: Commands) -> None:
+    schema = _add(commands, "schema", "the JSON schema of a recipe, for editors", _SCHEMA_HELP)
+    schema.add_argument("of", nargs="?", choices=("recipe", "comparison"), default="recipe", help="(default: recipe)")
+    schema.add_argument("--output", type=Path, default=None, metavar="FILE", help="where it goes (default: print it)")
+    schema.set_defaults(run=_schema)
 
 
 def _train(parsed: argparse.Namespace, command: str) -> int:
@@ -323,6 +343,19 @@ def _simulate(parsed: argparse.Namespace, command: str) -> int:
 def _report(parsed: argparse.Namespace, command: str) -> int:
     page = _module("report.run_report").write_report(parsed.runs, parsed.output)
     _say(_console(), f"report  {page}")
+    return 0
+
+
+def _schema(parsed: argparse.Namespace, command: str) -> int:
+    module = _module("recipe.json_schema" if parsed.of == "recipe" else "compare.json_schema")
+    text = json.dumps(module.schema(), indent=2, ensure_ascii=False) + "\n"
+    if parsed.output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        parsed.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError(f"--output: cannot write {parsed.output}: {error.strerror}.") from error
     return 0
 
 

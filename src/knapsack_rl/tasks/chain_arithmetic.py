@@ -17,9 +17,10 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from knapsack_rl.tasks.base import Task
+from knapsack_rl.tasks.config import Config
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,22 +35,17 @@ _UNITS = (1, 3, 7, 9)
 _BLOCK = 4096  # random numbers drawn at once, for speed
 
 
-class ChainArithmeticConfig(BaseModel):
-    """How many problems there are, and how long.
-
-    Attributes:
-        train_problems: Problems to train on.
-        eval_problems: Held-out problems.
-        operations: Operations of a chain. All chains have the same length: with several, a small model spends most
-            of its warm start on finding out which operation is next.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ChainArithmeticConfig(Config):
+    """How many problems there are, and how long."""
 
     kind: Literal["chain-arithmetic"] = "chain-arithmetic"
     train_problems: int = Field(default=1024, ge=1)
+    """Problems to train on."""
     eval_problems: int = Field(default=256, ge=1)
+    """Held-out problems."""
     operations: int = Field(default=3, ge=1, le=6)
+    """Operations of a chain. All chains have the same length: with several, a small model spends most of its warm
+    start on finding out which operation is next."""
 
     @model_validator(mode="after")
     def _check_that_problems_suffice(self) -> ChainArithmeticConfig:

@@ -13,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 import knapsack_rl as kr
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.recipe import recipe_file, yaml_text
 from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe, Training
+from knapsack_rl.tasks.config import Config
 from knapsack_rl.validation import nearest
 
 Settings = dict[str, Any]
@@ -28,37 +29,47 @@ DYNAMIC = "dynamic-sampling"
 TWICE_THE_GROUP, TWICE_THE_STEPS = "uniform-twice-the-group", "uniform-twice-the-steps"
 _KEY_OF_RECIPE = re.compile(r"(?P<block>settings|vary|tuning\.grid|arms\.[^.]+)\.(?P<key>.+)")
 REFERENCES = (ORACLE, TWICE_THE_GROUP, TWICE_THE_STEPS)
+SET_BY_ITSELF = ("name", "seed")
+"""Keys of a recipe that a comparison sets for each of its runs."""
 _COMMON = ("task", "model", "evaluation")
 """Blocks of a recipe that all arms have alike: problems, warm start, and what is measured."""
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class Tuning(_Block):
+class Tuning(Config):
     """Every arm tries every combination of `grid` on `seeds`, which the report does not use, and keeps the best."""
 
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]]
+    """Dotted keys of the recipe and the values to try."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Seeds of the tuning, others than those of the report."""
 
 
-class Comparison(_Block):
+class Comparison(Config):
     """One comparison. `docs/compare.md` explains every key."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the comparison and of its folder."""
     recipe: str | None = None
-    settings: Settings = {}
+    """The recipe that all arms begin with, a path from where this file is; `null`: the demonstration."""
+    settings: Settings = Field(default_factory=dict)
+    """Changes to the recipe for all arms, by dotted keys."""
     arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+-]*$")], Settings | None]
+    """Names and what each changes, by dotted keys; or a list of names that need no settings."""
     baseline: str = "uniform"
+    """The arm that all others are compared with."""
     references: list[str] | None = None
-    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Arms that are no competitors, since they cost more than the others or know what nobody can know."""
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    """Dotted keys and their values: the whole comparison once for every combination."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Seeds of the reported runs."""
     tuning: Tuning | None = None
+    """What every arm tries before the report, on seeds of its own."""
     equal: Literal["rollouts", "tokens", "seconds"] = "rollouts"
+    """The cost at which arms are compared."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Comparison:
@@ -105,14 +116,14 @@ def _useless_values(comparison: Comparison) -> Iterator[str]:
     for block, settings in {"settings": comparison.settings, **arms}.items():
         replacing = {"tuning.grid": grid} if block in arms else {"tuning.grid": grid, "vary": comparison.vary}
         for key, value in settings.items():
-            if key in ("name", "seed"):
+            if key in SET_BY_ITSELF:
                 yield f"{block}.{key}: a comparison sets it by itself, the seed from `seeds`; leave it out."
             for other, lists in replacing.items():
                 if key in lists and value not in lists[key]:
                     yield f"{block}.{key}: {value!r} would not be used, because {other} has {lists[key]}; remove one."
     for block, lists in (("vary", comparison.vary), ("tuning.grid", grid)):
         for key, values in lists.items():
-            if key in ("name", "seed"):
+            if key in SET_BY_ITSELF:
                 yield f"{block}.{key}: a comparison sets it by itself, the seed from `seeds`; leave it out."
             if any(value in values[:position] for position, value in enumerate(values)):
                 yield f"{block}.{key}: expected every value once, got {values}."

@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.experiments.recipe.model_schema import PretrainedModelConfig, ScratchModelConfig
 from knapsack_rl.experiments.recipe import recipe_file, yaml_text
+from knapsack_rl.experiments.recipe.model_schema import PretrainedModelConfig, ScratchModelConfig
 from knapsack_rl.experiments.recipe.schema import (
     Allocator,
     Evaluation,
@@ -324,7 +324,8 @@ def test_the_documentation_has_the_right_defaults() -> None:
 
 
 def default_of(models: Sequence[type[BaseModel]], path: Sequence[str]) -> Any:
-    (value,) = [model.model_fields[path[0]].default for model in models if path[0] in model.model_fields]
+    (field,) = [model.model_fields[path[0]] for model in models if path[0] in model.model_fields]
+    value = field.get_default(call_default_factory=True)
     for name in path[1:]:
         value = getattr(value, name)
     return value
