@@ -16,7 +16,6 @@ from packaging.requirements import Requirement
 import knapsack_rl as kr
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"accelerate", "datasets", "matplotlib", "pandas", "pyarrow", "torch", "transformers", "trl"}
 
 
 def requirements() -> list[Requirement]:
@@ -41,10 +40,6 @@ def test_numpy_is_the_only_hard_dependency() -> None:
 def test_the_core_imports_numpy_and_the_standard_library_only() -> None:
     loaded = modules_after("import knapsack_rl") - modules_after("import numpy")
     assert loaded <= sys.stdlib_module_names | {"knapsack_rl"}
-
-
-def test_the_command_line_starts_without_heavy_imports() -> None:
-    assert not modules_after("import knapsack_rl.cli") & HEAVY
 
 
 def test_the_command_is_installed() -> None:
