@@ -9,11 +9,13 @@ import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 
 import knapsack_rl as kr
+from knapsack_rl.experiments.recipe import yaml_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +33,29 @@ def modules_after(statement: str) -> set[str]:
 def test_the_version_is_the_same_everywhere() -> None:
     assert kr.__version__ == metadata.version("knapsack-rl")
     assert f"## {kr.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert citation()["version"] == kr.__version__
+
+
+def citation() -> dict[str, Any]:
+    content: dict[str, Any] = yaml_text.parse((ROOT / "CITATION.cff").read_text(encoding="utf-8"), "CITATION.cff")
+    return content
+
+
+def test_the_citation_has_what_the_format_requires_and_the_paper() -> None:
+    found = citation()
+    assert {"cff-version", "message", "title", "authors"} <= found.keys()
+    (paper,) = found["references"]
+    assert {"type", "title", "authors"} <= paper.keys()
+    assert [identifier["value"] for identifier in paper["identifiers"]] == ["arXiv:2509.25849"]
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda p: p.stem)
+def test_a_form_for_issues_has_what_the_format_requires(form: Path) -> None:
+    content = yaml_text.parse(form.read_text(encoding="utf-8"), form.name)
+    assert {"name", "description", "body"} <= content.keys()
+    assert all({"type", "id", "attributes"} <= part.keys() for part in content["body"])
+    names = [part["id"] for part in content["body"]]
+    assert len(set(names)) == len(names)
 
 
 def test_numpy_is_the_only_hard_dependency() -> None:
