@@ -1,4 +1,4 @@
-"""The command line: ``knapsack-rl train`` and its sisters."""
+"""The command line: `knapsack-rl train` and its sisters."""
 
 from __future__ import annotations
 
@@ -412,7 +412,7 @@ def _command(given: Sequence[str]) -> str:
 
 
 def _recipe_and_overrides(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """A first word without ``=`` is the recipe; so is the path of an existing file."""
+    """A first word without `=` is the recipe; so is the path of an existing file."""
     if words and ("=" not in words[0] or Path(words[0]).is_file()):
         return Path(words[0]), list(words[1:])
     return None, list(words)

@@ -4,8 +4,8 @@ A problem is a digit and a chain of operations of one rule; the answer is the li
 
     7 c3 c1 c4 =    ->    2 5 8
 
-where ``c`` is a rule x <- (multiplier x + weight operand + constant) mod 10 that the model has to know by heart,
-and ``c3`` is that rule with the operand 3. There are sixteen rules. Problems differ in difficulty because of what
+where `c` is a rule x <- (multiplier x + weight operand + constant) mod 10 that the model has to know by heart,
+and `c3` is that rule with the operand 3. There are sixteen rules. Problems differ in difficulty because of what
 the model was taught about them: in the warm start only a share of a rule's examples uses its true constant, the
 others use a wrong one. docs/demonstration.md says why, and what follows.
 """
@@ -64,12 +64,12 @@ class Rule:
     """x <- (multiplier x + weight operand + constant) mod 10, and what the warm start teaches about it.
 
     Attributes:
-        name: A letter.
+        name: a letter.
         multiplier: 1, 3, 7 or 9.
         weight: 1, 3, 7 or 9.
         constant: 0 to 9; the truth.
         misconception: 0 to 9, not the constant; what the warm start says instead.
-        right_share: The share of the warm start's examples that use the constant.
+        right_share: the share of the warm start's examples that use the constant.
     """
 
     name: str
@@ -144,13 +144,13 @@ def supervised_pairs(config: ChainArithmeticConfig, seed: int, count: int) -> li
 
 
 def tokenizer(config: ChainArithmeticConfig) -> PreTrainedTokenizerFast:
-    """One token per digit, per pair of a rule and an operand, and for ``=``: 93 with the two special ones."""
+    """One token per digit, per pair of a rule and an operand, and for `=`: 93 with the two special ones."""
     pairs = [f"{name}{operand}" for name in RULE_NAMES for operand in range(OPERANDS)]
     return word_tokenizer(["=", *map(str, range(10)), *pairs])
 
 
 def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """One token per word, words being apart by spaces, after ``<pad>`` and ``<eos>``."""
+    """One token per word, words being apart by spaces, after `<pad>` and `<eos>`."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit

@@ -4,7 +4,7 @@ A problem is a chain of operations and a string, the answer is the string after 
 
     R L b d a c =    ->    a d b c
 
-where ``R`` reverses and ``L`` moves the first letter to the end. The warm start sees mostly single operations and only
+where `R` reverses and `L` moves the first letter to the end. The warm start sees mostly single operations and only
 a few longer chains, so problems are the harder the longer their chain; and since no operation is taught wrongly,
 whatever is learned about a chain holds for every string and helps with the chains that contain it.
 """
@@ -95,7 +95,7 @@ def supervised_pairs(config: StringOperationsConfig, seed: int, count: int) -> l
 
 
 def tokenizer(config: StringOperationsConfig) -> PreTrainedTokenizerFast:
-    """One token per letter and per operation, and for ``=``: 14 with the two special ones."""
+    """One token per letter and per operation, and for `=`: 14 with the two special ones."""
     return word_tokenizer(["=", *ALPHABET, *OPERATIONS])
 
 

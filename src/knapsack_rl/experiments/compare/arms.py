@@ -50,10 +50,10 @@ def run(arms: Iterable[Arm], pool: Path, jobs: int, on_end: Callable[[Arm, Failu
     last checkpoint, and those of the minimal trainer begin anew.
 
     Args:
-        arms: What to run; arms with the same run are run once.
-        pool: Where the run directories are.
-        jobs: Processes at the same time, 1 or more.
-        on_end: Called after every arm.
+        arms: what to run; arms with the same run are run once.
+        pool: where the run directories are.
+        jobs: processes at the same time, 1 or more.
+        on_end: called after every arm.
 
     Returns:
         The arms that failed. The log of each is beside its run directory.

@@ -26,9 +26,9 @@ def of_variation(comparison: Comparison, tables: Tables, variation: str) -> list
     """The figures of the arms of one variation.
 
     Args:
-        comparison: What was compared.
+        comparison: what was compared.
         tables: runs, curves, cost_to_reach, steps, and tuning if there was any, of this variation alone.
-        variation: Its label, which the names of the figures need.
+        variation: its label, which the names of the figures need.
     """
     charts = [
         *_learning(comparison, tables["curves"]),
@@ -88,7 +88,7 @@ def short_name(key: str) -> str:
 
 
 def value_in(label: str, key: str) -> str | None:
-    """The value of `key` in a label such as ``learning_rate=0.001, group_size=8``."""
+    """The value of `key` in a label such as `learning_rate=0.001, group_size=8`."""
     found = re.search(rf"(?:^|, ){re.escape(key)}=([^,]+)", label)
     return None if found is None else found[1]
 

@@ -37,19 +37,19 @@ class Outcome:
 
 
 def compare(grid: Grid, output: Path, jobs: int, command: str, console: Console) -> Outcome:
-    """Run everything that is missing, and write ``output/NAME/report.html`` and its tables.
+    """Run everything that is missing, and write `output/NAME/report.html` and its tables.
 
     Args:
-        grid: What to compare.
-        output: The folder of run directories; runs go to ``arms`` in it.
-        jobs: Runs at the same time.
-        command: What to put on record as the command that made the comparison.
-        console: Where to show progress.
+        grid: what to compare.
+        output: the folder of run directories; runs go to `arms` in it.
+        jobs: runs at the same time.
+        command: what to put on record as the command that made the comparison.
+        console: where to show progress.
 
     Raises:
-        InvalidInputError: The output folder cannot be written to.
-        StateError: So many arms failed that nothing can be compared; the message has their reasons.
-        Interrupted: A signal came. Running arms were stopped; the same call goes on.
+        InvalidInputError: the output folder cannot be written to.
+        StateError: so many arms failed that nothing can be compared; the message has their reasons.
+        Interrupted: a signal came. Running arms were stopped; the same call goes on.
     """
     folder, pool = _folder(grid, output), output / POOL
     for needed in (folder, pool):

@@ -166,7 +166,7 @@ class Arm:
     variation: str
     name: str
     choice: str
-    """The point of the grid, such as ``training.learning_rate=0.0005``; empty without tuning."""
+    """The point of the grid, such as `training.learning_rate=0.0005`; empty without tuning."""
     recipe: Recipe
 
     @property
@@ -209,7 +209,7 @@ class Grid:
         """Every arm with its chosen point of the grid, on the seeds of the report.
 
         Args:
-            chosen: The point for each (variation, arm); those that are missing are left out. Ignored without tuning.
+            chosen: the point for each (variation, arm); those that are missing are left out. Ignored without tuning.
         """
         tuning = self.comparison.tuning
         points = {_label(point): point for point in _combinations(tuning.grid if tuning else {})}
@@ -272,10 +272,10 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> Grid:
 
     Args:
         path: YAML with the keys of `Comparison`, or a recipe.
-        overrides: ``KEY=VALUE``: a key of the comparison, or of the recipe of all arms.
+        overrides: `KEY=VALUE`: a key of the comparison, or of the recipe of all arms.
 
     Raises:
-        InvalidInputError: The file cannot be read, or is neither; the message lists every problem.
+        InvalidInputError: the file cannot be read, or is neither; the message lists every problem.
     """
     content = recipe_file.mapping(path)
     given = [_key_and_value(override) for override in overrides]
@@ -346,7 +346,7 @@ def _combinations(values: Mapping[str, Sequence[Any]]) -> list[Settings]:
 
 
 def _label(settings: Settings) -> str:
-    """Such as ``learning_rate=0.0005, group_size=8``, with the last parts of the keys."""
+    """Such as `learning_rate=0.0005, group_size=8`, with the last parts of the keys."""
     return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
 
 

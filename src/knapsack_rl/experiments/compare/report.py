@@ -24,15 +24,15 @@ Formats = dict[str, Callable[[Any], str]]
 def write_report(
     grid: Grid, tables: Tables, failures: Sequence[Failure], environments: Environments, folder: Path, command: str
 ) -> Path:
-    """Write ``report.html`` into `folder` and return its path.
+    """Write `report.html` into `folder` and return its path.
 
     Args:
-        grid: What was compared.
+        grid: what was compared.
         tables: summary, runs, curves, steps, cost_to_reach, and tuning where there was any; see `results`.
-        failures: The runs that did not come to their end.
-        environments: Of the runs that did: what each was made with.
-        folder: Where to write.
-        command: What makes this page again.
+        failures: the runs that did not come to their end.
+        environments: of the runs that did: what each was made with.
+        folder: where to write.
+        command: what makes this page again.
     """
     comparison = grid.comparison
     sections = []

@@ -40,12 +40,12 @@ def only(table: pd.DataFrame, **chosen: str | int) -> pd.DataFrame:
 
 
 def prompts_at(statuses: pd.DataFrame, when: str, status: str) -> int:
-    """How many prompts were in a status; ``when`` is a column of `Tables.statuses`."""
+    """How many prompts were in a status; `when` is a column of `Tables.statuses`."""
     return int(statuses.loc[statuses[when] == status, "prompts"].sum())
 
 
 def of_world(tables: Tables, world: str, optimizer: str, *, every: bool) -> list[Part]:
-    """The figures of one world and optimiser, of the first seed; ``every`` one or only the two that tell most."""
+    """The figures of one world and optimiser, of the first seed; `every` one or only the two that tell most."""
     seed = tables.settings["seeds"][0]
     runs = list(dict.fromkeys(only(tables.steps, world=world, optimizer=optimizer)["run"]))
     others = [run for run in runs if run not in (UNIFORM, ORACLE, CONTROL)]
