@@ -314,17 +314,17 @@ def _train(parsed: argparse.Namespace, command: str) -> int:
 def _compare(parsed: argparse.Namespace, command: str) -> int:
     comparison = _module("compare.comparison")
     path, overrides = _recipe_and_overrides(parsed.words)
-    grid = comparison.read(path, overrides)
+    planned = comparison.read(path, overrides)
     jobs = _jobs(parsed.jobs)
     console = _console()
     compare = _module("compare.compare")
-    for label, text in compare.plan(grid, parsed.output):
+    for label, text in compare.plan(planned, parsed.output):
         _say(console, f"{label:>14}  {text}")
     if parsed.dry_run:
         return 0
     interrupted = _module("runs.interruption").Interrupted
     try:
-        outcome = compare.compare(grid, parsed.output, jobs, command, console)
+        outcome = compare.compare(planned, parsed.output, jobs, command, console)
     except interrupted as stop:
         _say(console, f"stopped by {stop}. To go on:\n  {command}")
         return 128 + int(stop.number)

@@ -15,14 +15,14 @@ from knapsack_rl.experiments.compare.comparison import Comparison
 from knapsack_rl.experiments.compare.figures import Roles
 from knapsack_rl.experiments.pages.page import Chart
 
-Tables = Mapping[str, pd.DataFrame]
+ComparisonTables = Mapping[str, pd.DataFrame]
 
 UNITS = {"rollouts": "rollouts", "tokens": "generated tokens", "seconds": "seconds of training"}
 _BAND = "Mean over seeds; the band is its 95 % bootstrap interval."
 _LIMITS = "The vertical axis does not start at zero."
 
 
-def of_variation(comparison: Comparison, tables: Tables, variation: str) -> list[Chart]:
+def of_variation(comparison: Comparison, tables: ComparisonTables, variation: str) -> list[Chart]:
     """The figures of the arms of one variation.
 
     Args:

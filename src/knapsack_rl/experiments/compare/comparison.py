@@ -22,7 +22,7 @@ from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe, Training
 from knapsack_rl.tasks.config import Config
 from knapsack_rl.validation import nearest
 
-Settings = dict[str, Any]
+Changes = dict[str, Any]
 """Dotted keys of a recipe and their values."""
 
 DYNAMIC = "dynamic-sampling"
@@ -54,9 +54,9 @@ class Comparison(Config):
     """Name of the comparison and of its folder."""
     recipe: str | None = None
     """The recipe that all arms begin with, a path from where this file is; `null`: the demonstration."""
-    settings: Settings = Field(default_factory=dict)
+    settings: Changes = Field(default_factory=dict)
     """Changes to the recipe for all arms, by dotted keys."""
-    arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+-]*$")], Settings | None]
+    arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+-]*$")], Changes | None]
     """Names and what each changes, by dotted keys; or a list of names that need no settings."""
     baseline: str = "uniform"
     """The arm that all others are compared with."""
@@ -132,7 +132,7 @@ def _useless_values(comparison: Comparison) -> Iterator[str]:
 
 
 def _unequal_arms(comparison: Comparison) -> Iterator[str]:
-    """Settings of single arms by which they would not be comparable."""
+    """Changes of single arms by which they would not be comparable."""
     blocks = {f"arms.{name}": settings or {} for name, settings in comparison.arms.items()}
     blocks["tuning.grid"] = comparison.tuning.grid if comparison.tuning else {}
     for block, settings in blocks.items():
@@ -146,7 +146,7 @@ def presets() -> tuple[str, ...]:
     return (*kr.strategies(), DYNAMIC, *(f"{name}+{DYNAMIC}" for name in kr.strategies()), *REFERENCES)
 
 
-def _preset(name: str, recipe: Recipe) -> Settings:
+def _preset(name: str, recipe: Recipe) -> Changes:
     strategy, _, dynamic = name.partition("+")
     if name == DYNAMIC:
         strategy, dynamic = "uniform", DYNAMIC
@@ -160,7 +160,7 @@ def _preset(name: str, recipe: Recipe) -> Settings:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmRun:
     """One arm under one variation of the comparison, with one point of the tuning grid and one seed: one run."""
 
     variation: str
@@ -181,7 +181,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ComparisonRuns:
     """All runs that a comparison may need, in the order of its file."""
 
     comparison: Comparison
@@ -192,7 +192,7 @@ class Grid:
         """Labels of the combinations of `vary`; one that is empty where nothing varies."""
         return [_label(settings) for settings in _combinations(self.comparison.vary)]
 
-    def tuning(self) -> list[Arm]:
+    def tuning(self) -> list[ArmRun]:
         """Every arm at every point of the grid, on the tuning seeds."""
         tuning = self.comparison.tuning
         if tuning is None:
@@ -205,7 +205,7 @@ class Grid:
             for seed in tuning.seeds
         ]
 
-    def reported(self, chosen: Mapping[tuple[str, str], str]) -> list[Arm]:
+    def reported(self, chosen: Mapping[tuple[str, str], str]) -> list[ArmRun]:
         """Every arm with its chosen point of the grid, on the seeds of the report.
 
         Args:
@@ -221,7 +221,7 @@ class Grid:
             for seed in self.comparison.seeds
         ]
 
-    def _arm(self, variation: Settings, name: str, point: Settings, seed: int) -> Arm:
+    def _arm(self, variation: Changes, name: str, point: Changes, seed: int) -> ArmRun:
         common = {**self.comparison.settings, **variation}
         own = self.comparison.arms[name] or {}
         preset = _preset(name, self._recipe({**common, "seed": seed}, name)) if name in presets() else {}
@@ -229,14 +229,14 @@ class Grid:
         doubled = preset if name in (TWICE_THE_GROUP, TWICE_THE_STEPS) else {}  # of what the variation says
         varied = {key: value for key, value in variation.items() if key not in doubled}
         _refuse_lost(name, [*preset.items(), *varied.items(), *point.items()], recipe.model_dump(mode="json"))
-        return Arm(_label(variation), name, _label(point), recipe.model_copy(update={"name": _run_name(recipe)}))
+        return ArmRun(_label(variation), name, _label(point), recipe.model_copy(update={"name": _run_name(recipe)}))
 
     @cached_property
     def _unchanged(self) -> dict[str, Any]:
         """What the file of the recipe says."""
         return recipe_file.mapping(self.recipe_path)
 
-    def _recipe(self, settings: Settings, arm: str) -> Recipe:
+    def _recipe(self, settings: Changes, arm: str) -> Recipe:
         content = copy.deepcopy(self._unchanged)
         try:
             for key, value in settings.items():
@@ -267,7 +267,7 @@ def _agree(value: Any, found: Any) -> bool:
     return bool(value == found)
 
 
-def read(path: Path | None, overrides: Sequence[str] = ()) -> Grid:
+def read(path: Path | None, overrides: Sequence[str] = ()) -> ComparisonRuns:
     """The comparison in the file `path`, or the default one on the recipe in it (None: the embedded demonstration).
 
     Args:
@@ -292,9 +292,9 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> Grid:
         if is_recipe or path is None:
             raise InvalidInputError("recipe: expected in the file of a comparison only; give the recipe as FILE.")
         recipe_path = path.parent / comparison.recipe
-    grid = Grid(comparison, recipe_path)
-    grid.tuning() or grid.reported({})  # every recipe is checked before anything runs
-    return grid
+    planned = ComparisonRuns(comparison, recipe_path)
+    planned.tuning() or planned.reported({})  # every recipe is checked before anything runs
+    return planned
 
 
 def _default(recipe: Mapping[str, Any], rate: Any) -> dict[str, Any]:
@@ -341,11 +341,11 @@ def _name_arms(content: dict[str, Any]) -> None:
             raise InvalidInputError(f"arms: expected every arm once, got {names}.")
 
 
-def _combinations(values: Mapping[str, Sequence[Any]]) -> list[Settings]:
+def _combinations(values: Mapping[str, Sequence[Any]]) -> list[Changes]:
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
-def _label(settings: Settings) -> str:
+def _label(settings: Changes) -> str:
     """Such as `learning_rate=0.0005, group_size=8`, with the last parts of the keys."""
     return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
 

@@ -9,7 +9,7 @@ from knapsack_rl.experiments.compare.comparison import SET_BY_ITSELF, Comparison
 from knapsack_rl.experiments.recipe import json_schema as of_recipe
 from knapsack_rl.experiments.recipe.json_schema import Schema
 
-_SETTINGS, _GRID = {"$ref": "#/$defs/Settings"}, {"$ref": "#/$defs/Grid"}
+_CHANGES, _LISTS = {"$ref": "#/$defs/Changes"}, {"$ref": "#/$defs/Lists"}
 
 
 def schema() -> Schema:
@@ -18,21 +18,21 @@ def schema() -> Schema:
     keys = {key: value for key, value in of_recipe.dotted_keys(recipe).items() if key not in SET_BY_ITSELF}
     free = [key for key, value in keys.items() if _has_free_keys(value)]
     comparison["$defs"] |= recipe["$defs"]
-    comparison["$defs"]["Settings"] = _by_dotted_keys(keys, free, {})
-    comparison["$defs"]["Grid"] = _by_dotted_keys({key: _several_of(key) for key in keys}, free, _several({}))
-    comparison["$defs"]["Preset"] = {"anyOf": [_SETTINGS, {"type": "null"}]}
+    comparison["$defs"]["Changes"] = _by_dotted_keys(keys, free, {})
+    comparison["$defs"]["Lists"] = _by_dotted_keys({key: _several_of(key) for key in keys}, free, _several({}))
+    comparison["$defs"]["Preset"] = {"anyOf": [_CHANGES, {"type": "null"}]}
 
     properties = comparison["properties"]
-    properties["settings"] = _described(properties["settings"], _SETTINGS)
-    properties["vary"] = _described(properties["vary"], _GRID)
+    properties["settings"] = _described(properties["settings"], _CHANGES)
+    properties["vary"] = _described(properties["vary"], _LISTS)
     tuning = comparison["$defs"]["Tuning"]["properties"]
-    tuning["grid"] = _described(tuning["grid"], _GRID)
+    tuning["grid"] = _described(tuning["grid"], _LISTS)
     ((names, _),) = properties["arms"]["patternProperties"].items()
     arms = {
         "type": "object",
         "propertyNames": {"pattern": names},
         "properties": {name: {"$ref": "#/$defs/Preset"} for name in presets()},
-        "additionalProperties": _SETTINGS,
+        "additionalProperties": _CHANGES,
     }
     listed = {"type": "array", "items": {"enum": [*presets()]}, "uniqueItems": True}
     properties["arms"] = _described(properties["arms"], {"anyOf": [arms, listed]})
@@ -54,7 +54,7 @@ def _has_free_keys(value: Schema) -> bool:
 
 
 def _several_of(key: str) -> Schema:
-    return _several({"$ref": f"#/$defs/Settings/properties/{key}"})
+    return _several({"$ref": f"#/$defs/Changes/properties/{key}"})
 
 
 def _several(value: Schema) -> Schema:

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from knapsack_rl.experiments.compare.comparison import Arm, Comparison
+from knapsack_rl.experiments.compare.comparison import ArmRun, Comparison
 from knapsack_rl.experiments.report import run_data
 
 Floats = NDArray[np.float64]
@@ -29,7 +29,7 @@ _RESAMPLES = 4999
 STEP_METRICS = ("effective_gradient_ratio", "effective_prompts")
 
 
-def read(arms: Iterable[Arm], pool: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def read(arms: Iterable[ArmRun], pool: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Tables of finished runs.
 
     Returns:

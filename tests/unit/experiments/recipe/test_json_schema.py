@@ -130,6 +130,6 @@ def test_every_key_but_kind_is_explained() -> None:
 
 
 def test_the_keys_of_a_comparisons_blocks_are_those_of_the_recipe() -> None:
-    known = set(json.loads(OF_COMPARISONS.read_text(encoding="utf-8"))["$defs"]["Settings"]["properties"])
+    known = set(json.loads(OF_COMPARISONS.read_text(encoding="utf-8"))["$defs"]["Changes"]["properties"])
     in_lists = {key for key in recipe_file.dotted_keys(Recipe) if key.startswith("task.sources.")}
     assert known == set(recipe_file.dotted_keys(Recipe)) - in_lists - set(SET_BY_ITSELF)
