@@ -23,14 +23,15 @@ from knapsack_rl.tasks.config import Config
 ORACLE = "oracle"
 
 
-def _strategies() -> tuple[str, ...]:
-    return (*kr.strategies(), ORACLE)
-
-
 def _known_strategy(name: str) -> str:
-    if name not in _strategies():
-        raise ValueError(f"expected one of {', '.join(_strategies())}")
+    known = (*kr.strategies(), ORACLE)
+    if name not in known:
+        raise ValueError(f"expected one of {', '.join(known)}")
     return name
+
+
+# For editors, which offer the names; with a colon it is the module and the name of a strategy of one's own.
+_OFFERED = Field(json_schema_extra={"anyOf": [{"enum": [*kr.strategies(), ORACLE]}, {"pattern": ":"}]})
 
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -44,9 +45,7 @@ class Allocator(Config):
     `features` are columns of the problems that a strategy may learn from; by default `category`, where there is one.
     """
 
-    strategy: Annotated[str, AfterValidator(_known_strategy), Field(json_schema_extra={"enum": [*_strategies()]})] = (
-        "knapsack"
-    )
+    strategy: Annotated[str, AfterValidator(_known_strategy), _OFFERED] = "knapsack"
     """Who decides: any of `kr.strategies()`, or `oracle`, a reference that needs `trainer: minimal`."""
     waves: bool = True
     """Whether a step may generate several times before its update, for strategies that look at the first rollouts
