@@ -58,6 +58,14 @@ def test_a_form_for_issues_has_what_the_format_requires(form: Path) -> None:
     assert len(set(names)) == len(names)
 
 
+def test_a_commit_is_checked_by_the_commands_of_ci() -> None:
+    hooks = yaml_text.parse((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"), "hooks")["repos"][0][
+        "hooks"
+    ]
+    lint = (ROOT / ".ci" / "run").read_text(encoding="utf-8").partition('step "Lint')[2].partition("\n\n")[0]
+    assert [hook["entry"].replace(" --force-exclude", "") for hook in hooks] == lint.splitlines()[1:]
+
+
 def test_numpy_is_the_only_hard_dependency() -> None:
     assert [r.name for r in requirements() if r.marker is None] == ["numpy"]
 
