@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from knapsack_rl import __version__
+from knapsack_rl import __version__, strategies
 from knapsack_rl.cli import main
 
 
@@ -43,6 +43,36 @@ def test_changes_may_stand_on_either_side_of_options(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "before, seed 7" in said
     assert "3 steps" in said
+
+
+@pytest.mark.parametrize("engine", ["trl", "minimal"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["training.prompts_per_step=1", "training.micro_batch_size=8"], "Raise training.prompts_per_step."),
+        (["allocator.min_rollouts=8"], "Lower min_rollouts."),
+        (["allocator.max_rollouts=8"], "Raise max_rollouts."),
+        (["allocator.max_rollouts=8", "allocator.strategy=uniform"], None),
+        ([], None),
+    ],
+)
+def test_a_dry_run_tells_why_no_plan_can_differ(
+    engine: str, changes: list[str], said: str | None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["train", "--engine", engine, "--dry-run", "--output", str(tmp_path), "evaluation.samples=4", *changes]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert ("\n         plans  " in printed) == (said is not None)
+    assert said is None or said in printed
+
+
+@pytest.mark.parametrize("engine", ["trl", "minimal"])
+@pytest.mark.parametrize("strategy", strategies())
+def test_a_dry_run_builds_every_strategy_with_every_trainer(
+    engine: str, strategy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--engine", engine, "--dry-run", f"allocator.strategy={strategy}"]) == 0
+    assert f"{strategy}, 2 to 128 rollouts" in capsys.readouterr().out
 
 
 def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

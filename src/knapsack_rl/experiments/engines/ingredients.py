@@ -76,3 +76,9 @@ def allocator(recipe: Recipe) -> kr.BudgetAllocator:
         confidence=settings.confidence,
         seed=recipe.seed,
     )
+
+
+def remarks(recipe: Recipe) -> list[tuple[str, str]]:
+    """What somebody should know before a run, in (label, text) rows: why no plan of it can be uneven, if none can."""
+    why = allocator(recipe).explain_even(recipe.training.prompts_per_step, "Raise training.prompts_per_step.")
+    return [] if why is None else [("plans", why)]

@@ -46,7 +46,8 @@ class Allocator(Config):
     """
 
     strategy: Annotated[str, AfterValidator(_known_strategy), _OFFERED] = "knapsack"
-    """Who decides: any of `kr.strategies()`, or `oracle`, a reference that needs `trainer: minimal`."""
+    """Who decides: any of `kr.strategies()`, `module:NAME` for one of your own, or `oracle`, a reference that needs
+    `trainer: minimal`."""
     waves: bool = True
     """Whether a step may generate several times before its update, for strategies that look at the first rollouts
     before they place the rest. `false` plans every step in one shot."""

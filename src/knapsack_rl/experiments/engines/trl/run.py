@@ -91,7 +91,7 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
     """
     with _quiet_libraries():
         config = grpo_config(recipe, output / recipe.name / "checkpoints", world_size())
-        ingredients.allocator(recipe)
+        remarks = ingredients.remarks(recipe)
     allocator, training, evaluation = recipe.allocator, recipe.training, recipe.evaluation
     model = recipe.model.path if recipe.model.kind == "pretrained" else f"{recipe.model.architecture} from scratch"
     return [
@@ -102,6 +102,7 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
             "allocator",
             f"{allocator.strategy}, {allocator.min_rollouts} to {allocator.max_rollouts} rollouts per prompt",
         ),
+        *remarks,
         (
             "training",
             f"{training.steps} steps x {training.prompts_per_step} prompts x {training.group_size} rollouts "

@@ -79,6 +79,7 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
     """
     directory = (output / recipe.name).absolute()
     rows = [("recipe", f"{recipe.name}, seed {recipe.seed}"), ("run directory", str(directory))]
+    rows += ingredients.remarks(recipe)
     for final in _processes(recipe):
         _check(overrides(recipe, directory, final))
         rows.append(("evaluation" if final else "training", shlex.join(_command(recipe, directory, final))))
