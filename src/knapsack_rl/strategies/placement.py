@@ -50,8 +50,8 @@ class InWaves:
 class ByGain:
     """The minimum for everyone, then each rollout where it is expected to gain most, those in flight counted in.
 
-    It waits for nothing but the first report. Waiting for more first rollouts to come back finds a few more groups with a
-    gradient where slots abound, and costs more time than they are worth (docs/waves.md has the measurement).
+    It waits for nothing but the first report. Waiting for more first rollouts to come back finds a few more groups with
+    a gradient where slots abound, and costs more time than they are worth (docs/waves.md has the measurement).
     """
 
     def __init__(self, exponents: tuple[float, float]) -> None:

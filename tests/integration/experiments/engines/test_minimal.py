@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +63,6 @@ TIMES = {"time", "training_seconds", "allocation_seconds"}
 
 
 pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
-
-
-@pytest.fixture(scope="module")
-def recipe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of an uninterrupted run."""
-    output = tmp_path_factory.mktemp("runs")
-    assert main(["train", str(recipe_path), "--output", str(output)]) == 0
-    return output / "tiny"
 
 
 def run(recipe_path: Path, output: Path, *changes: str) -> Path:
@@ -464,21 +445,13 @@ def test_evaluations_do_not_change_what_is_trained(recipe_path: Path, finished: 
 
 
 def test_an_interrupted_run_begins_anew_and_ends_the_same(
-    recipe_path: Path, finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    recipe_path: Path,
+    finished: Path,
+    tmp_path: Path,
+    stopped_after_step_3: Callable[[Path], str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["train", str(recipe_path), "--output", str(tmp_path)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "knapsack_rl.cli", *arguments], stdout=subprocess.PIPE, text=True, env=os.environ
-    )
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line.startswith("step 3/") and said.count("step 3/") == 1:
-            process.send_signal(signal.SIGTERM)
-    process.stdout.close()
-    assert process.wait() == 128 + signal.SIGTERM, said
-    assert f"knapsack-rl train {recipe_path} --output {tmp_path}" in said
+    stopped_after_step_3(tmp_path)
     assert "Traceback" not in capfd.readouterr().err
     assert json.loads((tmp_path / "tiny" / "environment.json").read_text())["finished"] is None
 
