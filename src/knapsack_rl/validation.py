@@ -90,6 +90,29 @@ def as_integer(name: str, value: Any, *, at_least: int) -> int:
     return number
 
 
+def as_positive(name: str, value: Any) -> float:
+    """`value` as a finite float above 0."""
+    if not isinstance(value, numbers.Real) or not 0.0 < float(value) < float("inf"):
+        raise InvalidInputError(f"{name}: expected a finite number above 0, got {value!r}.")
+    return float(value)
+
+
+def as_costs(name: str, values: ArrayLike, prompts: int) -> NDArray[np.float64]:
+    """`values` as a float64 vector of costs, finite and above 0, one for each of the prompts."""
+    costs = as_floats(name, values)
+    if costs.shape != (prompts,):
+        raise InvalidInputError(
+            f"{name}: expected one number for each of the {prompts} prompts, got shape {costs.shape}."
+        )
+    wrong = ~((costs > 0.0) & np.isfinite(costs))
+    if wrong.any():
+        position = _first(wrong)
+        raise InvalidInputError(
+            f"{name}: expected finite numbers above 0, got {costs[position]} at position {position}."
+        )
+    return costs
+
+
 def as_confidence(value: Any) -> float:
     """`value` as a float strictly between 0 and 1."""
     if not isinstance(value, numbers.Real) or not 0.0 < float(value) < 1.0:
