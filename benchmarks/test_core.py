@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import knapsack_rl as kr
-from knapsack_rl.strategies.ours import STRATEGIES as OURS
+from knapsack_rl.strategies import ours
 
 from dynamic_programme import best_rollouts
 
 GROUP_SIZE = 8
 MIN_ROLLOUTS, MAX_ROLLOUTS = 2, 128
 PAPER_PROMPTS = 256
+OURS = [strategy.name for strategy in (ours.UNIFORM, ours.KNAPSACK, ours.ADAPTIVE, *ours.VARIANTS)]
 
 Print = Callable[[str], None]
 
@@ -81,6 +82,23 @@ def test_allocate_a_million_prompts(benchmark: BenchmarkFixture, say: Print) -> 
     tracemalloc.stop()
     benchmark.extra_info["peak MB"] = round(peak / 1e6)
     say(f"a million prompts, budget {budget:,}: {peak / 1e6:.0f} MB at the peak, the input's 8 MB not counted")
+
+
+@pytest.mark.benchmark(group="allocate within a cost")
+@pytest.mark.parametrize("prompts", [PAPER_PROMPTS, 10 * PAPER_PROMPTS, 1_000_000])
+@pytest.mark.parametrize("both", [False, True], ids=["cost", "cost and rollouts"])
+def test_allocate_within_a_cost(benchmark: BenchmarkFixture, prompts: int, both: bool, say: Print) -> None:
+    """Answers of log-normal length, and three quarters of what even groups would cost."""
+    rates, costs = success_rates(prompts), np.random.default_rng(1).lognormal(0.0, 0.7, prompts)
+    budget, cost_budget = GROUP_SIZE * prompts if both else None, 0.75 * GROUP_SIZE * costs.sum()
+
+    def allocate() -> kr.Plan:
+        return kr.allocate(rates, budget, costs=costs, cost_budget=cost_budget, fallback=False)
+
+    plan = benchmark.pedantic(allocate, rounds=3 if prompts == 1_000_000 else 100, warmup_rounds=1)
+    assert plan.cost is not None
+    assert plan.cost <= cost_budget
+    say(f"{prompts:,} prompts, {'both budgets' if both else 'cost'}: {1 - plan.value / plan.bound:.1e} below the bound")
 
 
 @pytest.mark.benchmark(group="dynamic programme")
