@@ -18,11 +18,12 @@ from knapsack_rl.allocation import Plan, check_budget
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateError
 from knapsack_rl.estimators.base import Estimator
+from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import as_features
 from knapsack_rl.step import OnStep, Step
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
-from knapsack_rl.validation import as_confidence, as_integer, as_successes, one_of
+from knapsack_rl.validation import as_confidence, as_costs, as_integer, as_positive, as_successes, one_of
 from knapsack_rl.values import ALGORITHMS
 
 Floats = NDArray[np.float64]
@@ -31,6 +32,8 @@ Keys = NDArray[np.uint64]
 STATE_VERSION = 3
 STATE_FILE = "knapsack_allocator.npz"
 """What the adapters call the allocator's state in a checkpoint, so that a run can move from one to the other."""
+_PARTS = {"estimator": "", "costs": "costs."}
+"""Parts of a state that hold arrays, and what the names of these begin with in a file."""
 _LARGEST_GROUP = 2**31 - 1
 
 
@@ -60,6 +63,8 @@ class BudgetAllocator:
         algorithm: `grpo`, `rloo` or `reinforce`; decides when a gradient is non-zero (paper, appendix B).
         fallback: whether never-solved prompts get the surplus (paper, section 4.2).
         confidence: chance of a non-zero gradient that a prompt's cost aims at (paper, theorem 1).
+        cost_limit: how many times what even groups would be expected to cost a step may be expected to cost, 1 or more;
+            None for no limit. Costs are learned from `tell`; as long as none are told, all prompts cost the same.
         on_step: called with `metrics.step_metrics` of every step when it ends (its last `tell` or `report`), and of
             every `tell` of the allocator; a tracker's `log` will do. The step has been learned from by then, so that
             an error that it raises loses nothing.
@@ -81,6 +86,7 @@ class BudgetAllocator:
         algorithm: str = "grpo",
         fallback: bool = True,
         confidence: float = 0.9,
+        cost_limit: float | None = None,
         on_step: OnStep | None = None,
     ) -> None:
         self._strategy = named(strategy)
@@ -95,6 +101,11 @@ class BudgetAllocator:
             )
         if as_integer("group_size", group_size, at_least=1) > _LARGEST_GROUP:
             raise InvalidInputError(f"group_size: expected at most {_LARGEST_GROUP} rollouts, got {group_size}.")
+        if cost_limit is not None and as_positive("cost_limit", cost_limit) < 1.0:
+            raise InvalidInputError(
+                f"cost_limit: expected 1 or more, since even groups have to fit, got {cost_limit!r}. Lower group_size "
+                "to spend less."
+            )
         try:
             check_budget(1, group_size, min_rollouts, max_rollouts)
         except InfeasibleBudgetError:
@@ -110,8 +121,10 @@ class BudgetAllocator:
             bool(fallback),
             as_confidence(confidence),
             self.seed,
+            None if cost_limit is None else float(cost_limit),
         )
         self.estimator: Estimator = self._strategy.new_estimator()
+        self._spending = RolloutCosts()
         self._lock = threading.RLock()
 
     @property
@@ -160,9 +173,17 @@ class BudgetAllocator:
             return self._strategy.plan(view, self._budget(len(nothing), budget))
 
     def tell(
-        self, prompt_ids: Iterable[str | int], successes: ArrayLike, rollouts: ArrayLike, features: Any = None
+        self,
+        prompt_ids: Iterable[str | int],
+        successes: ArrayLike,
+        rollouts: ArrayLike,
+        features: Any = None,
+        costs: ArrayLike | None = None,
     ) -> None:
         """Learn what came back: `successes[i]` of `rollouts[i]` scored rollouts of prompt i were right.
+
+        `costs[i]`, 0 or more, is what these rollouts took together, in tokens, seconds or any other unit that stays the
+        same; `expected_costs` and `cost_limit` go by it.
 
         Batches may be late, partial, repeated or overlapping; each call is a visit of its prompts. A prompt that
         appears twice in a call has its counts added up; one with no scored rollouts is not counted as visited.
@@ -180,10 +201,13 @@ class BudgetAllocator:
                 f"prompt_ids, successes, rollouts: expected one length, got {len(keys)} ids and {len(won)} counts."
             )
         given = as_features(features, len(keys))
+        spent = None if costs is None else as_costs("costs", costs, len(keys), or_zero=True)
         with self._lock:
             prompts = Prompts(keys, given, self.estimator)
             before = None if self.on_step is None else (prompts.visited, prompts.belief)
             self.estimator.update(keys, won, tried, given)
+            if spent is not None:
+                self._spending.update(keys, spent, tried, given)
         if self.on_step is not None and before is not None:
             self.on_step(metrics.step_metrics(tried, won, visited=before[0], belief=before[1]))
 
@@ -227,7 +251,7 @@ class BudgetAllocator:
 
     def _prompts(self, prompt_ids: Iterable[str | int], features: Any) -> Prompts[Any]:
         keys = identity.keys(prompt_ids)
-        return Prompts(keys, as_features(features, len(keys)), self.estimator)
+        return Prompts(keys, as_features(features, len(keys)), self.estimator, self._spending)
 
     def _budget(self, prompts: int, budget: int | None) -> int:
         if budget is None:
@@ -248,6 +272,11 @@ class BudgetAllocator:
         """What is believed about these prompts' success rates, as Beta distributions; never visited ones included."""
         with self._lock:
             return self._prompts(prompt_ids, features).belief
+
+    def expected_costs(self, prompt_ids: Iterable[str | int], features: Any = None) -> Floats:
+        """What one rollout of each of these prompts is expected to cost, float64; 1 before any cost was told."""
+        with self._lock:
+            return self._prompts(prompt_ids, features).costs
 
     def metrics(self) -> dict[str, float]:
         """What is believed about all known prompts. O(known prompts).
@@ -272,6 +301,7 @@ class BudgetAllocator:
         twin = copy.copy(self)
         with self._lock:
             twin.estimator = copy.deepcopy(self.estimator)
+            twin._spending = copy.deepcopy(self._spending)
         twin._lock = threading.RLock()
         return twin
 
@@ -282,7 +312,8 @@ class BudgetAllocator:
         not in it: they may change from one run to the next, and what was learned stays true.
         """
         with self._lock:
-            return {**self._identity(), "estimator": self.estimator.state_dict()}
+            state = {**self._identity(), "estimator": self.estimator.state_dict()}
+            return {**state, "costs": self._spending.state_dict()} if len(self._spending) else state
 
     def load_state_dict(self, state: Any) -> None:
         """Replace what was learned. The next plan is then bit for bit that of the allocator that was saved.
@@ -311,8 +342,14 @@ class BudgetAllocator:
             )
         if not isinstance(state["estimator"], Mapping):
             raise StateError(f"state: expected the state of an estimator, got {state['estimator']!r:.80}.")
+        if not isinstance(state.get("costs", {}), Mapping):
+            raise StateError(f"state: expected the state of costs, got {state['costs']!r:.80}.")
+        spending = RolloutCosts()
+        if "costs" in state:
+            spending.load_state_dict(state["costs"])
         with self._lock:
             self.estimator.load_state_dict(state["estimator"])
+            self._spending.load_state_dict(spending.state_dict())  # in place: open steps go on with it
 
     def _identity(self) -> dict[str, Any]:
         settings = {"estimator": type(self.estimator).__name__, **self.estimator.settings}
@@ -322,12 +359,16 @@ class BudgetAllocator:
         """Write the state to an .npz file without pickle; an existing file is replaced only once all is on disk."""
         target = Path(path)
         state = self.state_dict()
-        arrays = {name: array for name, array in state["estimator"].items() if isinstance(array, np.ndarray)}
-        numbers = {name: number for name, number in state["estimator"].items() if name not in arrays}
-        header = json.dumps({**state, "estimator": numbers})
+        arrays: dict[str, NDArray[Any]] = {}
+        header = dict(state)
+        for part, prefix in _PARTS.items():
+            if part in state:
+                found = {name: item for name, item in state[part].items() if isinstance(item, np.ndarray)}
+                header[part] = {name: item for name, item in state[part].items() if name not in found}
+                arrays |= {prefix + name: array for name, array in found.items()}
         partial = target.with_name(target.name + ".partial")
         with partial.open("wb") as file:
-            np.savez(file, header=np.array(header), **arrays)  # type: ignore[arg-type] # taken for allow_pickle
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type] # taken for allow_pickle
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
@@ -342,7 +383,10 @@ class BudgetAllocator:
         try:
             with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 state = json.loads(str(file["header"]))
-                state["estimator"] |= {name: file[name] for name in file.files if name != "header"}
+                for name in file.files:
+                    if name != "header":
+                        part = "costs" if name.startswith(_PARTS["costs"]) else "estimator"
+                        state[part][name.removeprefix(_PARTS[part])] = file[name]
         except FileNotFoundError:
             raise
         except Exception as error:  # zipfile, numpy and json each have their own ways to say that a file is damaged

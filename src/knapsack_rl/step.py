@@ -17,8 +17,9 @@ from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View, one_wave
 from knapsack_rl.strategies.placement import Placement, placement
-from knapsack_rl.validation import as_counts, as_integer, as_successes
+from knapsack_rl.validation import as_costs, as_counts, as_integer, as_successes
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 OnStep = Callable[[dict[str, float]], object]
 
@@ -45,6 +46,7 @@ class Step:
         successes: shape (M,), right ones so far.
         scored: shape (M,), those that came back so far.
         placed: shape (M,), rollouts so far.
+        spent: shape (M,), what those that came back have cost, where it was told.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Step:
         self._strategy = strategy if waves else replace(strategy, wave_size=one_wave, exponents=None)
         self._began = prompts.estimator.begin()
         self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompts.keys)), dtype=np.int64)
+        self.spent, self._counted = np.zeros(len(prompts.keys)), np.zeros(len(prompts.keys), dtype=np.int64)
         self._wave = self._fallback = 0
         self._asked: Plan | None = None
         self._placement: Placement | None = None
@@ -110,8 +113,10 @@ class Step:
                 self._asked = self._strategy.wave(self._wave, view, self.remaining)
             return self._asked
 
-    def tell(self, successes: ArrayLike, rollouts: ArrayLike) -> None:
+    def tell(self, successes: ArrayLike, rollouts: ArrayLike, costs: ArrayLike | None = None) -> None:
         """What came back of this wave, per prompt; fewer rollouts than asked for are legal (some may have failed).
+
+        `costs` as in `BudgetAllocator.tell`.
 
         Raises:
             StateError: nothing was asked.
@@ -124,7 +129,8 @@ class Step:
             won, tried = self._counts(successes, rollouts)
             most = self.placed + self._asked.rollouts - self.scored  # late ones of earlier waves may come with this one
             _refuse_more("rollouts", tried, most, "were asked for so far and have not come back")
-            self._learn(won, tried, self.remaining - int(self._asked.rollouts.sum()))
+            spent = self._with(costs, tried)
+            self._learn(won, tried, spent, self.remaining - int(self._asked.rollouts.sum()))
             self.placed = self.placed + self._asked.rollouts
             self._fallback += self._asked.fallback
             self._asked, self._wave = None, self._wave + 1
@@ -153,13 +159,16 @@ class Step:
             self.placed = self.placed + plan.rollouts
             return plan
 
-    def report(self, successes: ArrayLike, rollouts: ArrayLike, failed: ArrayLike = 0) -> None:
+    def report(
+        self, successes: ArrayLike, rollouts: ArrayLike, failed: ArrayLike = 0, costs: ArrayLike | None = None
+    ) -> None:
         """What has come back since the last report, per prompt: any part of what was placed, in any order.
 
         Args:
             successes: right ones.
             rollouts: those that came back with a reward.
             failed: those that never will; they are spent. 0 for none.
+            costs: what all of these, failed ones included, have cost; as in `BudgetAllocator.tell`.
 
         Raises:
             StateError: the step was not begun with `place`.
@@ -182,8 +191,9 @@ class Step:
                 _refuse_more(name, came, self.in_flight, "are in flight")
             back = tried + lost
             _refuse_more("rollouts, failed", back, self.in_flight, "are in flight")
+            spent = self._with(costs, back)
             if back.any():  # what is empty must not end the step a second time
-                self._learn(won, tried, self.remaining - int(back.sum()))
+                self._learn(won, tried, spent, self.remaining - int(back.sum()))
                 self._failed = self._failed + lost
                 self._end()
 
@@ -213,15 +223,23 @@ class Step:
             )
         return won, tried
 
-    def _learn(self, won: Ints, tried: Ints, remaining: int) -> None:
+    def _with(self, costs: ArrayLike | None, rollouts: Ints) -> tuple[Floats, Ints]:
+        """What was spent with what these rollouts have cost, and how many rollouts that was for."""
+        if costs is None:
+            return self.spent, self._counted
+        return self.spent + as_costs("costs", costs, len(self), or_zero=True), self._counted + rollouts
+
+    def _learn(self, won: Ints, tried: Ints, spent: tuple[Floats, Ints], remaining: int) -> None:
         """Add up what came back; if nothing remains, that was a visit of the step's prompts."""
         won, tried = self.successes + won, self.scored + tried
         if not remaining:  # first of all, since it may refuse the features
             estimator, features = self._prompts.estimator, self._prompts.features
             if self._on_step is not None:
-                _ = self._prompts.belief, self._prompts.visited  # as they were before the step
+                _ = self._prompts.belief, self._prompts.visited, self._prompts.costs  # as they were before the step
             estimator.update(self._prompts.keys, won, tried, features, self._began)
+            self._prompts.spending.update(self._prompts.keys, *spent, features)
         self.successes, self.scored, self.remaining = won, tried, remaining
+        self.spent, self._counted = spent
 
     def _end(self) -> None:
         """Hand the metrics of a step that is over to whoever wants them."""

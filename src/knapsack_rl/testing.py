@@ -129,8 +129,16 @@ class _Case:
     def outcomes(self, ids: Ids, rollouts: Ints) -> Ints:
         return self.random.binomial(rollouts, [self.rates[name] for name in ids])
 
-    def new(self) -> BudgetAllocator:
-        return BudgetAllocator(self.strategy, self.group, self.low, self.high, seed=self.seed, algorithm=self.algorithm)
+    def new(self, cost_limit: float | None = None) -> BudgetAllocator:
+        return BudgetAllocator(
+            self.strategy,
+            self.group,
+            self.low,
+            self.high,
+            seed=self.seed,
+            algorithm=self.algorithm,
+            cost_limit=cost_limit,
+        )
 
     def told(self) -> BudgetAllocator:
         """An allocator with this history."""
@@ -279,6 +287,24 @@ def _a_tell_without_rollouts_teaches_nothing(case: _Case) -> None:
     _expect(_snapshot(case.allocator) == before, "a tell without rollouts changed what is believed.")
 
 
+def _the_expected_cost_of_a_step_stays_within_its_limit(case: _Case) -> None:
+    limit = float(case.random.choice([1.0, 1.2]))
+    allocator = case.new(cost_limit=limit)
+    for ids, won, tried in case.history:
+        spent = tried * case.random.choice([1.0, 10.0, 100.0], len(ids))
+        allocator.tell(ids, won, tried, case.features(ids), spent)
+    costs = allocator.expected_costs(case.ids, case.features(case.ids))
+    most = limit * case.budget * (costs.mean() if len(costs) else 0.0) * (1 + 1e-8)
+    asked = case.ask(allocator).rollouts
+    _within(case, asked, case.budget)
+    _expect(bool(costs @ asked <= most), f"{costs @ asked} were to be spent, and the limit is {most}.")
+    step = allocator.step(case.ids, case.features(case.ids), case.budget)
+    while step.remaining:
+        rollouts = step.ask().rollouts
+        step.tell(case.outcomes(case.ids, rollouts), rollouts)
+    _expect(bool(costs @ step.placed <= most), f"{costs @ step.placed} were spent in waves, and the limit is {most}.")
+
+
 def _prompts_that_are_all_right_or_all_wrong_get_a_plan(case: _Case) -> None:
     right, tried = bool(case.random.integers(0, 2)), np.full(5, 40)
     for _ in range(int(case.random.integers(1, 40))):
@@ -311,6 +337,7 @@ _CHECKS: tuple[Callable[[_Case], None], ...] = (
     _a_step_teaches_its_totals_once_with_its_last_tell,
     _place_and_report_spend_the_budget_whatever_comes_back_when,
     _a_tell_without_rollouts_teaches_nothing,
+    _the_expected_cost_of_a_step_stays_within_its_limit,
     _prompts_that_are_all_right_or_all_wrong_get_a_plan,
     _bad_input_is_refused_and_changes_nothing,
 )

@@ -97,18 +97,18 @@ def as_positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def as_costs(name: str, values: ArrayLike, prompts: int) -> NDArray[np.float64]:
-    """`values` as a float64 vector of costs, finite and above 0, one for each of the prompts."""
+def as_costs(name: str, values: ArrayLike, prompts: int, *, or_zero: bool = False) -> NDArray[np.float64]:
+    """`values` as a float64 vector of costs, finite and above 0 (`or_zero`), one for each of the prompts."""
     costs = as_floats(name, values)
     if costs.shape != (prompts,):
         raise InvalidInputError(
             f"{name}: expected one number for each of the {prompts} prompts, got shape {costs.shape}."
         )
-    wrong = ~((costs > 0.0) & np.isfinite(costs))
+    wrong = ~(((costs > 0.0) | (or_zero & (costs == 0.0))) & np.isfinite(costs))
     if wrong.any():
-        position = _first(wrong)
+        position, least = _first(wrong), "of 0 or more" if or_zero else "above 0"
         raise InvalidInputError(
-            f"{name}: expected finite numbers above 0, got {costs[position]} at position {position}."
+            f"{name}: expected finite numbers {least}, got {costs[position]} at position {position}."
         )
     return costs
 

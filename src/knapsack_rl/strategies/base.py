@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
@@ -14,7 +14,9 @@ from knapsack_rl.allocation import Plan, total_value
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.estimators.base import Estimator
+from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import Features
+from knapsack_rl.priced import cheapest, largest_gains_within_cost
 from knapsack_rl.solver import Gains, largest_gains
 from knapsack_rl.validation import one_of
 
@@ -24,6 +26,8 @@ Keys = NDArray[np.uint64]
 E = TypeVar("E", bound=Estimator)
 
 ROLLOUT_WEIGHTS = ("none", "sqrt")
+_ROUNDING = 1e-9
+"""Relative difference up to which a cost counts as equal to its limit, since sums of floats depend on their order."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Settings:
     fallback: bool
     confidence: float
     seed: int
+    cost_limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,13 @@ class Prompts(Generic[E]):
         keys: who they are, shape (M,).
         features: what else is known about them.
         estimator: what knows the rest.
+        spending: what knows their costs.
     """
 
     keys: Keys
     features: Features
     estimator: E
+    spending: RolloutCosts = field(default_factory=RolloutCosts)
 
     @cached_property
     def belief(self) -> Belief:
@@ -67,6 +74,11 @@ class Prompts(Generic[E]):
     def visited(self) -> NDArray[np.bool_]:
         """Whether each was visited before."""
         return self.estimator.known(self.keys)
+
+    @cached_property
+    def costs(self) -> Floats:
+        """What one rollout of each is expected to cost, above 0."""
+        return self.spending.expected(self.keys, self.features)
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,22 @@ class View(Generic[E]):
         return some if self.settings.algorithm == "reinforce" else some & (self.successes < self.scored)
 
     @property
+    def costs(self) -> Floats:
+        """What one rollout of each prompt is expected to cost."""
+        return self.prompts.costs
+
+    def cost_budget(self, amount: int) -> float | None:
+        """What the next `amount` rollouts of the step may cost; None without a limit.
+
+        All rollouts of the step so far may cost `cost_limit` times what as many would in even groups. Whoever keeps to
+        it in every wave can do so in the next: the rollouts for which there is still room cost no more on average.
+        """
+        if self.settings.cost_limit is None or not len(self.placed):
+            return None
+        even = float(self.costs.mean()) * (int(self.placed.sum()) + amount)
+        return self.settings.cost_limit * even * (1.0 + _ROUNDING) - float(self.costs @ self.placed)
+
+    @property
     def missing(self) -> Ints:
         """How many each prompt needs to have `min_rollouts`."""
         return np.maximum(self.settings.min_rollouts - self.placed, 0)
@@ -165,16 +193,41 @@ class View(Generic[E]):
             gains: of each prompt's further rollouts, after those of `total`.
 
         Returns:
-            Rollouts, shape (M,); their sum is `amount`, or less where the receivers are full.
+            Rollouts, shape (M,); their sum is `amount`, or less where the receivers are full, or so dear that the rest
+            of `amount` has to go to others (`cost_budget`).
         """
-        room = np.where(receivers, self.settings.max_rollouts - self.placed - total, 0)
-        return total + largest_gains(gains, room, min(amount - int(total.sum()), int(room.sum())))
+        free = self.settings.max_rollouts - self.placed - total
+        room, wanted = np.where(receivers, free, 0), amount - int(total.sum())
+        count = min(wanted, int(room.sum()))
+        units = largest_gains(gains, room, count)
+        limit = self.cost_budget(amount)
+        if limit is None:
+            return total + units
+        return total + self._affordable(gains, units, room, free - room, wanted, limit - float(self.costs @ total))
+
+    def _affordable(self, gains: Gains, units: Ints, room: Ints, others: Ints, wanted: int, left: float) -> Ints:
+        """These units, or the best ones that leave enough of what is `left` for the rest of the wanted among others."""
+        count = int(units.sum())
+
+        def rest(of_these: int) -> float:
+            return float(self.costs @ cheapest(self.costs, others, wanted - of_these))
+
+        if float(self.costs @ units) + rest(count) <= left:
+            return units
+        # The cheapest rollouts of all fit. With ever more of the receivers' the cost can only rise from there.
+        everyone = cheapest(self.costs, room + others, wanted)
+        least, most = int(np.minimum(everyone, room)[room > 0].sum()), count
+        while least < most:
+            tried = (least + most + 1) // 2
+            fits = float(self.costs @ cheapest(self.costs, room, tried)) + rest(tried) <= left
+            least, most = (tried, most) if fits else (least, tried - 1)
+        return largest_gains_within_cost(gains, self.costs, room, left - rest(least), least).units
 
     def plan(self, rollouts: Ints, fallback: int = 0) -> Plan:
         """These rollouts as a plan, whose value is that of all that the step has placed with it."""
-        return Plan(
-            rollouts, total_value(self.placed + rollouts, self.prompts.rates, self.settings.algorithm), fallback
-        )
+        value = total_value(self.placed + rollouts, self.prompts.rates, self.settings.algorithm)
+        cost = None if self.settings.cost_limit is None else float(self.costs @ rollouts)
+        return Plan(rollouts, value, fallback, cost)
 
 
 def _to_the_least(have: Ints) -> Gains:
@@ -202,7 +255,8 @@ class Strategy(Generic[E]):
         estimator: makes the estimator; a class will do.
         rule: `rule(view, amount)` places `amount` rollouts, those of a wave, or of the whole step where there is only
             one: a plan whose rollouts sum to `amount`, so that every prompt ends between the bounds of
-            `view.settings`. It is a function of its arguments, and changes nothing.
+            `view.settings`, and none above `view.cost_budget(amount)`. It is a function of its arguments, and changes
+            nothing.
         wave_size: how many rollouts each wave places, beyond what the minimum asks for. The wave that takes all that
             remains is the last; `one_wave` is a single one.
         exponents: e and g of the information gain p^e (1 - p)^g, if rollouts may also be placed one by one where they
@@ -277,6 +331,12 @@ class Strategy(Generic[E]):
                 f"strategy: expected the rule of {self.name!r} to leave every prompt between min_rollouts={low} and "
                 f"max_rollouts={high}, and the prompt at position {wrong} has {after[wrong]}, of which it placed "
                 f"{rollouts[wrong]}. view.missing says what a prompt needs."
+            )
+        limit = view.cost_budget(amount)
+        if limit is not None and float(view.costs @ rollouts) > limit + _ROUNDING * float(view.costs @ after):
+            raise InvalidInputError(
+                f"strategy: expected the rule of {self.name!r} to place rollouts for at most {limit:.6g}, and they "
+                f"cost {float(view.costs @ rollouts):.6g}. view.even and view.largest keep to view.cost_budget(amount)."
             )
         return plan
 

@@ -39,6 +39,8 @@ def knapsack(view: View[Any], amount: int) -> Plan:
         algorithm=settings.algorithm,
         fallback=settings.fallback,
         confidence=settings.confidence,
+        costs=None if settings.cost_limit is None else view.costs,
+        cost_budget=view.cost_budget(amount),
     )
 
 

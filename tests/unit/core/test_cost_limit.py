@@ -1,0 +1,163 @@
+"""A limit on what a step is expected to cost: learned costs, and strategies that keep to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import knapsack_rl as kr
+from knapsack_rl.estimators import RecentRewards
+from knapsack_rl.testing import check_strategy
+
+IDS = [f"prompt {number}" for number in range(24)]
+COSTS = np.where(np.arange(24) % 3, 10.0, 200.0)  # of one rollout
+RATES = np.array([0.1, 0.3, 0.5, 0.9] * 6)
+
+
+def allocator(strategy: Any = "knapsack", *, told: bool = True, **options: Any) -> kr.BudgetAllocator:
+    """One that has seen every prompt once, sixteen rollouts each, and maybe their costs."""
+    made = kr.BudgetAllocator(strategy, **options)
+    tried = np.full(24, 16)
+    made.tell(IDS, np.round(RATES * 16).astype(int), tried, costs=COSTS * tried if told else None)
+    return made
+
+
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_without_a_limit_costs_change_no_plan(strategy: str) -> None:
+    with_costs, without = allocator(strategy), allocator(strategy, told=False)
+    assert with_costs.ask(IDS).rollouts.tobytes() == without.ask(IDS).rollouts.tobytes()
+
+
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_a_limit_without_costs_changes_no_plan(strategy: str) -> None:
+    limited, unlimited = allocator(strategy, told=False, cost_limit=1.0), allocator(strategy, told=False)
+    assert limited.ask(IDS).rollouts.tolist() == unlimited.ask(IDS).rollouts.tolist()
+
+
+@pytest.mark.parametrize("limit", [1.0, 1.1])
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_a_step_costs_at_most_the_limit_times_what_even_groups_would(strategy: str, limit: float) -> None:
+    limited = allocator(strategy, cost_limit=limit)
+    costs = limited.expected_costs(IDS)
+    plan = limited.ask(IDS)
+    assert plan.rollouts.sum() == 8 * 24
+    assert costs @ plan.rollouts <= limit * 8 * costs.sum() * (1 + 1e-8)
+    assert plan.cost == pytest.approx(costs @ plan.rollouts)
+
+
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_a_step_placed_rollout_by_rollout_keeps_to_the_limit(strategy: str) -> None:
+    limited, rng = allocator(strategy, cost_limit=1.0), np.random.default_rng(0)
+    costs, step = limited.expected_costs(IDS), limited.step(IDS)
+    while step.remaining:
+        step.place(int(rng.integers(0, 40)))
+        back = rng.binomial(step.in_flight, 0.7) if rng.random() < 0.9 else step.in_flight
+        step.report(rng.binomial(back, RATES), back, costs=back * COSTS)
+    assert step.placed.sum() == 8 * 24
+    assert costs @ step.placed <= 8 * costs.sum() * (1 + 1e-8)
+
+
+def test_of_equally_promising_prompts_the_dear_ones_get_fewer_rollouts() -> None:
+    rollouts = allocator("adaptive", cost_limit=1.0).ask(IDS).rollouts
+    for rate in (0.1, 0.3, 0.5):
+        alike = rate == RATES
+        assert rollouts[alike & (COSTS == 200)].mean() <= rollouts[alike & (COSTS == 10)].mean()
+
+
+def test_the_costs_of_all_waves_of_a_step_are_one_visit() -> None:
+    in_waves, at_once = kr.BudgetAllocator("adaptive"), kr.BudgetAllocator("adaptive")
+    step = in_waves.step(IDS)
+    while step.remaining:
+        rollouts = step.ask().rollouts
+        step.tell(np.zeros(24), rollouts, costs=rollouts * COSTS)
+    assert step.spent.tolist() == (step.placed * COSTS).tolist()
+    at_once.tell(IDS, np.zeros(24), step.placed, costs=step.placed * COSTS)
+    assert in_waves.expected_costs(IDS).tolist() == at_once.expected_costs(IDS).tolist()
+
+
+def test_waves_whose_costs_were_not_told_do_not_count_as_free() -> None:
+    made = kr.BudgetAllocator("adaptive")
+    step = made.step(IDS)
+    while step.remaining:
+        rollouts = step.ask().rollouts
+        step.tell(np.zeros(24), rollouts, costs=None if step.placed.any() else rollouts * 7.0)
+    assert made.expected_costs(IDS) == pytest.approx(np.full(24, 7.0))
+
+
+def test_what_costs_are_told_of_rollouts_that_failed_counts_too() -> None:
+    made = kr.BudgetAllocator("uniform")
+    step = made.step(["a"])
+    step.place(8)
+    step.report([0], [4], failed=[4], costs=[80.0])
+    assert made.expected_costs(["a"]).tolist() == [10.0]
+
+
+def test_a_saved_state_has_the_costs(tmp_path: Path) -> None:
+    original = allocator(cost_limit=1.0)
+    original.save(tmp_path / "state.npz")
+    from_file, from_state = (kr.BudgetAllocator(cost_limit=1.0) for _ in range(2))
+    from_file.load(tmp_path / "state.npz")
+    from_state.load_state_dict(original.state_dict())
+    for restored in (from_file, from_state):
+        assert restored.expected_costs([*IDS, "new"]).tolist() == original.expected_costs([*IDS, "new"]).tolist()
+        assert restored.ask(IDS).rollouts.tolist() == original.ask(IDS).rollouts.tolist()
+
+
+def test_a_state_without_costs_forgets_those_there_were() -> None:
+    made = allocator()
+    made.load_state_dict(allocator(told=False).state_dict())
+    assert made.expected_costs(IDS).tolist() == [1.0] * 24
+    assert "costs" not in made.state_dict()
+
+
+def test_damaged_costs_of_a_state_are_refused_and_change_nothing() -> None:
+    made = allocator()
+    before, state = made.expected_costs(IDS).tolist(), allocator().state_dict()
+    for damaged in (3, {}, state["costs"] | {"cost": -state["costs"]["cost"]}):
+        with pytest.raises(kr.StateError, match="state: expected"):
+            made.load_state_dict(state | {"costs": damaged})
+    assert made.expected_costs(IDS).tolist() == before
+
+
+def test_a_copy_learns_costs_by_itself() -> None:
+    made = allocator()
+    before, twin = made.expected_costs(IDS).tolist(), made.copy()
+    twin.tell(IDS, np.zeros(24), np.full(24, 8), costs=np.full(24, 1e6))
+    assert made.expected_costs(IDS).tolist() == before
+    assert twin.expected_costs(IDS).min() > 1000
+
+
+def careless(view: kr.View[Any], amount: int) -> kr.Plan:
+    """The paper's rule, whatever the rollouts cost."""
+    low, high, algorithm = view.settings.min_rollouts, view.settings.max_rollouts, view.settings.algorithm
+    return kr.allocate(view.rates, amount, low, high, algorithm=algorithm)
+
+
+def test_a_rule_that_spends_more_than_the_limit_is_refused_by_name() -> None:
+    own = kr.Strategy(lambda: RecentRewards(0), careless)
+    with pytest.raises(kr.InvalidInputError, match="strategy: expected the rule of 'careless' to place rollouts for"):
+        allocator(own, cost_limit=1.0).ask([*IDS[:4], *IDS[9:13]], budget=64)
+    with pytest.raises(AssertionError, match="the expected cost of a step stays within its limit"):
+        check_strategy(own)
+
+
+@pytest.mark.parametrize(("limit", "message"), [(0.5, "cost_limit: expected 1 or more"), ("1", "cost_limit: expected")])
+def test_a_limit_that_even_groups_exceed_is_refused(limit: Any, message: str) -> None:
+    with pytest.raises(kr.InvalidInputError, match=message):
+        kr.BudgetAllocator(cost_limit=limit)
+
+
+@pytest.mark.parametrize("costs", [[1.0], [-1.0, 2.0], [np.nan, 1.0], ["a", "b"]])
+def test_costs_that_make_no_sense_are_refused_and_nothing_is_learned(costs: Any) -> None:
+    made = kr.BudgetAllocator("uniform")
+    with pytest.raises(kr.InvalidInputError, match="costs: expected"):
+        made.tell(["a", "b"], [1, 1], [2, 2], costs=costs)
+    assert not made.visited(["a", "b"]).any()
+    step = made.step(["a", "b"])
+    plan = step.ask()
+    with pytest.raises(kr.InvalidInputError, match="costs: expected"):
+        step.tell([0, 0], plan.rollouts, costs=costs)
+    assert step.remaining == 16
