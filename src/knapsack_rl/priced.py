@@ -48,7 +48,7 @@ _CORE = (
 _EXCHANGES = 8  # at most
 _ENOUGH = 1e-4  # of the bound: what may be missing
 _ROUNDING = 1e-13  # relative difference of two values up to which they count as equal
-_ROUGHLY = 1e-3  # the same in a sample
+_ROUGHLY = 0.03  # the same in a sample, divided by its items
 
 
 class Priced(NamedTuple):
@@ -181,15 +181,13 @@ class _Problem:
         some = np.arange(0, len(self.room), _SAMPLED)
         costs, room = self.costs[some], self.room[some]
         if self.budget is None:
-            return _Problem(
-                self._of(some), costs, room, self.cost_budget * costs.sum() / self.costs.sum(), None, _ROUGHLY
-            )
+            return _Problem(self._of(some), costs, room, self.cost_budget * costs.sum() / self.costs.sum(), None)
         budget = round(self.budget * (room.sum() / max(self.room.sum(), 1)))
         least, most = _extremes(self.costs, self.room, self.budget)
         tight = (self.cost_budget - least) / (most - least) if most > least else 1.0
         least, most = _extremes(costs, room, budget)
         enough = (1.0 + 1e-9) * least + max(tight, 0.0) * (most - least)
-        return _Problem(self._of(some), costs, room, enough, budget, _ROUGHLY)
+        return _Problem(self._of(some), costs, room, enough, budget, _ROUGHLY / len(some))
 
     def _of(self, some: Ints) -> Gains:
         return lambda items, start, width: self.gains(some[items], start, width)
