@@ -34,8 +34,7 @@ from knapsack_rl.tasks import Task
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Columns = dict[str, list[Any]]
-"""Of a data set: `prompt`, `id`, and whatever the verifier needs."""
+Columns = dict[str, list[Any]]  # of a data set: `prompt`, `id`, and whatever the verifier needs
 
 
 @dataclass(frozen=True)
@@ -221,14 +220,6 @@ class Collected:
     waves: int
     seconds: float
     """Spent on planning and on learning what came back."""
-
-    @property
-    def rewards(self) -> Floats:
-        """Mean reward of each prompt, NaN where there is none."""
-        _, scored = self.rollouts.counts(len(self.rows))
-        with np.errstate(invalid="ignore"):
-            total = np.bincount(self.rollouts.groups, np.nan_to_num(self.rollouts.rewards), len(self.rows))
-            return np.asarray(total / scored)
 
 
 class Loop:
