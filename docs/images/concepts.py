@@ -1,6 +1,6 @@
 """Draws the two figures of docs/concepts.md that `knapsack-rl simulate --theory` does not make.
 
-    python docs/images/concepts.py [FOLDER]     FOLDER: where they go; this one by default
+python docs/images/concepts.py [FOLDER]     FOLDER: where they go; this one by default
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 import knapsack_rl as kr
 from knapsack_rl.belief import Belief
-from knapsack_rl.experiments.pages.drawing import INK, MUTED, RUN_COLOURS, WIDTH, styled
 from knapsack_rl.expected_value import expected_gains
+from knapsack_rl.experiments.pages.drawing import INK, MUTED, RUN_COLOURS, WIDTH, styled
 
 RATES = (0.05, 0.15, 1 / 3, 0.6, 0.9)
 BUDGET = 40  # of these five prompts

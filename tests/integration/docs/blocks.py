@@ -1,11 +1,11 @@
 """The code blocks of a page of the documentation, and the comments that say how a test should run them.
 
-    <!-- setup                      Python that supplies what the reader has: a model, a data set, a reward. Runs in the
-    dataset = ...                   page's namespace, in its place among the blocks.
-    -->
-    <!-- run: knapsack-rl ... -->   What the next block is run as, where it would take long as written.
-    <!-- not run: reason -->        The next block is not run.
-    <!-- output -->                 The next block is what the Python blocks before it printed since the last such block.
+<!-- setup                      Python that supplies what the reader has: a model, a data set, a reward. Runs in the
+dataset = ...                   page's namespace, in its place among the blocks.
+-->
+<!-- run: knapsack-rl ... -->   What the next block is run as, where it would take long as written.
+<!-- not run: reason -->        The next block is not run.
+<!-- output -->                 The next block is what the Python blocks before it printed since the last such block.
 """
 
 from __future__ import annotations

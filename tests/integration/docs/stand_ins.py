@@ -117,3 +117,39 @@ def leave_repository(folder: Path, root: Path) -> None:
     """Links to what a reader sees in a checkout."""
     for name in ("benchmarks", "docs", "examples", "recipes", "tests"):
         os.symlink(root / name, folder / name)
+
+
+SETUPS = {
+    "README.md": """
+import stand_ins
+dataset, reward = stand_ins.a_small_trl("Qwen/Qwen2.5-Math-7B", "Qwen/Qwen3-0.6B"), stand_ins.reward
+batches = [["easy", "hard", "harder"]] * 3
+generate = lambda prompt, count: [prompt] * count
+is_correct = lambda prompt, response: response == "easy"
+update = lambda *step: None
+""",
+    "docs/allocation.md": """
+import numpy as np
+import knapsack_rl as kr
+batches = [["easy", "hard"]] * 3
+train_on = lambda prompts, rollouts: (np.minimum(rollouts, 3), rollouts)
+""",
+    "docs/beliefs.md": """
+import numpy as np
+import knapsack_rl as kr
+ids = ["a sum", "a triangle"]
+generate_and_score = lambda plan: (np.minimum(plan.rollouts, 1), plan.rollouts)
+advantages, rollouts = np.ones(2), np.array([2, 14])
+""",
+    "docs/trl.md": """
+import stand_ins
+prompts, accuracy = stand_ins.a_small_trl("Qwen/Qwen3-4B-Base"), stand_ins.reward
+""",
+    "docs/waves.md": """
+import knapsack_rl as kr
+allocator = kr.BudgetAllocator("uniform", group_size=8)
+prompt_ids, free_slots = ["a sum", "a triangle"], 16
+successes, rollouts, failed = [3, 0], [8, 7], [0, 1]
+""",
+}
+"""What comes before the first block of a page that has no setup of its own."""
