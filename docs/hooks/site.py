@@ -1,4 +1,4 @@
-"""What the site needs beside mkdocs: equations as MathML, and links to files of the repository that are not in docs/."""
+"""What the site needs beside mkdocs: equations as MathML, and links to files of the repository outside docs/."""
 
 from __future__ import annotations
 
