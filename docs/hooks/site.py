@@ -14,6 +14,7 @@ log = logging.getLogger("mkdocs.hooks.site")
 _DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _TAG = re.compile(r"\\tag\{(.*?)\}")
+_LONG_CODE = re.compile(r"(?<!<pre>)<code>([^<\s]{24,})</code>")
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
@@ -40,14 +41,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
-    """Put MathML where arithmatex left TeX; an equation with a tag has its number beside it."""
+    """Put MathML where arithmatex left TeX, a tag's number beside its equation, and breaks into long names in code."""
 
     def display(found: re.Match[str]) -> str:
         tag = _TAG.search(found.group(1))
         number = f'<span class="number">({tag.group(1)})</span>' if tag else ""
         return f'<div class="equation">{_mathml(_TAG.sub("", found.group(1)), "block", page)}{number}</div>'
 
-    return _INLINE.sub(lambda found: _mathml(found.group(1), "inline", page), _DISPLAY.sub(display, html))
+    html = _INLINE.sub(lambda found: _mathml(found.group(1), "inline", page), _DISPLAY.sub(display, html))
+    return _LONG_CODE.sub(lambda code: re.sub(r"(::|[/_.=])(?=\w)", r"\1<wbr>", code.group(0)), html)
 
 
 def _mathml(tex: str, display: str, page: Any) -> str:
