@@ -15,6 +15,7 @@ _DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.D
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _TAG = re.compile(r"\\tag\{(.*?)\}")
 _LONG_CODE = re.compile(r"(?<!<pre>)<code>([^<\s]{24,})</code>")
+_BREAK = re.compile(r"(?<=[/_.=:])(?=[^\W_])")
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
@@ -49,7 +50,7 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
         return f'<div class="equation">{_mathml(_TAG.sub("", found.group(1)), "block", page)}{number}</div>'
 
     html = _INLINE.sub(lambda found: _mathml(found.group(1), "inline", page), _DISPLAY.sub(display, html))
-    return _LONG_CODE.sub(lambda code: re.sub(r"(::|[/_.=])(?=\w)", r"\1<wbr>", code.group(0)), html)
+    return _LONG_CODE.sub(lambda code: f"<code>{_BREAK.sub('<wbr>', code.group(1))}</code>", html)
 
 
 def _mathml(tex: str, display: str, page: Any) -> str:

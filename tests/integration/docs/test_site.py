@@ -30,6 +30,7 @@ SEEN = """(() => ({
   }).map(element => element.outerHTML.slice(0, 200)),
   brokenImages: [...document.images].filter(image => image.complete && !image.naturalWidth).map(image => image.src),
   equations: document.querySelectorAll("math").length,
+  nested: document.querySelectorAll("code code, code table, code h2").length,
   tex: [...document.querySelectorAll(".arithmatex")].map(element => element.textContent),
 }))()"""
 
@@ -69,6 +70,7 @@ def test_every_page_fits_and_asks_the_network_for_nothing(site: Path, browser: p
         assert seen["overflowing"] == [], where
         assert seen["brokenImages"] == [], where
         assert seen["tex"] == [], where
+        assert not seen["nested"], f"{where}: markup inside code"
         assert [url for url in browser.requests() if not url.startswith(("file:", "data:", "blob:"))] == [], where
         assert browser.complaints() == [], where
 
