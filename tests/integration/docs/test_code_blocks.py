@@ -93,9 +93,15 @@ def commands() -> list[tuple[Block, list[str], str]]:
     return found
 
 
+PLACEHOLDERS = {"NAME": "adaptive", "STRATEGY": "knapsack", "SEED": "1"}
+"""What a reader puts in place of a word in capitals."""
+
+
 def simple_commands(line: str) -> Iterator[list[str]]:
     """The words of each command of a line; without assignments before it and a path to a virtual environment."""
     words: list[str] = []
+    for placeholder, word in PLACEHOLDERS.items():
+        line = re.sub(rf"(?<![A-Z_]){placeholder}(?![A-Z_])", word, line)
     for word in [*shlex.split(line, comments=True), "&&"]:
         if word in ("&&", "|", ";"):
             while words and re.fullmatch(r"\w+=\S*", words[0]):

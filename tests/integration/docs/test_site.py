@@ -25,7 +25,7 @@ SEEN = """(() => ({
   wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   overflowing: [...document.querySelectorAll(".md-content *")].filter(element => {
     const box = element.getBoundingClientRect();
-    const scrolls = element.closest(".md-typeset__scrollwrap, .equation, pre, .highlight, .tabbed-labels, .headerlink");
+    const scrolls = element.closest(".md-typeset__scrollwrap, .equation, pre, .highlight, .headerlink");
     return !scrolls && box.width > 0 && box.right > document.documentElement.clientWidth + 1;
   }).map(element => element.outerHTML.slice(0, 200)),
   brokenImages: [...document.images].filter(image => image.complete && !image.naturalWidth).map(image => image.src),
