@@ -14,8 +14,8 @@ log = logging.getLogger("mkdocs.hooks.site")
 _DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _TAG = re.compile(r"\\tag\{(.*?)\}")
-_LONG_CODE = re.compile(r"(?<!<pre>)<code>([^<\s]{24,})</code>")
-_BREAK = re.compile(r"(?<=[/_.=:])(?=[^\W_])")
+_LONG_CODE = re.compile(r"(?<!<pre>)<code>([^<\s]{12,})</code>")
+_BREAK = re.compile(r"(?<=[/_=:])(?=[\w*])|(?=\.\w)")
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
