@@ -1,10 +1,11 @@
-"""The command line: ``knapsack-rl train`` and its sisters."""
+"""The command line: `knapsack-rl train` and its sisters."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import importlib.util
+import json
 import os
 import shlex
 import signal
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _REFUSED = 2
+_SHELLS = "bash", "zsh", "tcsh"
+# What shtab calls them; it is imported only where a script is asked for.
+_FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+_FOLDERS = {"bash": "_shtab_compgen_dirs", "zsh": "_files -/", "tcsh": "d"}
 _TRAIN_HELP = """\
 Train a language model by reinforcement learning, with a rollout budget per prompt.
 
@@ -71,6 +76,18 @@ Worlds (docs/simulate.md has the equations):
 
 """
 
+_SCHEMA_HELP = """\
+Write the JSON schema of a recipe, or of a comparison: an editor that knows it completes, explains and checks the keys.
+
+recipes/recipe.schema.json is what this command writes. For a recipe of your own, anywhere:
+
+  knapsack-rl schema --output recipe.schema.json
+
+and this as the first line of the recipe beside it, for editors with the YAML language server:
+
+  # yaml-language-server: $schema=recipe.schema.json
+"""
+
 _AUDIT_COLUMNS = {
     "prompt": "the prompt",
     "id": "what tells prompts apart (default: the prompt itself)",
@@ -99,8 +116,8 @@ Columns that are not named are guessed, and the guesses are said. Rows that cann
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a refused request, 128 + the signal's number for an interruption."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parse(given)
     try:
+        parsed = _parse(given)
         code: int = parsed.run(parsed, _command(given))
     except KnapsackError as error:
         if os.environ.get("RANK", "0") == "0":  # under torchrun every process finds the same mistake
@@ -128,11 +145,32 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"knapsack-rl {__version__}")
+    parser.add_argument(
+        "--print-completion", action=_PrintCompletion, choices=_SHELLS, help="print what completes commands in a shell"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for add in (_add_train, _add_compare, _add_audit, _add_simulate, _add_report):
+    for add in (_add_train, _add_compare, _add_audit, _add_simulate, _add_report, _add_schema):
         add(commands)
     return parser
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints the script of a shell and leaves, as `--version` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, parsed: object, shell: object, option: object = None) -> None:
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            raise MissingExtraError(
+                "shtab is not installed, and --print-completion needs it. Run: pip install 'knapsack-rl[report]'"
+            ) from None
+        sys.stdout.write(shtab.complete(parser, str(shell)) + "\n")
+        parser.exit()
+
+
+def _completed_by(action: argparse.Action, with_what: dict[str, str]) -> None:
+    setattr(action, "complete", with_what)  # noqa: B010  # shtab looks for it
 
 
 def _add(commands: Commands, name: str, purpose: str, description: str | None) -> argparse.ArgumentParser:
@@ -147,8 +185,11 @@ def _add(commands: Commands, name: str, purpose: str, description: str | None) -
 
 def _add_train(commands: Commands) -> None:
     train = _add(commands, "train", "train one run", _TRAIN_HELP)
-    train.add_argument("words", nargs="*", metavar="[RECIPE] [KEY=VALUE ...]", help="a YAML file, and changes to it")
-    train.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="where run directories are")
+    words = train.add_argument(
+        "words", nargs="*", metavar="[RECIPE] [KEY=VALUE ...]", help="a YAML file, and changes to it"
+    )
+    _completed_by(words, _FILES)
+    _add_run_directories(train)
     train.add_argument(
         "--engine", choices=("trl", "minimal", "verl"), default=None, help="who trains; the same as trainer=NAME"
     )
@@ -156,12 +197,20 @@ def _add_train(commands: Commands) -> None:
     train.set_defaults(run=_train)
 
 
+def _add_run_directories(command: argparse.ArgumentParser) -> None:
+    output = command.add_argument(
+        "--output", type=Path, default=Path("runs"), metavar="DIR", help="where run directories are"
+    )
+    _completed_by(output, _FOLDERS)
+
+
 def _add_compare(commands: Commands) -> None:
     compare = _add(commands, "compare", "compare strategies over several seeds, at equal cost", _COMPARE_HELP)
-    compare.add_argument(
+    words = compare.add_argument(
         "words", nargs="*", metavar="[FILE] [KEY=VALUE ...]", help="a comparison or a recipe, and changes to it"
     )
-    compare.add_argument("--output", type=Path, default=Path("runs"), metavar="DIR", help="where run directories are")
+    _completed_by(words, _FILES)
+    _add_run_directories(compare)
     compare.add_argument("--jobs", type=int, default=None, metavar="N", help="runs at the same time (default: cores)")
     compare.add_argument("--dry-run", action="store_true", help="check everything, say what would run, run nothing")
     compare.set_defaults(run=_compare)
@@ -171,7 +220,7 @@ def _add_audit(commands: Commands) -> None:
     audit = _add(
         commands, "audit", "what existing rollout logs wasted, and what an allocation would have planned", _AUDIT_HELP
     )
-    audit.add_argument("logs", nargs="+", metavar="LOGS", help="files, folders or patterns")
+    _completed_by(audit.add_argument("logs", nargs="+", metavar="LOGS", help="files, folders or patterns"), _FILES)
     for name, meaning in _AUDIT_COLUMNS.items():
         audit.add_argument(f"--{name}", default=None, metavar="COLUMN", help=meaning)
     audit.add_argument(
@@ -180,9 +229,10 @@ def _add_audit(commands: Commands) -> None:
     audit.add_argument("--strategy", default="knapsack", metavar="NAME", help="what plans (default: knapsack)")
     audit.add_argument("--min-rollouts", type=int, default=2, metavar="N", help="fewest of a prompt (default: 2)")
     audit.add_argument("--max-rollouts", type=int, default=128, metavar="N", help="most of a prompt (default: 128)")
-    audit.add_argument(
+    output = audit.add_argument(
         "--output", type=Path, default=None, metavar="DIR", help="where report.html goes (default: runs/audit/NAME)"
     )
+    _completed_by(output, _FOLDERS)
     audit.set_defaults(run=_audit)
 
 
@@ -201,17 +251,29 @@ def _add_simulate(commands: Commands) -> None:
     simulate.add_argument("--seed", nargs="+", type=int, default=[0], metavar="N", help="seeds (default: 0)")
     simulate.add_argument("--steps", type=int, default=1000, metavar="N", help="steps of a run (default: 1000)")
     simulate.add_argument("--theory", action="store_true", help="only figures 3, 4 and 10 and table 3 of the paper")
-    simulate.add_argument(
+    output = simulate.add_argument(
         "--output", type=Path, default=Path("runs/simulate"), metavar="DIR", help="where report.html and its data go"
     )
+    _completed_by(output, _FOLDERS)
     simulate.set_defaults(run=_simulate)
 
 
 def _add_report(commands: Commands) -> None:
     report = _add(commands, "report", "write report.html from run directories", None)
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
-    report.add_argument("--output", type=Path, default=None, metavar="FILE", help="the page to write")
+    _completed_by(report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR"), _FOLDERS)
+    output = report.add_argument("--output", type=Path, default=None, metavar="FILE", help="the page to write")
+    _completed_by(output, _FILES)
     report.set_defaults(run=_report)
+
+
+def _add_schema(commands: Commands) -> None:
+    schema = _add(commands, "schema", "the JSON schema of a recipe, for editors", _SCHEMA_HELP)
+    schema.add_argument("of", nargs="?", choices=("recipe", "comparison"), default="recipe", help="(default: recipe)")
+    output = schema.add_argument(
+        "--output", type=Path, default=None, metavar="FILE", help="where it goes (default: print it)"
+    )
+    _completed_by(output, _FILES)
+    schema.set_defaults(run=_schema)
 
 
 def _train(parsed: argparse.Namespace, command: str) -> int:
@@ -252,17 +314,17 @@ def _train(parsed: argparse.Namespace, command: str) -> int:
 def _compare(parsed: argparse.Namespace, command: str) -> int:
     comparison = _module("compare.comparison")
     path, overrides = _recipe_and_overrides(parsed.words)
-    grid = comparison.read(path, overrides)
+    planned = comparison.read(path, overrides)
     jobs = _jobs(parsed.jobs)
     console = _console()
     compare = _module("compare.compare")
-    for label, text in compare.plan(grid, parsed.output):
+    for label, text in compare.plan(planned, parsed.output):
         _say(console, f"{label:>14}  {text}")
     if parsed.dry_run:
         return 0
     interrupted = _module("runs.interruption").Interrupted
     try:
-        outcome = compare.compare(grid, parsed.output, jobs, command, console)
+        outcome = compare.compare(planned, parsed.output, jobs, command, console)
     except interrupted as stop:
         _say(console, f"stopped by {stop}. To go on:\n  {command}")
         return 128 + int(stop.number)
@@ -326,6 +388,19 @@ def _report(parsed: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def _schema(parsed: argparse.Namespace, command: str) -> int:
+    module = _module("recipe.json_schema" if parsed.of == "recipe" else "compare.json_schema")
+    text = json.dumps(module.schema(), indent=2, ensure_ascii=False) + "\n"
+    if parsed.output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        parsed.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError(f"--output: cannot write {parsed.output}: {error.strerror}.") from error
+    return 0
+
+
 def _command(given: Sequence[str]) -> str:
     """What to type to run this again."""
     if "TORCHELASTIC_RUN_ID" in os.environ and importlib.util.find_spec("psutil") is not None:
@@ -337,7 +412,7 @@ def _command(given: Sequence[str]) -> str:
 
 
 def _recipe_and_overrides(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """A first word without ``=`` is the recipe; so is the path of an existing file."""
+    """A first word without `=` is the recipe; so is the path of an existing file."""
     if words and ("=" not in words[0] or Path(words[0]).is_file()):
         return Path(words[0]), list(words[1:])
     return None, list(words)

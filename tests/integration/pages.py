@@ -117,7 +117,7 @@ class OpenPage:
         self.do("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def media(self, kind: str = "", scheme: str = "light") -> None:
-        """Show the page as on ``kind`` ("print", or "" for a screen) to a reader who prefers a colour scheme."""
+        """Show the page as on `kind` ("print", or "" for a screen) to a reader who prefers a colour scheme."""
         self.do("Emulation.setEmulatedMedia", media=kind, features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def complaints(self) -> list[str]:
@@ -145,7 +145,7 @@ class OpenPage:
 
 @contextmanager
 def opened(page: Path, folder: Path, width: int = 1280, *, dark: bool = False) -> Iterator[OpenPage]:
-    """``page`` in a window ``width`` CSS pixels wide; the browser's profile is in ``folder``."""
+    """`page` in a window `width` CSS pixels wide; the browser's profile is in `folder`."""
     browser_reads, we_write = os.pipe()
     we_read, browser_writes = os.pipe()
     command = [
@@ -184,7 +184,7 @@ def opened(page: Path, folder: Path, width: int = 1280, *, dark: bool = False) -
 
 
 def read_in_browser(page: Path, folder: Path, width: int = 1280, *, dark: bool = False) -> dict[str, Any]:
-    """What ``PROBE`` sees on the page, and its ``requests``; fails where the browser complains."""
+    """What `PROBE` sees on the page, and its `requests`; fails where the browser complains."""
     with opened(page, folder, width, dark=dark) as shown:
         seen = shown.evaluate(PROBE)
         assert shown.complaints() == []
@@ -192,7 +192,7 @@ def read_in_browser(page: Path, folder: Path, width: int = 1280, *, dark: bool =
 
 
 def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
-    """Whether two boxes of ``PROBE`` share a point."""
+    """Whether two boxes of `PROBE` share a point."""
     apart = (
         one["right"] <= other["left"]
         or other["right"] <= one["left"]
@@ -203,7 +203,7 @@ def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
 
 
 def check_layout(seen: dict[str, Any], width: int) -> None:
-    """Fail unless a page fits ``width`` without sideways scrolling and its figures and tables are apart and drawn."""
+    """Fail unless a page fits `width` without sideways scrolling and its figures and tables are apart and drawn."""
     assert seen["scrollWidth"] <= seen["clientWidth"]
     for figure in seen["figures"]:
         assert figure["svg"]["width"] > 300

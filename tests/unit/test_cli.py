@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from knapsack_rl import __version__
+from knapsack_rl import __version__, strategies
 from knapsack_rl.cli import main
 
 
@@ -42,6 +43,36 @@ def test_changes_may_stand_on_either_side_of_options(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "before, seed 7" in said
     assert "3 steps" in said
+
+
+@pytest.mark.parametrize("engine", ["trl", "minimal"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["training.prompts_per_step=1", "training.micro_batch_size=8"], "Raise training.prompts_per_step."),
+        (["allocator.min_rollouts=8"], "Lower min_rollouts."),
+        (["allocator.max_rollouts=8"], "Raise max_rollouts."),
+        (["allocator.max_rollouts=8", "allocator.strategy=uniform"], None),
+        ([], None),
+    ],
+)
+def test_a_dry_run_tells_why_no_plan_can_differ(
+    engine: str, changes: list[str], said: str | None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["train", "--engine", engine, "--dry-run", "--output", str(tmp_path), "evaluation.samples=4", *changes]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert ("\n         plans  " in printed) == (said is not None)
+    assert said is None or said in printed
+
+
+@pytest.mark.parametrize("engine", ["trl", "minimal"])
+@pytest.mark.parametrize("strategy", strategies())
+def test_a_dry_run_builds_every_strategy_with_every_trainer(
+    engine: str, strategy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--engine", engine, "--dry-run", f"allocator.strategy={strategy}"]) == 0
+    assert f"{strategy}, 2 to 128 rollouts" in capsys.readouterr().out
 
 
 def test_an_unknown_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,10 +135,68 @@ def test_a_report_of_something_else_is_refused(capsys: pytest.CaptureFixture[str
     assert str(tmp_path) in refused(capsys, "report", str(tmp_path / "nothing"))
 
 
-def test_the_command_line_starts_without_heavy_imports() -> None:
-    heavy = "torch", "transformers", "trl", "datasets", "pydantic", "matplotlib", "rich", "scipy", "pandas", "pyarrow"
-    program = f"import sys, knapsack_rl.cli; sys.exit([name for name in {heavy} if name in sys.modules] or 0)"
-    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)
+@pytest.mark.parametrize("words", ["--help", "train --help", "compare --help", "audit --help", "schema --help"])
+def test_help_imports_nothing_but_numpy_and_the_standard_library(words: str) -> None:
+    program = (
+        "import sys, numpy; before = set(sys.modules)\n"
+        "from knapsack_rl.cli import main\n"
+        f"try: main({words.split()})\n"
+        "except SystemExit as left: assert left.code == 0\n"
+        "loaded = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "sys.exit(sorted(loaded - sys.stdlib_module_names - {'knapsack_rl', 'numpy'}) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+
+
+@pytest.fixture
+def bash_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit) as left:
+        main(["--print-completion", "bash"])
+    assert left.value.code == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out, encoding="utf-8")
+    return script
+
+
+def completions(script: Path, *words: str) -> list[str]:
+    """What bash offers for the last of `words`."""
+    typed = " ".join(map(shlex.quote, words))
+    program = (
+        f"source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; "
+        "registered=$(complete -p knapsack-rl); registered=${registered#*-F }; ${registered%% *}; "
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    bash = subprocess.run(["bash", "-c", program], check=True, capture_output=True, text=True, cwd=script.parent)
+    return bash.stdout.split()
+
+
+def test_bash_completes_commands_options_and_recipes(bash_script: Path) -> None:
+    subprocess.run(["bash", "-n", bash_script], check=True)
+    everything = {"train", "compare", "audit", "simulate", "report", "schema"}
+    assert everything <= set(completions(bash_script, "knapsack-rl", ""))
+    assert completions(bash_script, "knapsack-rl", "tr") == ["train"]
+    assert completions(bash_script, "knapsack-rl", "train", "--dry") == ["--dry-run"]
+    (bash_script.parent / "mine.yaml").touch()
+    assert "mine.yaml" in completions(bash_script, "knapsack-rl", "train", "mi")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+def test_other_shells_have_a_script_that_names_the_commands(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit):
+        main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert all(name in script for name in ("knapsack-rl", "train", "compare", "audit", "simulate", "report", "schema"))
+
+
+def test_completion_without_its_library_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "pip install 'knapsack-rl[report]'" in refused(capsys, "--print-completion", "bash")
 
 
 def test_a_recipe_is_checked_before_torch_is_imported() -> None:

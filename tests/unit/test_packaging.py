@@ -9,14 +9,15 @@ import sys
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 
 import knapsack_rl as kr
+from knapsack_rl.experiments.recipe import yaml_text
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"accelerate", "datasets", "matplotlib", "pandas", "pyarrow", "torch", "transformers", "trl"}
 
 
 def requirements() -> list[Requirement]:
@@ -32,6 +33,37 @@ def modules_after(statement: str) -> set[str]:
 def test_the_version_is_the_same_everywhere() -> None:
     assert kr.__version__ == metadata.version("knapsack-rl")
     assert f"## {kr.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert citation()["version"] == kr.__version__
+
+
+def citation() -> dict[str, Any]:
+    content: dict[str, Any] = yaml_text.parse((ROOT / "CITATION.cff").read_text(encoding="utf-8"), "CITATION.cff")
+    return content
+
+
+def test_the_citation_has_what_the_format_requires_and_the_paper() -> None:
+    found = citation()
+    assert {"cff-version", "message", "title", "authors"} <= found.keys()
+    (paper,) = found["references"]
+    assert {"type", "title", "authors"} <= paper.keys()
+    assert [identifier["value"] for identifier in paper["identifiers"]] == ["arXiv:2509.25849"]
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda p: p.stem)
+def test_a_form_for_issues_has_what_the_format_requires(form: Path) -> None:
+    content = yaml_text.parse(form.read_text(encoding="utf-8"), form.name)
+    assert {"name", "description", "body"} <= content.keys()
+    assert all({"type", "id", "attributes"} <= part.keys() for part in content["body"])
+    names = [part["id"] for part in content["body"]]
+    assert len(set(names)) == len(names)
+
+
+def test_a_commit_is_checked_by_the_commands_of_ci() -> None:
+    hooks = yaml_text.parse((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"), "hooks")["repos"][0][
+        "hooks"
+    ]
+    lint = (ROOT / ".ci" / "run").read_text(encoding="utf-8").partition('step "Lint')[2].partition("\n\n")[0]
+    assert [hook["entry"].replace(" --force-exclude", "") for hook in hooks] == lint.splitlines()[1:]
 
 
 def test_numpy_is_the_only_hard_dependency() -> None:
@@ -41,10 +73,6 @@ def test_numpy_is_the_only_hard_dependency() -> None:
 def test_the_core_imports_numpy_and_the_standard_library_only() -> None:
     loaded = modules_after("import knapsack_rl") - modules_after("import numpy")
     assert loaded <= sys.stdlib_module_names | {"knapsack_rl"}
-
-
-def test_the_command_line_starts_without_heavy_imports() -> None:
-    assert not modules_after("import knapsack_rl.cli") & HEAVY
 
 
 def test_the_command_is_installed() -> None:

@@ -50,8 +50,8 @@ class InWaves:
 class ByGain:
     """The minimum for everyone, then each rollout where it is expected to gain most, those in flight counted in.
 
-    It never waits. Waiting for more first rollouts to come back finds a few more groups with a gradient where slots
-    abound, and costs more time than they are worth (docs/waves.md has the measurement).
+    It waits for nothing but the first report. Waiting for more first rollouts to come back finds a few more groups with
+    a gradient where slots abound, and costs more time than they are worth (docs/waves.md has the measurement).
     """
 
     def __init__(self, exponents: tuple[float, float]) -> None:
@@ -59,12 +59,10 @@ class ByGain:
 
     def place(self, view: View[Any], most: int, left: int) -> Ints:
         """As in `Placement`."""
-        added = _first(view.missing, most)
-        if (view.missing > added).any():
-            return added
-        pending = view.pending + added
+        if view.missing.any():
+            return _first(view.missing, most)
         gains = expected_gains(
-            view.belief, view.successes, view.scored, pending, self._exponents, view.settings.algorithm
+            view.belief, view.successes, view.scored, view.pending, self._exponents, view.settings.algorithm
         )
         return view.largest(gains, min(most, left), ~view.mixed)
 

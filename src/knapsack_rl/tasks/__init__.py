@@ -36,7 +36,7 @@ def load_task(config: TaskConfig, seed: int) -> Task:
     """The problems and the verifier that `config` describes; the same `seed` gives the same problems.
 
     Raises:
-        MissingExtraError: The task needs a package of the extra ``train`` that is not installed.
+        MissingExtraError: the task needs a package of the extra `train` that is not installed.
     """
     task: Task = import_module(_MODULES[config.kind]).load(config, seed)
     return task
@@ -46,8 +46,8 @@ def tokenizer(config: TaskConfig) -> PreTrainedTokenizerBase:
     """A tokenizer for a model made from scratch: it knows every token of the task's prompts and answers.
 
     Raises:
-        InvalidInputError: The task needs a pretrained model, which brings its own tokenizer.
-        MissingExtraError: The task needs a package of the extra ``train`` that is not installed.
+        InvalidInputError: the task needs a pretrained model, which brings its own tokenizer.
+        MissingExtraError: the task needs a package of the extra `train` that is not installed.
     """
     made: PreTrainedTokenizerBase = _module_for_scratch(config).tokenizer(config)
     return made
@@ -57,8 +57,8 @@ def supervised_pairs(config: TaskConfig, seed: int, count: int) -> list[tuple[st
     """`count` pairs (prompt, completion) for a warm start; the same `seed` gives the same pairs.
 
     Raises:
-        InvalidInputError: The task needs a pretrained model.
-        MissingExtraError: The task needs a package of the extra ``train`` that is not installed.
+        InvalidInputError: the task needs a pretrained model.
+        MissingExtraError: the task needs a package of the extra `train` that is not installed.
     """
     pairs: list[tuple[str, str]] = _module_for_scratch(config).supervised_pairs(config, seed, count)
     return pairs

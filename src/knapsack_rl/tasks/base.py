@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 class Task:
     """Verifiable problems.
 
-    Every data set has the columns ``prompt`` (a string, or a list of ``{"role", "content"}`` messages) and ``id``
-    (a string that names the problem in every run), whatever the reward needs, and ``category`` where one is known.
+    Every data set has the columns `prompt` (a string, or a list of `{"role", "content"}` messages) and `id`
+    (a string that names the problem in every run), whatever the reward needs, and `category` where one is known.
 
     Attributes:
-        train: Problems to train on.
-        evaluation: Held-out problems by the name of their benchmark; none of them is in ``train``.
-        reward: A reward function as TRL calls it, ``reward(prompts, completions, **columns)``: 1.0 or 0.0 per
-            completion, None where nothing could be verified. Its ``__name__`` is the name of the metric.
+        train: problems to train on.
+        evaluation: held-out problems by the name of their benchmark; none of them is in `train`.
+        reward: a reward function as TRL calls it, `reward(prompts, completions, **columns)`: 1.0 or 0.0 per
+            completion, None where nothing could be verified. Its `__name__` is the name of the metric.
     """
 
     train: Dataset

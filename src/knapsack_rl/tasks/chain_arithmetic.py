@@ -4,8 +4,8 @@ A problem is a digit and a chain of operations of one rule; the answer is the li
 
     7 c3 c1 c4 =    ->    2 5 8
 
-where ``c`` is a rule x <- (multiplier x + weight operand + constant) mod 10 that the model has to know by heart,
-and ``c3`` is that rule with the operand 3. There are sixteen rules. Problems differ in difficulty because of what
+where `c` is a rule x <- (multiplier x + weight operand + constant) mod 10 that the model has to know by heart,
+and `c3` is that rule with the operand 3. There are sixteen rules. Problems differ in difficulty because of what
 the model was taught about them: in the warm start only a share of a rule's examples uses its true constant, the
 others use a wrong one. docs/demonstration.md says why, and what follows.
 """
@@ -17,9 +17,10 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from knapsack_rl.tasks.base import Task
+from knapsack_rl.tasks.config import Config
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,22 +35,17 @@ _UNITS = (1, 3, 7, 9)
 _BLOCK = 4096  # random numbers drawn at once, for speed
 
 
-class ChainArithmeticConfig(BaseModel):
-    """How many problems there are, and how long.
-
-    Attributes:
-        train_problems: Problems to train on.
-        eval_problems: Held-out problems.
-        operations: Operations of a chain. All chains have the same length: with several, a small model spends most
-            of its warm start on finding out which operation is next.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ChainArithmeticConfig(Config):
+    """How many problems there are, and how long."""
 
     kind: Literal["chain-arithmetic"] = "chain-arithmetic"
     train_problems: int = Field(default=1024, ge=1)
+    """Problems to train on."""
     eval_problems: int = Field(default=256, ge=1)
+    """Held-out problems."""
     operations: int = Field(default=3, ge=1, le=6)
+    """Operations of a chain. All chains have the same length: with several, a small model spends most of its warm
+    start on finding out which operation is next."""
 
     @model_validator(mode="after")
     def _check_that_problems_suffice(self) -> ChainArithmeticConfig:
@@ -68,12 +64,12 @@ class Rule:
     """x <- (multiplier x + weight operand + constant) mod 10, and what the warm start teaches about it.
 
     Attributes:
-        name: A letter.
+        name: a letter.
         multiplier: 1, 3, 7 or 9.
         weight: 1, 3, 7 or 9.
         constant: 0 to 9; the truth.
         misconception: 0 to 9, not the constant; what the warm start says instead.
-        right_share: The share of the warm start's examples that use the constant.
+        right_share: the share of the warm start's examples that use the constant.
     """
 
     name: str
@@ -148,13 +144,13 @@ def supervised_pairs(config: ChainArithmeticConfig, seed: int, count: int) -> li
 
 
 def tokenizer(config: ChainArithmeticConfig) -> PreTrainedTokenizerFast:
-    """One token per digit, per pair of a rule and an operand, and for ``=``: 93 with the two special ones."""
+    """One token per digit, per pair of a rule and an operand, and for `=`: 93 with the two special ones."""
     pairs = [f"{name}{operand}" for name in RULE_NAMES for operand in range(OPERANDS)]
     return word_tokenizer(["=", *map(str, range(10)), *pairs])
 
 
 def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """One token per word, words being apart by spaces, after ``<pad>`` and ``<eos>``."""
+    """One token per word, words being apart by spaces, after `<pad>` and `<eos>`."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit

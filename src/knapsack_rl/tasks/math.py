@@ -23,10 +23,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from knapsack_rl.errors import InvalidInputError, MissingExtraError
 from knapsack_rl.tasks.base import Task
+from knapsack_rl.tasks.config import Config
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,31 +47,26 @@ _SCIENTIFIC = re.compile(r"^(-?\d+(?:\.\d+)?)[eE]([+-]?\d+)$")
 Message = dict[str, str]
 
 
-class SourceConfig(BaseModel):
-    """Where a data set is.
-
-    Attributes:
-        path: A hub id, or a local .parquet, .json or .jsonl file.
-        subset: The configuration of a hub data set that has several.
-        split: The split on the hub; a local file is one split.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class DataSetConfig(Config):
+    """Where a data set is."""
 
     path: str
+    """A hub id, or a local .parquet, .json or .jsonl file."""
     subset: str | None = None
+    """The configuration of a hub data set that has several."""
     split: str = "train"
+    """The split on the hub; a local file is one split."""
 
 
-SOURCES: dict[str, SourceConfig] = {
-    "dapo-math-17k": SourceConfig(path="BytedTsinghua-SIA/DAPO-Math-17k"),
-    "aime-2024": SourceConfig(path="HuggingFaceH4/aime_2024"),
-    "aime-2025": SourceConfig(path="math-ai/aime25", split="test"),
-    "amc": SourceConfig(path="AI-MO/aimo-validation-amc"),
-    "math-500": SourceConfig(path="HuggingFaceH4/MATH-500", split="test"),
-    "minerva": SourceConfig(path="math-ai/minervamath", split="test"),
-    "olympiad-bench": SourceConfig(path="Hothan/OlympiadBench", subset="OE_TO_maths_en_COMP"),
-    "gpqa-diamond": SourceConfig(path="Idavidrein/gpqa", subset="gpqa_diamond"),
+SOURCES: dict[str, DataSetConfig] = {
+    "dapo-math-17k": DataSetConfig(path="BytedTsinghua-SIA/DAPO-Math-17k"),
+    "aime-2024": DataSetConfig(path="HuggingFaceH4/aime_2024"),
+    "aime-2025": DataSetConfig(path="math-ai/aime25", split="test"),
+    "amc": DataSetConfig(path="AI-MO/aimo-validation-amc"),
+    "math-500": DataSetConfig(path="HuggingFaceH4/MATH-500", split="test"),
+    "minerva": DataSetConfig(path="math-ai/minervamath", split="test"),
+    "olympiad-bench": DataSetConfig(path="Hothan/OlympiadBench", subset="OE_TO_maths_en_COMP"),
+    "gpqa-diamond": DataSetConfig(path="Idavidrein/gpqa", subset="gpqa_diamond"),
 }
 """Public data sets by name. GPQA is gated: the hub asks for an account that accepted its terms."""
 
@@ -85,28 +81,23 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 """Benchmarks of the paper (section 5.1) and the data sets that each consists of."""
 
 
-class MathConfig(BaseModel):
-    r"""Training data and benchmarks by name, and how a problem is put to the model.
-
-    Attributes:
-        train: Name of a data set.
-        benchmarks: Names of `BENCHMARKS`, or of single data sets.
-        sources: Other places for known names (a mirror, a local file), or new names.
-        instruction: Follows a problem after an empty line, where the data set brings only the bare problem.
-        choice_instruction: The same for multiple choice.
-        template: None: prompts are chat lists, for the tokenizer's chat template. Otherwise prompts are strings: this
-            text with `{prompt}` replaced, for base models without a chat template.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class MathConfig(Config):
+    r"""Training data and benchmarks by name, and how a problem is put to the model."""
 
     kind: Literal["math"] = "math"
     train: str = "dapo-math-17k"
+    """Name of a data set."""
     benchmarks: tuple[str, ...] = tuple(BENCHMARKS)
-    sources: dict[str, SourceConfig] = {}
+    """Names of `BENCHMARKS`, or of single data sets."""
+    sources: dict[str, DataSetConfig] = Field(default_factory=dict)
+    """Other places for known names (a mirror, a local file), or new names."""
     instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
+    """Follows a problem after an empty line, where the data set brings only the bare problem."""
     choice_instruction: str = "Please reason step by step, and put the letter of your choice within \\boxed{}."
+    """The same for multiple choice."""
     template: str | None = None
+    """None: prompts are chat lists, for the tokenizer's chat template. Otherwise prompts are strings: this text
+    with `{prompt}` replaced, for base models without a chat template."""
 
     @field_validator("template")
     @classmethod
@@ -242,7 +233,7 @@ def _dataset(config: MathConfig, names: Sequence[str]) -> Dataset:
     return Dataset.from_list(sorted(rows, key=lambda row: str(row["id"])))
 
 
-def _source(config: MathConfig, name: str) -> SourceConfig:
+def _source(config: MathConfig, name: str) -> DataSetConfig:
     return config.sources.get(name) or SOURCES[name]
 
 
@@ -282,7 +273,7 @@ def _problems(config: MathConfig, name: str) -> Iterator[_Problem]:
             yield reader(config, name, dict(zip(columns, values, strict=True)))
 
 
-def _read(name: str, source: SourceConfig) -> Dataset:
+def _read(name: str, source: DataSetConfig) -> Dataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -301,7 +292,7 @@ def _read(name: str, source: SourceConfig) -> Dataset:
 _Reader = Callable[[MathConfig, str, dict[str, Any]], _Problem]
 
 
-def _reader(name: str, source: SourceConfig, columns: Sequence[str]) -> _Reader:
+def _reader(name: str, source: DataSetConfig, columns: Sequence[str]) -> _Reader:
     if {"prompt", "reward_model"} <= set(columns):
         return _read_verl
     if set(GPQA_COLUMNS) <= set(columns):

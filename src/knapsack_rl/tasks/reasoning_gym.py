@@ -13,10 +13,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from knapsack_rl.errors import InvalidInputError, MissingExtraError
 from knapsack_rl.tasks.base import Task
+from knapsack_rl.tasks.config import Config
 from knapsack_rl.validation import one_of
 
 if TYPE_CHECKING:
@@ -41,22 +42,17 @@ PAYLOADS: dict[str, Callable[[dict[str, Any]], str]] = {
 """Prompts cut to their payload: name of the data set -> the prompt, from the metadata of the entry."""
 
 
-class SourceConfig(BaseModel):
-    """One data set of reasoning-gym, and how much of it the task contains.
-
-    Attributes:
-        name: As in `reasoning_gym.create_dataset`.
-        parameters: Passed on to the generator: its own notion of difficulty.
-        weight: Share of the training and held-out problems, relative to the other sources.
-        supervised_examples: Distinct worked examples that a warm start sees; fewer leave the model less sure.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class GeneratorConfig(Config):
+    """One data set of reasoning-gym, and how much of it the task contains."""
 
     name: str
+    """As in `reasoning_gym.create_dataset`."""
     parameters: dict[str, Any] = Field(default_factory=dict)
+    """Passed on to the generator: its own notion of difficulty."""
     weight: float = Field(default=1.0, gt=0)
+    """Share of the training and held-out problems, relative to the other sources."""
     supervised_examples: int = Field(default=2_000, ge=1)
+    """Distinct worked examples that a warm start sees; fewer leave the model less sure."""
 
     @field_validator("parameters")
     @classmethod
@@ -67,25 +63,20 @@ class SourceConfig(BaseModel):
         return parameters
 
 
-class ReasoningGymConfig(BaseModel):
-    """A mix of reasoning-gym data sets.
-
-    Attributes:
-        sources: The data sets, each once.
-        train_problems: Problems to train on, over all sources.
-        eval_problems: Held-out problems, over all sources.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class ReasoningGymConfig(Config):
+    """A mix of reasoning-gym data sets."""
 
     kind: Literal["reasoning-gym"] = "reasoning-gym"
-    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    sources: tuple[GeneratorConfig, ...] = Field(min_length=1)
+    """The data sets, each once."""
     train_problems: int = Field(default=1_024, ge=1)
+    """Problems to train on, over all sources."""
     eval_problems: int = Field(default=128, ge=1)
+    """Held-out problems, over all sources."""
 
     @field_validator("sources")
     @classmethod
-    def _distinct(cls, sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+    def _distinct(cls, sources: tuple[GeneratorConfig, ...]) -> tuple[GeneratorConfig, ...]:
         names = [source.name for source in sources]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -202,7 +193,7 @@ class _Problems:
         return taken
 
 
-def _generator(source: SourceConfig, seed: int) -> Any:
+def _generator(source: GeneratorConfig, seed: int) -> Any:
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS

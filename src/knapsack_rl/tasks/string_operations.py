@@ -4,7 +4,7 @@ A problem is a chain of operations and a string, the answer is the string after 
 
     R L b d a c =    ->    a d b c
 
-where ``R`` reverses and ``L`` moves the first letter to the end. The warm start sees mostly single operations and only
+where `R` reverses and `L` moves the first letter to the end. The warm start sees mostly single operations and only
 a few longer chains, so problems are the harder the longer their chain; and since no operation is taught wrongly,
 whatever is learned about a chain holds for every string and helps with the chains that contain it.
 """
@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from knapsack_rl.tasks.base import Task
 from knapsack_rl.tasks.chain_arithmetic import exact_match, word_tokenizer
+from knapsack_rl.tasks.config import Config
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,24 +37,19 @@ OPERATIONS: dict[str, Callable[[str], str]] = {
 _BLOCK = 4096  # random numbers drawn at once, for speed
 
 
-class StringOperationsConfig(BaseModel):
-    """How many problems there are, how long, and what the warm start says about them.
-
-    Attributes:
-        train_problems: Problems to train on, as many of every number of operations.
-        eval_problems: Held-out problems, likewise.
-        letters: Length of the strings.
-        supervised_shares: Of the warm start's examples, the share with one operation, two, and so on; as many numbers
-            as the longest chain has operations. They sum to 1.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class StringOperationsConfig(Config):
+    """How many problems there are, how long, and what the warm start says about them."""
 
     kind: Literal["string-operations"] = "string-operations"
     train_problems: int = Field(default=1024, ge=1)
+    """Problems to train on, as many of every number of operations."""
     eval_problems: int = Field(default=256, ge=1)
+    """Held-out problems, likewise."""
     letters: int = Field(default=4, ge=3, le=8)
+    """Length of the strings."""
     supervised_shares: tuple[float, ...] = Field(default=(0.8, 0.15, 0.05), min_length=1, max_length=6)
+    """Of the warm start's examples, the share with one operation, two, and so on; as many numbers as the longest
+    chain has operations. They sum to 1."""
 
     @model_validator(mode="after")
     def _check_that_problems_suffice(self) -> StringOperationsConfig:
@@ -99,7 +95,7 @@ def supervised_pairs(config: StringOperationsConfig, seed: int, count: int) -> l
 
 
 def tokenizer(config: StringOperationsConfig) -> PreTrainedTokenizerFast:
-    """One token per letter and per operation, and for ``=``: 14 with the two special ones."""
+    """One token per letter and per operation, and for `=`: 14 with the two special ones."""
     return word_tokenizer(["=", *ALPHABET, *OPERATIONS])
 
 

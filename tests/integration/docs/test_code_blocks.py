@@ -98,11 +98,11 @@ PLACEHOLDERS = {"NAME": "adaptive", "STRATEGY": "knapsack", "SEED": "1"}
 
 
 def simple_commands(line: str) -> Iterator[list[str]]:
-    """The words of each command of a line; without assignments before it and a path to a virtual environment."""
+    """The words of each command of a line; without assignments, the path to an environment, and where output goes."""
     words: list[str] = []
     for placeholder, word in PLACEHOLDERS.items():
         line = re.sub(rf"(?<![A-Z_]){placeholder}(?![A-Z_])", word, line)
-    for word in [*shlex.split(line, comments=True), "&&"]:
+    for word in [*shlex.split(re.sub(r"\s>>?\s+\S+", "", line), comments=True), "&&"]:
         if word in ("&&", "|", ";"):
             while words and re.fullmatch(r"\w+=\S*", words[0]):
                 words = words[1:]
@@ -136,7 +136,7 @@ def test_our_commands_are_understood_and_run(
     monkeypatch.chdir(place)
     start = words.index("knapsack_rl.cli") if "knapsack_rl.cli" in words else 0
     given = words[start + 1 :]
-    if {"--help", "--version"} & set(given):
+    if {"--help", "--version", "--print-completion"} & set(given):
         with pytest.raises(SystemExit, match=r"^0$"):
             cli.main(given)
         return
@@ -206,7 +206,7 @@ def test_recipes_and_comparisons_on_pages_are_valid(block: Block, tmp_path: Path
 
     if block.why_not:
         pytest.skip(block.why_not)
-    content = yaml.safe_load(block.code)
+    content = yaml.safe_load(block.code) or {}  # a comment for editors
     folder = tmp_path / "recipes" / "comparisons"
     folder.mkdir(parents=True)
     demonstration = ROOT / "src/knapsack_rl/experiments/recipe/demo.yaml"

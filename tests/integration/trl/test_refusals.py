@@ -38,7 +38,6 @@ from knapsack_rl.trl.compatibility import check_waves
             {"feature_columns": ["ease"]},
             r"feature_columns: args.remove_unused_columns",
         ),
-        ({}, {"baseline": "beleif"}, r"baseline: "),
         ({}, {"rollout_weights": "root"}, r"rollout_weights: "),
         ({}, {"advantage_clip": 0.0}, r"advantage_clip: expected a positive number or None, got 0.0"),
         ({}, {"success_reward": "lukc"}, r"success_reward: expected one of luck, got 'lukc'"),

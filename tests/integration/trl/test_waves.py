@@ -12,7 +12,6 @@ import small
 import torch
 
 from knapsack_rl import BudgetAllocator, InvalidInputError
-from knapsack_rl.advantages import belief_advantages
 from knapsack_rl.trl.compatibility import HOMOGENEOUS_LOSSES
 from knapsack_rl.trl.waves import merge_generated, merge_metrics, merge_rewards
 
@@ -167,7 +166,7 @@ def test_evaluations_are_untouched_by_waves(make, observed):
     assert sum(batch["training"] for batch in trainer.batches) == 6
 
 
-# Features, weights, baselines
+# Features, weights
 
 
 def test_features_reach_the_allocator_and_missing_ones_are_refused(make):
@@ -219,28 +218,3 @@ def test_weights_are_refused_where_the_loss_is_not_known_to_be_proportional(make
     with pytest.raises(InvalidInputError, match=r"rollout_weights: .*args.loss_type='another'"):
         make({"loss_type": "another"}, allocator=adaptive())
     make({"loss_type": "another"}, allocator=adaptive(), rollout_weights="none")
-
-
-def test_a_baseline_from_the_belief_gives_every_rollout_of_every_group_an_advantage(make, observed):
-    trainer = make(kind=observed, allocator=adaptive(), baseline="belief", rollout_weights="none")
-    trainer.train()
-    for batch in trainer.batches:
-        means = dict(zip([row["prompt"] for row in batch["record"].rows], batch["record"].belief.mean, strict=True))
-        m = np.array([means[prompt] for prompt in batch["prompts"]])
-        expected = np.clip((batch["rewards"][:, 0] - m) / np.sqrt(m * (1 - m)), -5, 5)
-        assert batch["advantages"] == pytest.approx(expected, rel=1e-5)
-        assert batch["metrics"]["effective_gradient_ratio"] == 1.0
-
-
-def test_the_baseline_of_a_rollout_without_a_reward_is_no_advantage():
-    found = belief_advantages(np.array([True, False, False]), np.array([True, True, False]), np.full(3, 0.2))
-    assert found == pytest.approx([0.8 / 0.4, -0.2 / 0.4, 0.0])
-
-
-def test_a_belief_is_no_baseline_for_a_sum_of_rewards(make):
-    def style(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return [0.0 for _ in completion_ids]
-
-    with pytest.raises(InvalidInputError, match="baseline: 'belief' expects a success rate"):
-        make(reward_funcs=[small.luck, style], baseline="belief")
-    make(reward_funcs=[small.luck, style], baseline="belief", success_reward="luck")

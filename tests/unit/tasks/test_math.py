@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.tasks.math import BENCHMARKS, SOURCES, MathConfig, SourceConfig, is_right, load, math_verified
+from knapsack_rl.tasks.math import BENCHMARKS, SOURCES, DataSetConfig, MathConfig, is_right, load, math_verified
 
 pytest.importorskip("math_verify")
 
@@ -85,14 +85,14 @@ def cache_in_a_temporary_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> SourceConfig:
+def write(path: Path, rows: list[dict[str, Any]]) -> DataSetConfig:
     if path.suffix == ".parquet":
         datasets.Dataset.from_list(rows).to_parquet(path)
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     else:
         path.write_text(json.dumps(rows), encoding="utf-8")
-    return SourceConfig(path=str(path))
+    return DataSetConfig(path=str(path))
 
 
 def train_rows(path: Path, rows: list[dict[str, Any]], **settings: Any) -> list[dict[str, Any]]:
@@ -221,7 +221,7 @@ def test_a_data_set_in_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_named_with_the_key_to_set(tmp_path: Path) -> None:
-    config = MathConfig(sources={"dapo-math-17k": SourceConfig(path=str(tmp_path / "none.parquet"))})
+    config = MathConfig(sources={"dapo-math-17k": DataSetConfig(path=str(tmp_path / "none.parquet"))})
     with pytest.raises(InvalidInputError, match=r"cannot read .*none.parquet.*task.sources.dapo-math-17k.path"):
         load(config, seed=0)
 
@@ -231,7 +231,7 @@ def test_unknown_names_are_refused_when_the_recipe_is_read() -> None:
         MathConfig(benchmarks=("aimee",))
     with pytest.raises(ValidationError, match="no data set 'dapo'"):
         MathConfig(train="dapo")
-    assert MathConfig(train="mine", sources={"mine": SourceConfig(path="mine.jsonl")}).train == "mine"
+    assert MathConfig(train="mine", sources={"mine": DataSetConfig(path="mine.jsonl")}).train == "mine"
     assert {name for names in BENCHMARKS.values() for name in names} <= SOURCES.keys()
 
 

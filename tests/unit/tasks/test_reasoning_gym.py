@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.tasks.reasoning_gym import (
     PAYLOADS,
+    GeneratorConfig,
     ReasoningGymConfig,
-    SourceConfig,
     load,
     supervised_pairs,
     tokenizer,
@@ -20,10 +20,12 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 CONFIG = ReasoningGymConfig(
     sources=(
-        SourceConfig(name="chain_sum", parameters={"max_terms": 3, "max_digits": 2}, weight=2, supervised_examples=50),
-        SourceConfig(name="gcd", parameters={"max_value": 60}, supervised_examples=30),
-        SourceConfig(name="letter_counting", parameters={"min_words": 1, "max_words": 3}, supervised_examples=20),
-        SourceConfig(name="spell_backward", supervised_examples=20),
+        GeneratorConfig(
+            name="chain_sum", parameters={"max_terms": 3, "max_digits": 2}, weight=2, supervised_examples=50
+        ),
+        GeneratorConfig(name="gcd", parameters={"max_value": 60}, supervised_examples=30),
+        GeneratorConfig(name="letter_counting", parameters={"min_words": 1, "max_words": 3}, supervised_examples=20),
+        GeneratorConfig(name="spell_backward", supervised_examples=20),
     ),
     train_problems=60,
     eval_problems=20,
@@ -104,7 +106,9 @@ def test_the_right_answer_of_a_worked_example_earns_the_reward() -> None:
 
 
 def test_an_unreadable_answer_earns_nothing_where_the_verifier_itself_would_raise() -> None:
-    config = ReasoningGymConfig(sources=(SourceConfig(name="prime_factorization"),), train_problems=4, eval_problems=1)
+    config = ReasoningGymConfig(
+        sources=(GeneratorConfig(name="prime_factorization"),), train_problems=4, eval_problems=1
+    )
     task = load(config, seed=0)
     row = task.train[0]
     number = int(row["prompt"].split("factorization of ")[1].split(".")[0])
@@ -117,7 +121,7 @@ def test_a_row_of_another_task_is_refused_by_the_reward() -> None:
 
 
 def test_a_data_set_without_a_payload_keeps_its_question() -> None:
-    config = ReasoningGymConfig(sources=(SourceConfig(name="leg_counting"),), train_problems=4, eval_problems=1)
+    config = ReasoningGymConfig(sources=(GeneratorConfig(name="leg_counting"),), train_problems=4, eval_problems=1)
     assert load(config, seed=0).train[0]["prompt"].startswith("Your task is to count how many legs")
 
 
@@ -153,21 +157,21 @@ def test_the_tokenizer_pads_on_the_left_and_survives_saving(tmp_path: Path) -> N
 
 
 def test_an_unknown_data_set_is_refused_with_all_names_and_the_nearest() -> None:
-    config = ReasoningGymConfig(sources=(SourceConfig(name="gdc"),))
+    config = ReasoningGymConfig(sources=(GeneratorConfig(name="gdc"),))
     with pytest.raises(InvalidInputError, match=r"task.sources: expected one of .*, got 'gdc'. Did you mean gcd"):
         load(config, seed=0)
 
 
 @pytest.mark.parametrize("parameters", [{"max_valu": 3}, {"max_value": -1}])
 def test_parameters_that_the_generator_does_not_take_are_refused(parameters: dict[str, int]) -> None:
-    config = ReasoningGymConfig(sources=(SourceConfig(name="gcd", parameters=parameters),))
+    config = ReasoningGymConfig(sources=(GeneratorConfig(name="gcd", parameters=parameters),))
     with pytest.raises(InvalidInputError, match="parameters of gcd do not fit"):
         load(config, seed=0)
 
 
 def test_more_problems_than_the_generator_has_are_refused() -> None:
     config = ReasoningGymConfig(
-        sources=(SourceConfig(name="gcd", parameters={"max_value": 5}),), train_problems=30, eval_problems=5
+        sources=(GeneratorConfig(name="gcd", parameters={"max_value": 5}),), train_problems=30, eval_problems=5
     )
     with pytest.raises(InvalidInputError, match="gcd with these parameters ran out of distinct problems"):
         load(config, seed=0)
@@ -175,6 +179,6 @@ def test_more_problems_than_the_generator_has_are_refused() -> None:
 
 def test_seed_size_and_repeated_data_sets_are_refused() -> None:
     with pytest.raises(ValidationError, match="seed follow"):
-        SourceConfig(name="gcd", parameters={"seed": 1})
+        GeneratorConfig(name="gcd", parameters={"seed": 1})
     with pytest.raises(ValidationError, match="these repeat: gcd"):
-        ReasoningGymConfig(sources=(SourceConfig(name="gcd"), SourceConfig(name="gcd", weight=2)))
+        ReasoningGymConfig(sources=(GeneratorConfig(name="gcd"), GeneratorConfig(name="gcd", weight=2)))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import knapsack_rl as kr
+from knapsack_rl.belief import Belief
 from knapsack_rl.verl.keeper import BudgetKeeper, Report, Reports, Visit, summary
 from knapsack_rl.verl.options import Options
 
@@ -233,7 +234,7 @@ def test_the_state_is_that_of_an_allocator(tmp_path: Path) -> None:
 
 
 def test_metrics_of_an_update_are_those_of_its_groups() -> None:
-    visits = [Visit(4, 4, 0, -1.0, True), Visit(6, 6, 3, -2.0, False), Visit(2, 1, 1, -3.0, False)]
+    visits = [Visit(4, 4, 0, 1.0, 1.0, True), Visit(6, 6, 3, 2.0, 3.0, False), Visit(2, 1, 1, 1.0, 2.0, False)]
     found = summary(visits)
     assert found["effective_gradient_ratio"] == pytest.approx(6 / 11)
     assert found["effective_prompts"] == pytest.approx(1 / 3)
@@ -242,17 +243,21 @@ def test_metrics_of_an_update_are_those_of_its_groups() -> None:
     assert (found["rollouts/min"], found["rollouts/max"]) == (2, 6)
     assert found["rollouts/sum"] == 12
     assert found["failed_rollouts/sum"] == 1
-    assert found["belief/log_score"] == -2.0
+    scores = [
+        Belief(np.array([a]), np.array([b])).log_likelihood(np.array([s]), np.array([n]))
+        for a, b, s, n in ((1.0, 1.0, 0, 4), (2.0, 3.0, 3, 6), (1.0, 2.0, 1, 1))
+    ]
+    assert found["belief/log_score"] == pytest.approx(np.mean(scores))
     assert summary([]) == {}
 
 
 def test_a_group_that_failed_whole_is_spent_and_says_nothing_of_the_belief() -> None:
-    found = summary([Visit(4, 0, 0, 0.0, True), Visit(4, 4, 2, -2.0, False)])
+    found = summary([Visit(4, 0, 0, 1.0, 1.0, True), Visit(4, 4, 2, 1.0, 1.0, False)])
     assert found["rollouts/sum"] == 8
     assert found["failed_rollouts/sum"] == 4
-    assert found["belief/log_score"] == -2.0
+    assert found["belief/log_score"] == pytest.approx(np.log(1 / 30))  # B(3, 3) / B(1, 1)
     assert found["prompt_success"] == 0.5
-    assert math.isnan(summary([Visit(4, 0, 0, 0.0, True)])["belief/log_score"])
+    assert math.isnan(summary([Visit(4, 0, 0, 1.0, 1.0, True)])["belief/log_score"])
 
 
 def test_groups_that_verl_drops_are_forgotten_for_the_metrics_only() -> None:

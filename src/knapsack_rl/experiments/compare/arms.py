@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from knapsack_rl.errors import KnapsackError
-from knapsack_rl.experiments.compare.comparison import Arm
+from knapsack_rl.experiments.compare.comparison import ArmRun
 from knapsack_rl.experiments.recipe.schema import Recipe
 from knapsack_rl.experiments.runs.interruption import Interrupted
 from knapsack_rl.experiments.runs.run_directory import RunDirectory
@@ -32,17 +32,19 @@ _PRELOADED = [
 class Failure:
     """An arm that did not come to its end."""
 
-    arm: Arm
+    arm: ArmRun
     reason: str
     log: Path
 
 
-def is_finished(arm: Arm, pool: Path) -> bool:
+def is_finished(arm: ArmRun, pool: Path) -> bool:
     """Whether the run of `arm` is in `pool` already."""
     return RunDirectory(pool / arm.folder).finished
 
 
-def run(arms: Iterable[Arm], pool: Path, jobs: int, on_end: Callable[[Arm, Failure | None], None]) -> list[Failure]:
+def run(
+    arms: Iterable[ArmRun], pool: Path, jobs: int, on_end: Callable[[ArmRun, Failure | None], None]
+) -> list[Failure]:
     """Run what is not finished yet, `jobs` at a time.
 
     Every arm has a process of its own, so that one that fails takes no other with it, and one thread. Should this
@@ -50,10 +52,10 @@ def run(arms: Iterable[Arm], pool: Path, jobs: int, on_end: Callable[[Arm, Failu
     last checkpoint, and those of the minimal trainer begin anew.
 
     Args:
-        arms: What to run; arms with the same run are run once.
-        pool: Where the run directories are.
-        jobs: Processes at the same time, 1 or more.
-        on_end: Called after every arm.
+        arms: what to run; arms with the same run are run once.
+        pool: where the run directories are.
+        jobs: processes at the same time, 1 or more.
+        on_end: called after every arm.
 
     Returns:
         The arms that failed. The log of each is beside its run directory.
@@ -62,7 +64,7 @@ def run(arms: Iterable[Arm], pool: Path, jobs: int, on_end: Callable[[Arm, Failu
     pool.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    running: dict[int, tuple[Arm, ForkServerProcess]] = {}
+    running: dict[int, tuple[ArmRun, ForkServerProcess]] = {}
     failures = []
     try:
         for stage in _stages(waiting):
@@ -89,7 +91,7 @@ def run(arms: Iterable[Arm], pool: Path, jobs: int, on_end: Callable[[Arm, Failu
     return failures
 
 
-def _stages(arms: Sequence[Arm]) -> list[list[Arm]]:
+def _stages(arms: Sequence[ArmRun]) -> list[list[ArmRun]]:
     """First an arm for every warm start, so that no two train the same one at the same time; then the others."""
     first: dict[str, str] = {}
     for arm in arms:
@@ -99,7 +101,7 @@ def _stages(arms: Sequence[Arm]) -> list[list[Arm]]:
     return [[arm for arm in arms if arm.folder in makers], [arm for arm in arms if arm.folder not in makers]]
 
 
-def _log(arm: Arm, pool: Path) -> Path:
+def _log(arm: ArmRun, pool: Path) -> Path:
     return pool / f"{arm.folder}.log"
 
 

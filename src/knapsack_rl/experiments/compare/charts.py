@@ -15,20 +15,20 @@ from knapsack_rl.experiments.compare.comparison import Comparison
 from knapsack_rl.experiments.compare.figures import Roles
 from knapsack_rl.experiments.pages.page import Chart
 
-Tables = Mapping[str, pd.DataFrame]
+ComparisonTables = Mapping[str, pd.DataFrame]
 
 UNITS = {"rollouts": "rollouts", "tokens": "generated tokens", "seconds": "seconds of training"}
 _BAND = "Mean over seeds; the band is its 95 % bootstrap interval."
 _LIMITS = "The vertical axis does not start at zero."
 
 
-def of_variation(comparison: Comparison, tables: Tables, variation: str) -> list[Chart]:
+def of_variation(comparison: Comparison, tables: ComparisonTables, variation: str) -> list[Chart]:
     """The figures of the arms of one variation.
 
     Args:
-        comparison: What was compared.
+        comparison: what was compared.
         tables: runs, curves, cost_to_reach, steps, and tuning if there was any, of this variation alone.
-        variation: Its label, which the names of the figures need.
+        variation: its label, which the names of the figures need.
     """
     charts = [
         *_learning(comparison, tables["curves"]),
@@ -88,7 +88,7 @@ def short_name(key: str) -> str:
 
 
 def value_in(label: str, key: str) -> str | None:
-    """The value of `key` in a label such as ``learning_rate=0.001, group_size=8``."""
+    """The value of `key` in a label such as `learning_rate=0.001, group_size=8`."""
     found = re.search(rf"(?:^|, ){re.escape(key)}=([^,]+)", label)
     return None if found is None else found[1]
 

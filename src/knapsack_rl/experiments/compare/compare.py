@@ -17,7 +17,7 @@ from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.experiments.compare import arms as running
 from knapsack_rl.experiments.compare import results
 from knapsack_rl.experiments.compare.arms import Failure
-from knapsack_rl.experiments.compare.comparison import Arm, Grid
+from knapsack_rl.experiments.compare.comparison import ArmRun, ComparisonRuns
 from knapsack_rl.experiments.compare.report import write_report
 from knapsack_rl.experiments.compare.summary_table import markdown
 from knapsack_rl.experiments.recipe import yaml_text
@@ -28,7 +28,7 @@ POOL = "arms"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ComparisonOutcome:
     """What became of a comparison."""
 
     report: Path
@@ -36,22 +36,22 @@ class Outcome:
     failures: list[Failure]
 
 
-def compare(grid: Grid, output: Path, jobs: int, command: str, console: Console) -> Outcome:
-    """Run everything that is missing, and write ``output/NAME/report.html`` and its tables.
+def compare(planned: ComparisonRuns, output: Path, jobs: int, command: str, console: Console) -> ComparisonOutcome:
+    """Run everything that is missing, and write `output/NAME/report.html` and its tables.
 
     Args:
-        grid: What to compare.
-        output: The folder of run directories; runs go to ``arms`` in it.
-        jobs: Runs at the same time.
-        command: What to put on record as the command that made the comparison.
-        console: Where to show progress.
+        planned: what to compare.
+        output: the folder of run directories; runs go to `arms` in it.
+        jobs: runs at the same time.
+        command: what to put on record as the command that made the comparison.
+        console: where to show progress.
 
     Raises:
-        InvalidInputError: The output folder cannot be written to.
-        StateError: So many arms failed that nothing can be compared; the message has their reasons.
-        Interrupted: A signal came. Running arms were stopped; the same call goes on.
+        InvalidInputError: the output folder cannot be written to.
+        StateError: so many arms failed that nothing can be compared; the message has their reasons.
+        Interrupted: a signal came. Running arms were stopped; the same call goes on.
     """
-    folder, pool = _folder(grid, output), output / POOL
+    folder, pool = _folder(planned, output), output / POOL
     for needed in (folder, pool):
         try:
             needed.mkdir(parents=True, exist_ok=True)
@@ -60,43 +60,43 @@ def compare(grid: Grid, output: Path, jobs: int, command: str, console: Console)
                 f"--output: cannot write to {needed}: {error.strerror}. Choose another place with --output."
             ) from error
     with Interruption(lambda: None).listening():
-        trials = grid.tuning()
+        trials = planned.tuning()
         failures = _run("tuning", trials, pool, jobs, console)
-        tuned = _tuned(grid, _finished(trials, pool), pool)
+        tuned = _tuned(planned, _finished(trials, pool), pool)
         chosen = {} if tuned is None else _chosen(tuned)
-        final = grid.reported(chosen)
+        final = planned.reported(chosen)
         failures += _run("comparing", final, pool, jobs, console)
     done = _finished(final, pool)
-    if not any(arm.name == grid.comparison.baseline for arm in done):
+    if not any(arm.name == planned.comparison.baseline for arm in done):
         raise StateError(f"{folder}: no arm of the baseline came to its end.\n" + "\n".join(map(_told, failures)))
-    tables = _tables(grid, done, pool)
+    tables = _tables(planned, done, pool)
     if tuned is not None:
         tables["tuning"] = tuned
     _save(tables, folder)
-    (folder / "comparison.yaml").write_text(_rendered(grid, folder), encoding="utf-8")
-    page = write_report(grid, tables, failures, _environments(done, pool), folder, command)
-    return Outcome(page, tables["summary"], failures)
+    (folder / "comparison.yaml").write_text(_rendered(planned, folder), encoding="utf-8")
+    page = write_report(planned, tables, failures, _environments(done, pool), folder, command)
+    return ComparisonOutcome(page, tables["summary"], failures)
 
 
-def _folder(grid: Grid, output: Path) -> Path:
-    name = grid.comparison.name
+def _folder(planned: ComparisonRuns, output: Path) -> Path:
+    name = planned.comparison.name
     if name == POOL or (output / name / "environment.json").exists():
         holds = "the runs of all comparisons are" if name == POOL else "a run is"
         raise InvalidInputError(f"name: {output / name} is where {holds} already; choose another with name=...")
     return output / name
 
 
-def _rendered(grid: Grid, folder: Path) -> str:
+def _rendered(planned: ComparisonRuns, folder: Path) -> str:
     """The comparison as YAML that makes the same one where it is read from `folder`."""
-    recipe = None if grid.recipe_path is None else os.path.relpath(grid.recipe_path, folder)
-    return yaml_text.render({**grid.comparison.model_dump(mode="json"), "recipe": recipe})
+    recipe = None if planned.recipe_path is None else os.path.relpath(planned.recipe_path, folder)
+    return yaml_text.render({**planned.comparison.model_dump(mode="json"), "recipe": recipe})
 
 
-def plan(grid: Grid, output: Path) -> list[tuple[str, str]]:
+def plan(planned: ComparisonRuns, output: Path) -> list[tuple[str, str]]:
     """What `compare` would do, in a few (label, text) rows."""
-    comparison, pool = grid.comparison, output / POOL
-    _folder(grid, output)
-    trials = grid.tuning()
+    comparison, pool = planned.comparison, output / POOL
+    _folder(planned, output)
+    trials = planned.tuning()
     rows = [
         ("comparison", comparison.name),
         ("arms", ", ".join(comparison.arms)),
@@ -108,20 +108,20 @@ def plan(grid: Grid, output: Path) -> list[tuple[str, str]]:
         points = "; ".join(f"{key} in {values}" for key, values in comparison.tuning.grid.items())
         seeds = ", ".join(map(str, comparison.tuning.seeds))
         rows.append(("tuning", f"{points}, on seeds {seeds}: {_to_do(trials, pool)}"))
-        final = len(grid.variations) * len(comparison.arms) * len(comparison.seeds)
+        final = len(planned.variations) * len(comparison.arms) * len(comparison.seeds)
         rows.append(("then", f"{final} runs with what each arm kept"))
     else:
-        rows.append(("runs", _to_do(grid.reported({}), pool)))
+        rows.append(("runs", _to_do(planned.reported({}), pool)))
     return [*rows, ("report", str(output / comparison.name / "report.html"))]
 
 
-def _to_do(arms: Sequence[Arm], pool: Path) -> str:
+def _to_do(arms: Sequence[ArmRun], pool: Path) -> str:
     different = {arm.folder: arm for arm in arms}
     waiting = sum(not running.is_finished(arm, pool) for arm in different.values())
     return f"{len(different)} runs, {waiting} of them to do"
 
 
-def _run(what: str, arms: Sequence[Arm], pool: Path, jobs: int, console: Console) -> list[Failure]:
+def _run(what: str, arms: Sequence[ArmRun], pool: Path, jobs: int, console: Console) -> list[Failure]:
     different = {arm.folder: arm for arm in arms}
     waiting = sum(not running.is_finished(arm, pool) for arm in different.values())
     if not waiting:
@@ -130,7 +130,7 @@ def _run(what: str, arms: Sequence[Arm], pool: Path, jobs: int, console: Console
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(what, total=len(different), completed=len(different) - waiting)
 
-        def on_end(arm: Arm, failure: Failure | None) -> None:
+        def on_end(arm: ArmRun, failure: Failure | None) -> None:
             progress.advance(bar)
             if failure is not None:
                 progress.console.print(_told(failure), markup=False, highlight=False, soft_wrap=True)
@@ -140,29 +140,29 @@ def _run(what: str, arms: Sequence[Arm], pool: Path, jobs: int, console: Console
         return running.run(arms, pool, jobs, on_end)
 
 
-def _finished(arms: Sequence[Arm], pool: Path) -> list[Arm]:
+def _finished(arms: Sequence[ArmRun], pool: Path) -> list[ArmRun]:
     return [arm for arm in arms if running.is_finished(arm, pool)]
 
 
-def _tuned(grid: Grid, trials: Sequence[Arm], pool: Path) -> pd.DataFrame | None:
+def _tuned(planned: ComparisonRuns, trials: Sequence[ArmRun], pool: Path) -> pd.DataFrame | None:
     """What every point of the grid reached, and which one each arm keeps."""
-    if grid.comparison.tuning is None:
+    if planned.comparison.tuning is None:
         return None
     if not trials:
         raise StateError("tuning: every run failed; see the reasons above.")
     runs, curves, _ = results.read(trials, pool)
-    return results.best_choices(results.at_equal_cost(runs, curves, grid.comparison))
+    return results.best_choices(results.at_equal_cost(runs, curves, planned.comparison))
 
 
 def _chosen(tuned: pd.DataFrame) -> dict[tuple[str, str], str]:
     return {(row["variation"], row["arm"]): row["choice"] for row in tuned[tuned["chosen"]].to_dict("records")}
 
 
-def _tables(grid: Grid, done: Sequence[Arm], pool: Path) -> dict[str, pd.DataFrame]:
+def _tables(planned: ComparisonRuns, done: Sequence[ArmRun], pool: Path) -> dict[str, pd.DataFrame]:
     runs, curves, steps = results.read(done, pool)
-    taken = results.at_equal_cost(runs, curves, grid.comparison)
-    reach = results.cost_to_reach(taken, curves, grid.comparison)
-    summary = results.summary(taken, reach, grid.comparison)
+    taken = results.at_equal_cost(runs, curves, planned.comparison)
+    reach = results.cost_to_reach(taken, curves, planned.comparison)
+    summary = results.summary(taken, reach, planned.comparison)
     return {"summary": summary, "runs": taken, "curves": curves, "cost_to_reach": reach, "steps": steps}
 
 
@@ -174,11 +174,11 @@ def _save(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     (folder / "summary.md").write_text(markdown(tables["summary"]), encoding="utf-8")
 
 
-def _environments(arms: Sequence[Arm], pool: Path) -> list[dict[str, Any]]:
+def _environments(arms: Sequence[ArmRun], pool: Path) -> list[dict[str, Any]]:
     return [json.loads((pool / arm.folder / "environment.json").read_text(encoding="utf-8")) for arm in arms]
 
 
-def _named(arm: Arm) -> str:
+def _named(arm: ArmRun) -> str:
     parts = (arm.variation, arm.name, arm.choice, f"seed {arm.seed}")
     return ", ".join(part for part in parts if part)
 

@@ -13,52 +13,63 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 import knapsack_rl as kr
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.recipe import recipe_file, yaml_text
 from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe, Training
+from knapsack_rl.tasks.config import Config
 from knapsack_rl.validation import nearest
 
-Settings = dict[str, Any]
+Changes = dict[str, Any]
 """Dotted keys of a recipe and their values."""
 
 DYNAMIC = "dynamic-sampling"
 TWICE_THE_GROUP, TWICE_THE_STEPS = "uniform-twice-the-group", "uniform-twice-the-steps"
 _KEY_OF_RECIPE = re.compile(r"(?P<block>settings|vary|tuning\.grid|arms\.[^.]+)\.(?P<key>.+)")
 REFERENCES = (ORACLE, TWICE_THE_GROUP, TWICE_THE_STEPS)
+SET_BY_ITSELF = ("name", "seed")
+"""Keys of a recipe that a comparison sets for each of its runs."""
 _COMMON = ("task", "model", "evaluation")
 """Blocks of a recipe that all arms have alike: problems, warm start, and what is measured."""
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class Tuning(_Block):
+class Tuning(Config):
     """Every arm tries every combination of `grid` on `seeds`, which the report does not use, and keeps the best."""
 
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]]
+    """Dotted keys of the recipe and the values to try."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Seeds of the tuning, others than those of the report."""
 
 
-class Comparison(_Block):
+class Comparison(Config):
     """One comparison. `docs/compare.md` explains every key."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the comparison and of its folder."""
     recipe: str | None = None
-    settings: Settings = {}
-    arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+-]*$")], Settings | None]
+    """The recipe that all arms begin with, a path from where this file is; `null`: the demonstration."""
+    settings: Changes = Field(default_factory=dict)
+    """Changes to the recipe for all arms, by dotted keys."""
+    arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _+-]*$")], Changes | None]
+    """Names and what each changes, by dotted keys; or a list of names that need no settings."""
     baseline: str = "uniform"
+    """The arm that all others are compared with."""
     references: list[str] | None = None
-    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Arms that are no competitors, since they cost more than the others or know what nobody can know."""
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    """Dotted keys and their values: the whole comparison once for every combination."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Seeds of the reported runs."""
     tuning: Tuning | None = None
+    """What every arm tries before the report, on seeds of its own."""
     equal: Literal["rollouts", "tokens", "seconds"] = "rollouts"
+    """The cost at which arms are compared."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Comparison:
@@ -105,14 +116,14 @@ def _useless_values(comparison: Comparison) -> Iterator[str]:
     for block, settings in {"settings": comparison.settings, **arms}.items():
         replacing = {"tuning.grid": grid} if block in arms else {"tuning.grid": grid, "vary": comparison.vary}
         for key, value in settings.items():
-            if key in ("name", "seed"):
+            if key in SET_BY_ITSELF:
                 yield f"{block}.{key}: a comparison sets it by itself, the seed from `seeds`; leave it out."
             for other, lists in replacing.items():
                 if key in lists and value not in lists[key]:
                     yield f"{block}.{key}: {value!r} would not be used, because {other} has {lists[key]}; remove one."
     for block, lists in (("vary", comparison.vary), ("tuning.grid", grid)):
         for key, values in lists.items():
-            if key in ("name", "seed"):
+            if key in SET_BY_ITSELF:
                 yield f"{block}.{key}: a comparison sets it by itself, the seed from `seeds`; leave it out."
             if any(value in values[:position] for position, value in enumerate(values)):
                 yield f"{block}.{key}: expected every value once, got {values}."
@@ -121,7 +132,7 @@ def _useless_values(comparison: Comparison) -> Iterator[str]:
 
 
 def _unequal_arms(comparison: Comparison) -> Iterator[str]:
-    """Settings of single arms by which they would not be comparable."""
+    """Changes of single arms by which they would not be comparable."""
     blocks = {f"arms.{name}": settings or {} for name, settings in comparison.arms.items()}
     blocks["tuning.grid"] = comparison.tuning.grid if comparison.tuning else {}
     for block, settings in blocks.items():
@@ -135,7 +146,7 @@ def presets() -> tuple[str, ...]:
     return (*kr.strategies(), DYNAMIC, *(f"{name}+{DYNAMIC}" for name in kr.strategies()), *REFERENCES)
 
 
-def _preset(name: str, recipe: Recipe) -> Settings:
+def _preset(name: str, recipe: Recipe) -> Changes:
     strategy, _, dynamic = name.partition("+")
     if name == DYNAMIC:
         strategy, dynamic = "uniform", DYNAMIC
@@ -149,13 +160,13 @@ def _preset(name: str, recipe: Recipe) -> Settings:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmRun:
     """One arm under one variation of the comparison, with one point of the tuning grid and one seed: one run."""
 
     variation: str
     name: str
     choice: str
-    """The point of the grid, such as ``training.learning_rate=0.0005``; empty without tuning."""
+    """The point of the grid, such as `training.learning_rate=0.0005`; empty without tuning."""
     recipe: Recipe
 
     @property
@@ -170,7 +181,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Grid:
+class ComparisonRuns:
     """All runs that a comparison may need, in the order of its file."""
 
     comparison: Comparison
@@ -181,7 +192,7 @@ class Grid:
         """Labels of the combinations of `vary`; one that is empty where nothing varies."""
         return [_label(settings) for settings in _combinations(self.comparison.vary)]
 
-    def tuning(self) -> list[Arm]:
+    def tuning(self) -> list[ArmRun]:
         """Every arm at every point of the grid, on the tuning seeds."""
         tuning = self.comparison.tuning
         if tuning is None:
@@ -194,11 +205,11 @@ class Grid:
             for seed in tuning.seeds
         ]
 
-    def reported(self, chosen: Mapping[tuple[str, str], str]) -> list[Arm]:
+    def reported(self, chosen: Mapping[tuple[str, str], str]) -> list[ArmRun]:
         """Every arm with its chosen point of the grid, on the seeds of the report.
 
         Args:
-            chosen: The point for each (variation, arm); those that are missing are left out. Ignored without tuning.
+            chosen: the point for each (variation, arm); those that are missing are left out. Ignored without tuning.
         """
         tuning = self.comparison.tuning
         points = {_label(point): point for point in _combinations(tuning.grid if tuning else {})}
@@ -210,7 +221,7 @@ class Grid:
             for seed in self.comparison.seeds
         ]
 
-    def _arm(self, variation: Settings, name: str, point: Settings, seed: int) -> Arm:
+    def _arm(self, variation: Changes, name: str, point: Changes, seed: int) -> ArmRun:
         common = {**self.comparison.settings, **variation}
         own = self.comparison.arms[name] or {}
         preset = _preset(name, self._recipe({**common, "seed": seed}, name)) if name in presets() else {}
@@ -218,14 +229,14 @@ class Grid:
         doubled = preset if name in (TWICE_THE_GROUP, TWICE_THE_STEPS) else {}  # of what the variation says
         varied = {key: value for key, value in variation.items() if key not in doubled}
         _refuse_lost(name, [*preset.items(), *varied.items(), *point.items()], recipe.model_dump(mode="json"))
-        return Arm(_label(variation), name, _label(point), recipe.model_copy(update={"name": _run_name(recipe)}))
+        return ArmRun(_label(variation), name, _label(point), recipe.model_copy(update={"name": _run_name(recipe)}))
 
     @cached_property
     def _unchanged(self) -> dict[str, Any]:
         """What the file of the recipe says."""
         return recipe_file.mapping(self.recipe_path)
 
-    def _recipe(self, settings: Settings, arm: str) -> Recipe:
+    def _recipe(self, settings: Changes, arm: str) -> Recipe:
         content = copy.deepcopy(self._unchanged)
         try:
             for key, value in settings.items():
@@ -256,15 +267,15 @@ def _agree(value: Any, found: Any) -> bool:
     return bool(value == found)
 
 
-def read(path: Path | None, overrides: Sequence[str] = ()) -> Grid:
+def read(path: Path | None, overrides: Sequence[str] = ()) -> ComparisonRuns:
     """The comparison in the file `path`, or the default one on the recipe in it (None: the embedded demonstration).
 
     Args:
         path: YAML with the keys of `Comparison`, or a recipe.
-        overrides: ``KEY=VALUE``: a key of the comparison, or of the recipe of all arms.
+        overrides: `KEY=VALUE`: a key of the comparison, or of the recipe of all arms.
 
     Raises:
-        InvalidInputError: The file cannot be read, or is neither; the message lists every problem.
+        InvalidInputError: the file cannot be read, or is neither; the message lists every problem.
     """
     content = recipe_file.mapping(path)
     given = [_key_and_value(override) for override in overrides]
@@ -281,9 +292,9 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> Grid:
         if is_recipe or path is None:
             raise InvalidInputError("recipe: expected in the file of a comparison only; give the recipe as FILE.")
         recipe_path = path.parent / comparison.recipe
-    grid = Grid(comparison, recipe_path)
-    grid.tuning() or grid.reported({})  # every recipe is checked before anything runs
-    return grid
+    planned = ComparisonRuns(comparison, recipe_path)
+    planned.tuning() or planned.reported({})  # every recipe is checked before anything runs
+    return planned
 
 
 def _default(recipe: Mapping[str, Any], rate: Any) -> dict[str, Any]:
@@ -330,12 +341,12 @@ def _name_arms(content: dict[str, Any]) -> None:
             raise InvalidInputError(f"arms: expected every arm once, got {names}.")
 
 
-def _combinations(values: Mapping[str, Sequence[Any]]) -> list[Settings]:
+def _combinations(values: Mapping[str, Sequence[Any]]) -> list[Changes]:
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
-def _label(settings: Settings) -> str:
-    """Such as ``learning_rate=0.0005, group_size=8``, with the last parts of the keys."""
+def _label(settings: Changes) -> str:
+    """Such as `learning_rate=0.0005, group_size=8`, with the last parts of the keys."""
     return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
 
 

@@ -221,11 +221,11 @@ def _panels(table: pd.DataFrame, roles: Roles, y: str, x: str, together: int = _
     """Axes with the (name, rows, colour) of the arms to draw in each: one for all, or one for each with the baseline.
 
     Args:
-        table: Has a column ``arm``.
-        roles: What the arms are.
-        y: What the vertical axes show.
-        x: What the horizontal axes show.
-        together: How many arms one panel can hold.
+        table: has a column `arm`.
+        roles: what the arms are.
+        y: what the vertical axes show.
+        x: what the horizontal axes show.
+        together: how many arms one panel can hold.
     """
     colours = roles.colours(names(table, "arm"))
     arms = [(arm, rows, colours[arm]) for arm, rows in groups(table, "arm")]

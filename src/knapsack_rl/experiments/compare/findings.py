@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from knapsack_rl.experiments.compare.arms import Failure
-from knapsack_rl.experiments.compare.charts import UNITS, Tables, numeric_keys, short_name, value_in
+from knapsack_rl.experiments.compare.charts import UNITS, ComparisonTables, numeric_keys, short_name, value_in
 from knapsack_rl.experiments.compare.comparison import Comparison
 from knapsack_rl.experiments.pages.wording import percent, plural
 
@@ -18,7 +18,7 @@ ENOUGH_SEEDS = 5
 _SIGNIFICANCE = 0.05
 
 
-def sentences(comparison: Comparison, tables: Tables) -> list[str]:
+def sentences(comparison: Comparison, tables: ComparisonTables) -> list[str]:
     """What was done, and every arm against the baseline, a paragraph each; references last."""
     said = [_setup(comparison, tables)]
     for variation, rows in tables["summary"].groupby("variation", sort=False):
@@ -35,7 +35,9 @@ def sentences(comparison: Comparison, tables: Tables) -> list[str]:
     return said
 
 
-def notes(comparison: Comparison, tables: Tables, failures: Sequence[Failure], environments: Environments) -> list[str]:
+def notes(
+    comparison: Comparison, tables: ComparisonTables, failures: Sequence[Failure], environments: Environments
+) -> list[str]:
     """What a careful reader has to know; what speaks against trusting the numbers comes first."""
     careful = [
         *_few_seeds(comparison),
@@ -47,7 +49,7 @@ def notes(comparison: Comparison, tables: Tables, failures: Sequence[Failure], e
     return [*(f"Careful: {text}" for text in careful), *_background(comparison, tables["summary"])]
 
 
-def _setup(comparison: Comparison, tables: Tables) -> str:
+def _setup(comparison: Comparison, tables: ComparisonTables) -> str:
     runs, curves = tables["runs"], tables["curves"]
     names = [str(name) for name in curves["benchmark"].unique() if name != "mean"]
     accuracy = f"Accuracy is on {names[0]}" if len(names) == 1 else f"Accuracy is the mean over {len(names)} benchmarks"
@@ -112,7 +114,7 @@ def _missing(comparison: Comparison, summary: pd.DataFrame, failures: Sequence[F
     return said
 
 
-def _no_gain(comparison: Comparison, tables: Tables) -> list[str]:
+def _no_gain(comparison: Comparison, tables: ComparisonTables) -> list[str]:
     """Seeds on which the baseline learned nothing, so that nobody can be said to have reached it sooner."""
     base = tables["runs"][tables["runs"]["arm"] == comparison.baseline]
     count = int((base["accuracy"] <= base["start"]).sum())
@@ -122,7 +124,7 @@ def _no_gain(comparison: Comparison, tables: Tables) -> list[str]:
     return [f"{comparison.baseline} gained nothing in {where}, which the cost to reach leaves out."]
 
 
-def _edges(comparison: Comparison, tables: Tables) -> list[str]:
+def _edges(comparison: Comparison, tables: ComparisonTables) -> list[str]:
     """Arms whose best point has the least or the largest value of its key."""
     if comparison.tuning is None or "tuning" not in tables:
         return []

@@ -11,8 +11,8 @@ import pandas as pd
 
 from knapsack_rl.experiments.compare import charts, findings
 from knapsack_rl.experiments.compare.arms import Failure
-from knapsack_rl.experiments.compare.charts import Tables
-from knapsack_rl.experiments.compare.comparison import Comparison, Grid
+from knapsack_rl.experiments.compare.charts import ComparisonTables
+from knapsack_rl.experiments.compare.comparison import Comparison, ComparisonRuns
 from knapsack_rl.experiments.compare.findings import Environments
 from knapsack_rl.experiments.pages.page import DataTable, Facts, Listing, Part, Section, write_page
 from knapsack_rl.experiments.pages.wording import percent
@@ -22,24 +22,29 @@ Formats = dict[str, Callable[[Any], str]]
 
 
 def write_report(
-    grid: Grid, tables: Tables, failures: Sequence[Failure], environments: Environments, folder: Path, command: str
+    planned: ComparisonRuns,
+    tables: ComparisonTables,
+    failures: Sequence[Failure],
+    environments: Environments,
+    folder: Path,
+    command: str,
 ) -> Path:
-    """Write ``report.html`` into `folder` and return its path.
+    """Write `report.html` into `folder` and return its path.
 
     Args:
-        grid: What was compared.
+        planned: what was compared.
         tables: summary, runs, curves, steps, cost_to_reach, and tuning where there was any; see `results`.
-        failures: The runs that did not come to their end.
-        environments: Of the runs that did: what each was made with.
-        folder: Where to write.
-        command: What makes this page again.
+        failures: the runs that did not come to their end.
+        environments: of the runs that did: what each was made with.
+        folder: where to write.
+        command: what makes this page again.
     """
-    comparison = grid.comparison
+    comparison = planned.comparison
     sections = []
     across = charts.across(comparison, tables["runs"])
     if across:
         sections.append(Section("Across settings", across))
-    for variation in grid.variations:
+    for variation in planned.variations:
         part = {name: table[table["variation"] == variation] for name, table in tables.items()}
         if part["summary"].empty:
             continue

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from knapsack_rl.experiments.compare.comparison import Arm, Comparison
+from knapsack_rl.experiments.compare.comparison import ArmRun, Comparison
 from knapsack_rl.experiments.report import run_data
 
 Floats = NDArray[np.float64]
@@ -29,16 +29,16 @@ _RESAMPLES = 4999
 STEP_METRICS = ("effective_gradient_ratio", "effective_prompts")
 
 
-def read(arms: Iterable[Arm], pool: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def read(arms: Iterable[ArmRun], pool: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Tables of finished runs.
 
     Returns:
-        Three tables. ``runs``, one row per arm: variation, arm, choice, seed, folder, rollouts, tokens, seconds
+        Three tables. `runs`, one row per arm: variation, arm, choice, seed, folder, rollouts, tokens, seconds
         (totals), steps, effective_gradient_ratio (mean over steps), effective_prompts (prompts with a gradient per
         update), zero_all_positive, zero_all_negative (mean shares of prompts), never_solved (training prompts seen and
-        never solved), prompts (seen), allocation_share (of the seconds). ``curves``, one row per evaluation and
+        never solved), prompts (seen), allocation_share (of the seconds). `curves`, one row per evaluation and
         benchmark: variation, arm, choice, seed, benchmark, step, rollouts, tokens, seconds, accuracy; the benchmark
-        "mean" is the mean over all of them. ``steps``, one row per training step: variation, arm, seed, step, rollouts
+        "mean" is the mean over all of them. `steps`, one row per training step: variation, arm, seed, step, rollouts
         (cumulative), and `STEP_METRICS` as running means over a twentieth of the run.
     """
     runs, curves, steps = [], [], []
@@ -125,7 +125,7 @@ def best_choices(taken: pd.DataFrame) -> pd.DataFrame:
     """The point of the grid with the best mean accuracy over the tuning seeds, for every variation and arm.
 
     Args:
-        taken: What `at_equal_cost` says of the tuning runs. A point at which a seed is missing (it failed) is out.
+        taken: what `at_equal_cost` says of the tuning runs. A point at which a seed is missing (it failed) is out.
 
     Returns:
         One row per variation, arm and choice: variation, arm, choice, accuracy (mean), seeds, chosen (bool). Of equals

@@ -18,8 +18,8 @@ def problems_and_model(recipe: Recipe, display: Display) -> tuple[Task, Any, Any
     """The task, the model and its tokenizer.
 
     Raises:
-        InvalidInputError: A step takes more prompts than there are problems, or the model cannot be loaded.
-        MissingExtraError: The task needs a package that is not installed.
+        InvalidInputError: a step takes more prompts than there are problems, or the model cannot be loaded.
+        MissingExtraError: the task needs a package that is not installed.
     """
     display.phase("making the problems")
     task = problems(recipe)
@@ -36,8 +36,8 @@ def problems(recipe: Recipe) -> Task:
     """The task.
 
     Raises:
-        InvalidInputError: A step takes more prompts than there are problems.
-        MissingExtraError: The task needs a package that is not installed.
+        InvalidInputError: a step takes more prompts than there are problems.
+        MissingExtraError: the task needs a package that is not installed.
     """
     task = load_task(recipe.task, recipe.seed)
     if len(task.train) < recipe.training.prompts_per_step:
@@ -52,7 +52,7 @@ def feature_columns(recipe: Recipe, task: Task) -> list[str]:
     """Columns of the problems that the allocator is told.
 
     Raises:
-        InvalidInputError: The task has no such column.
+        InvalidInputError: the task has no such column.
     """
     present = task.train.column_names
     if recipe.allocator.features is None:
@@ -80,3 +80,9 @@ def allocator(recipe: Recipe) -> kr.BudgetAllocator:
         confidence=settings.confidence,
         seed=recipe.seed,
     )
+
+
+def remarks(recipe: Recipe) -> list[tuple[str, str]]:
+    """What somebody should know before a run, in (label, text) rows: why no plan of it can be uneven, if none can."""
+    why = allocator(recipe).explain_even(recipe.training.prompts_per_step, "Raise training.prompts_per_step.")
+    return [] if why is None else [("plans", why)]

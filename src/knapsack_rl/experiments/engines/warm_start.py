@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from knapsack_rl import tasks
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.engines import models
-from knapsack_rl.experiments.engines.models import ScratchModelConfig, WarmStartConfig
+from knapsack_rl.experiments.recipe.model_schema import ScratchModelConfig, WarmStartConfig
 from knapsack_rl.tasks import TaskConfig
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _IGNORED = -100
 
 
 def default_cache_dir() -> Path:
-    """``knapsack-rl/warm-starts`` in XDG_CACHE_HOME, or in ~/.cache."""
+    """`knapsack-rl/warm-starts` in XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knapsack-rl" / "warm-starts"
 
 
@@ -50,17 +50,17 @@ def warm_started(
     torch's global random state is left as it was. Training runs on the CPU, so that a GPU changes nothing.
 
     Args:
-        model_config: The model and its supervised learning.
-        task_config: Where the pairs of prompt and completion come from.
-        seed: Of the task, of the first weights and of the pairs.
-        cache_dir: Where finished models are kept, a directory for each configuration, seed and set of library
+        model_config: the model and its supervised learning.
+        task_config: where the pairs of prompt and completion come from.
+        seed: of the task, of the first weights and of the pairs.
+        cache_dir: where finished models are kept, a directory for each configuration, seed and set of library
             versions, which appears only when it is complete; None is `default_cache_dir()`.
-        on_step: Called after every update with the number of updates so far, of updates in all, and the loss in
+        on_step: called after every update with the number of updates so far, of updates in all, and the loss in
             nats per token. Not called if the cache has the model.
 
     Raises:
         InvalidInputError: `cache_dir` cannot be written to, or the task has no supervised pairs.
-        MissingExtraError: The task needs a package that is not installed.
+        MissingExtraError: the task needs a package that is not installed.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

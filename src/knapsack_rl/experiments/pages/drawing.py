@@ -82,7 +82,7 @@ STYLE: dict[Any, Any] = {
 
 
 def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Let ``draw`` make its figure in ``STYLE``, and leave matplotlib's own settings alone."""
+    """Let `draw` make its figure in `STYLE`, and leave matplotlib's own settings alone."""
 
     @functools.wraps(draw)
     def in_style(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
@@ -93,7 +93,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 
 def save(figure: Figure, table: pd.DataFrame, folder: Path, name: str) -> str:
-    """Write ``name``.svg, ``name``.png (200 dots an inch) and ``name``.csv into ``folder``; return the SVG's text."""
+    """Write `name`.svg, `name`.png (200 dots an inch) and `name`.csv into `folder`; return the SVG's text."""
     svg = StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -105,10 +105,10 @@ def save(figure: Figure, table: pd.DataFrame, folder: Path, name: str) -> str:
 
 
 def inline_svg(svg: str, name: str, description: str) -> str:
-    """A saved figure as an ``<svg>`` element for an HTML page whose CSS defines ``--<name>`` for ``PALETTE``.
+    """A saved figure as an `<svg>` element for an HTML page whose CSS defines `--<name>` for `PALETTE`.
 
-    Ids are made unique by ``name``, so that several figures share a page; colours become CSS variables;
-    metadata and fixed sizes are dropped, so that the page sets the width. ``description`` is what a screen
+    Ids are made unique by `name`, so that several figures share a page; colours become CSS variables;
+    metadata and fixed sizes are dropped, so that the page sets the width. `description` is what a screen
     reader says.
     """
     root = ElementTree.fromstring(svg)
@@ -141,12 +141,12 @@ def _page_attribute(key: str, value: str, name: str) -> str:
 
 
 def names(table: pd.DataFrame, column: str) -> list[str]:
-    """The values of ``column``, in the order of first appearance."""
+    """The values of `column`, in the order of first appearance."""
     return [str(name) for name in table[column].unique()]
 
 
 def groups(table: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
-    """Rows of each value of ``column``, in the order of first appearance."""
+    """Rows of each value of `column`, in the order of first appearance."""
     return [(str(name), rows) for name, rows in table.groupby(column, sort=False)]
 
 
@@ -183,7 +183,7 @@ def smoothed_line(
 ) -> tuple[float, float]:
     """Draw the raw curve lightly and its running mean on it; return where the running mean ends.
 
-    ``rows`` has the columns step, value and running_mean, by rising step; both are multiplied by ``scale``.
+    `rows` has the columns step, value and running_mean, by rising step; both are multiplied by `scale`.
     """
     step = rows["step"].to_numpy()
     smooth = scale * rows["running_mean"].to_numpy()
@@ -196,7 +196,7 @@ def smoothed_line(
 def label_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], str, str]]) -> None:
     """Write each line's name to the right of its end, moved up or down just enough not to overlap.
 
-    ``ends`` holds ((x, y), text, colour). The axes' limits must be final.
+    `ends` holds ((x, y), text, colour). The axes' limits must be final.
     """
     place = axes.get_subplotspec()
     panels = place.get_gridspec().nrows if place else 1
@@ -221,9 +221,9 @@ def label_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], str, str]])
 
 
 def grid(count: int, columns: int, panel_height: float, margin: float) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels, ``columns`` in a row, that share the horizontal axis.
+    """A figure of `count` panels, `columns` in a row, that share the horizontal axis.
 
-    ``panel_height`` is in inches, and ``margin`` what labels and legend around the panels take. Call it in a `styled`
+    `panel_height` is in inches, and `margin` what labels and legend around the panels take. Call it in a `styled`
     function.
     """
     rows = -(-count // columns)
@@ -237,7 +237,7 @@ def grid(count: int, columns: int, panel_height: float, margin: float) -> tuple[
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist], length: float = 1.3) -> None:
-    """Name the lines and markers in ``handles``, by their labels and in their colours, above all panels."""
+    """Name the lines and markers in `handles`, by their labels and in their colours, above all panels."""
     texts = [wrapped(str(handle.get_label()), 44) for handle in handles]
     longest = max(len(line) for text in texts for line in text.splitlines())
     legend = figure.legend(
@@ -257,7 +257,7 @@ def legend_above(figure: Figure, handles: Sequence[Artist], length: float = 1.3)
 
 
 def shortened(text: str, width: int = 13) -> str:
-    """``text`` with its middle left out where it has more than ``width`` characters."""
+    """`text` with its middle left out where it has more than `width` characters."""
     return text if len(text) <= width else f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"
 
 
@@ -271,14 +271,14 @@ def step_axis(axes: Axes) -> None:
 
 
 def percent_axis(axes: Axes, label: str) -> None:
-    """Let the vertical axis go from 0 to 100, called ``label``."""
+    """Let the vertical axis go from 0 to 100, called `label`."""
     axes.set_ylim(0.0, 100.0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_ylabel(label)
 
 
 def wrapped(text: str, width: int = 14) -> str:
-    """``text`` in lines of at most ``width`` characters."""
+    """`text` in lines of at most `width` characters."""
     return "\n".join(textwrap.wrap(text, width)) or text
 
 

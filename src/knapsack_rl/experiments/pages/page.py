@@ -45,8 +45,8 @@ class Chart:
         name: name of its files and its HTML id, unique on the page: small letters and digits with single hyphens.
         title: heading.
         caption: what is shown, in sentences.
-        source: data files that the numbers come from, such as ``metrics.jsonl``.
-        draw: makes the figure from ``data``.
+        source: data files that the numbers come from, such as `metrics.jsonl`.
+        draw: makes the figure from `data`.
         data: the table; not empty.
     """
 
@@ -85,7 +85,7 @@ class DataTable:
 
 @dataclass(frozen=True)
 class Facts:
-    """Labels and texts, a row each; ``title`` may be empty."""
+    """Labels and texts, a row each; `title` may be empty."""
 
     title: str
     rows: Mapping[str, str]
@@ -137,7 +137,7 @@ def write_page(
 ) -> Path:
     """Write a page and return its path.
 
-    A folder ``figures`` beside it gets every chart as SVG and PNG with the CSV it was drawn from, and every table as
+    A folder `figures` beside it gets every chart as SVG and PNG with the CSV it was drawn from, and every table as
     CSV.
 
     Args:
@@ -150,7 +150,7 @@ def write_page(
         command: what makes the page again; shown at the end, and with every chart and table.
 
     Raises:
-        InvalidInputError: ``output`` cannot be written.
+        InvalidInputError: `output` cannot be written.
         ValueError: the name of a chart or table is malformed or not unique, or a chart has no data.
     """
     shown = [section for section in sections if section.parts]
@@ -205,7 +205,7 @@ def _blocks(parts: Sequence[Part], folder: Path) -> list[dict[str, Any]]:
 
 
 def _view(part: Part, folder: Path) -> dict[str, Any]:
-    """What the template shows of a part; the files of charts and tables are written into ``folder``."""
+    """What the template shows of a part; the files of charts and tables are written into `folder`."""
     if isinstance(part, Chart):
         saved = save(part.draw(part.data), part.data, folder, part.name)
         # Markup, since the drawing is ours and its text is escaped by the XML writer.

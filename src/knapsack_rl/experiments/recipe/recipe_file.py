@@ -32,10 +32,10 @@ DEMONSTRATION = "demo.yaml"
 
 
 def read(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in the file `path` (None: the embedded demonstration), changed by dotted ``KEY=VALUE`` overrides.
+    """The recipe in the file `path` (None: the embedded demonstration), changed by dotted `KEY=VALUE` overrides.
 
     Raises:
-        InvalidInputError: The file cannot be read or is not a valid recipe; the message lists every problem.
+        InvalidInputError: the file cannot be read or is not a valid recipe; the message lists every problem.
     """
     content = mapping(path)
     for override in overrides:
@@ -47,7 +47,7 @@ def mapping(path: Path | None) -> dict[str, Any]:
     """What the YAML file `path` (None: the embedded demonstration) says, unchecked.
 
     Raises:
-        InvalidInputError: The file cannot be read, is not YAML, or holds something else than keys and values.
+        InvalidInputError: the file cannot be read, is not YAML, or holds something else than keys and values.
     """
     content = yaml_text.parse(_text(path), source_of(path))
     if not isinstance(content, dict):
@@ -64,7 +64,7 @@ def validated(model: type[Model], content: dict[str, Any], complaint: str) -> Mo
     """`content` as a `model`.
 
     Raises:
-        InvalidInputError: With `complaint` and a line for every problem.
+        InvalidInputError: with `complaint` and a line for every problem.
     """
     try:
         as_json = json.dumps(content, default=str)
@@ -116,10 +116,10 @@ def _text(path: Path | None) -> str:
 
 
 def apply(content: dict[str, Any], override: str) -> None:
-    """Change `content` by one dotted ``KEY=VALUE``.
+    """Change `content` by one dotted `KEY=VALUE`.
 
     Raises:
-        InvalidInputError: The override has no such form, or leads through a value that is no block.
+        InvalidInputError: the override has no such form, or leads through a value that is no block.
     """
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
@@ -132,7 +132,7 @@ def put(content: dict[str, Any], names: Sequence[str], value: Any) -> None:
     """Put `value` into `content`, in the blocks that all but the last of `names` lead through.
 
     Raises:
-        InvalidInputError: One of them is a value that is no block.
+        InvalidInputError: one of them is a value that is no block.
     """
     block = content
     for depth, name in enumerate(names[:-1], start=1):

@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -18,13 +16,9 @@ from pydantic import (
 
 import knapsack_rl as kr
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.experiments.engines.models import ModelConfig
+from knapsack_rl.experiments.recipe.model_schema import ModelConfig
 from knapsack_rl.tasks import TaskConfig
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
+from knapsack_rl.tasks.config import Config
 
 ORACLE = "oracle"
 
@@ -35,10 +29,14 @@ def _known_strategy(name: str) -> str:
     return name
 
 
+# For editors, which offer the names; with a colon it is the module and the name of a strategy of one's own.
+_OFFERED = Field(json_schema_extra={"anyOf": [{"enum": [*kr.strategies(), ORACLE]}, {"pattern": ":"}]})
+
+
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-class Allocator(_Block):
+class Allocator(Config):
     """What `knapsack_rl.BudgetAllocator` is made of; `training.group_size` sets the budget.
 
     The strategy `oracle` is a reference and no competitor: before every step it draws `oracle_samples` more rollouts of
@@ -46,17 +44,29 @@ class Allocator(_Block):
     `features` are columns of the problems that a strategy may learn from; by default `category`, where there is one.
     """
 
-    strategy: Annotated[str, AfterValidator(_known_strategy)] = "knapsack"
+    strategy: Annotated[str, AfterValidator(_known_strategy), _OFFERED] = "knapsack"
+    """Who decides: any of `kr.strategies()`, `module:NAME` for one of your own, or `oracle`, a reference that needs
+    `trainer: minimal`."""
     waves: bool = True
+    """Whether a step may generate several times before its update, for strategies that look at the first rollouts
+    before they place the rest. `false` plans every step in one shot."""
     features: list[str] | None = None
+    """Columns of the problems that strategies may learn from, such as `[category]`. `null` is `category` where the
+    task has it, `[]` is none."""
     min_rollouts: PositiveInt = 2
+    """Fewest rollouts of a prompt; at most `training.group_size`."""
     max_rollouts: PositiveInt = 128
+    """Most rollouts of a prompt; at least `training.group_size`."""
     fallback: bool = True
+    """Whether surplus goes to prompts that were never solved."""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    """Chance of a gradient that a prompt's cost aims at."""
     oracle_samples: PositiveInt = 64
+    """Rollouts per prompt from which the strategy `oracle` knows its success rate. They are not charged: neither
+    the budget nor any metric counts them."""
 
 
-class Training(_Block):
+class Training(Config):
     """The reinforcement learning; one step is one batch of generations and its updates.
 
     With `dynamic_sampling` a step draws prompts until it has `prompts_per_step` groups with a gradient and drops the
@@ -64,24 +74,46 @@ class Training(_Block):
     """
 
     steps: PositiveInt
+    """Steps of the run."""
     prompts_per_step: PositiveInt
+    """Prompts of a step, M."""
     group_size: Annotated[int, Field(ge=2)] = 8
+    """Mean rollouts per prompt, N. A step has M x N rollouts, whatever the strategy."""
     dynamic_sampling: bool = False
+    """Whether a step draws prompts until `prompts_per_step` of their groups have mixed rewards, and drops the
+    others (DAPO). All rollouts are charged. Needs `trainer: minimal`."""
     updates_per_step: PositiveInt = 1
+    """Optimiser updates per step; divides the rollouts of a step."""
     micro_batch_size: PositiveInt
+    """Rollouts per device, forward and backward; times the devices it divides the rollouts of an update."""
     learning_rate: PositiveFloat = 1e-6
+    """Constant, without warm-up, unless the block `trl` says otherwise."""
     weight_decay: NonNegativeFloat = 0.0
+    """AdamW's weight decay."""
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """AdamW's decay of the mean gradient."""
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """AdamW's decay of the mean squared gradient."""
     max_grad_norm: PositiveFloat = 1.0
+    """Longer gradients are scaled down to this norm."""
     clip_low: PositiveFloat = 0.2
+    """The probability ratio is clipped below 1 minus this."""
     clip_high: PositiveFloat = 0.28
+    """The probability ratio is clipped above 1 plus this."""
     advantage_clip: PositiveFloat | None = 5.0
+    """Bound of the absolute advantage; `null` for none."""
     rollout_weights: Literal["none", "sqrt"] | None = None
+    """`sqrt` multiplies the advantages of a group of N rollouts by sqrt(group_size / N), so that large groups
+    weigh less; `none` does not. `null` takes what suits the strategy: `sqrt` for `adaptive`, `none` for all
+    others."""
     temperature: PositiveFloat = 1.0
+    """Of the sampling."""
     top_p: Fraction = 1.0
+    """Of the sampling: the share of probability that is sampled from."""
     max_completion_length: PositiveInt
+    """Tokens of a completion."""
     checkpoint_every: PositiveInt = 50
+    """Steps between checkpoints. The two newest are kept (`trl: {save_total_limit: ...}`)."""
 
     @property
     def rollouts_per_step(self) -> int:
@@ -94,20 +126,25 @@ class Training(_Block):
         return self.steps * self.rollouts_per_step
 
 
-class FinalEvaluation(_Block):
+class FinalEvaluation(Config):
     """What the evaluation after the last step does differently.
 
     Without `max_problems` it takes all problems; every other absent key is as in `evaluation`.
     """
 
     samples: PositiveInt | None = None
+    """Completions per problem."""
     temperature: PositiveFloat | None = None
+    """Of the sampling."""
     top_p: Fraction | None = None
+    """Of the sampling."""
     max_completion_length: PositiveInt | None = None
+    """Tokens of a completion."""
     max_problems: PositiveInt | None = None
+    """Problems per benchmark; absent: all."""
 
 
-class Evaluation(_Block):
+class Evaluation(Config):
     """Held-out accuracy: mean over problems of the mean over `samples` completions.
 
     Taken before the first step, every `every` steps, and after the last one. `max_problems` keeps a fixed part of
@@ -115,39 +152,55 @@ class Evaluation(_Block):
     """
 
     every: PositiveInt = 15
+    """Steps between evaluations."""
     samples: PositiveInt = 16
+    """Completions per problem; at most the rollouts of a step."""
     temperature: PositiveFloat = 1.0
+    """Of the sampling of evaluations alone."""
     top_p: Fraction = 1.0
+    """Of the sampling of evaluations alone."""
     max_completion_length: PositiveInt | None = None
+    """Tokens of a completion; `null`: as in training."""
     max_problems: PositiveInt | None = None
+    """Problems per benchmark, a fixed part that does not depend on the seed; `null` for all."""
     final: FinalEvaluation | None = None
+    """What the evaluation after the last step does differently."""
 
 
-class TransformersEngine(_Block):
+class TransformersEngine(Config):
     """Generate with the training model itself."""
 
     kind: Literal["transformers"]
 
 
-class VLLMEngine(_Block):
+class VLLMEngine(Config):
     """Generate with vLLM: in the training processes (colocate), or in a server started with `trl vllm-serve`."""
 
     kind: Literal["vllm"]
     mode: Literal["colocate", "server"] = "colocate"
+    """In the training processes (`colocate`), or in a `server` started with `trl vllm-serve`."""
     gpu_memory_utilization: Fraction = 0.3
+    """Colocated: the share of GPU memory that vLLM takes."""
     tensor_parallel_size: PositiveInt = 1
+    """Colocated: GPUs that share one copy of the model."""
     max_model_length: PositiveInt | None = None
+    """Colocated: tokens of prompt and completion together; `null` is the model's own."""
     enable_sleep_mode: bool = False
+    """Colocated: whether vLLM frees its memory while the model trains."""
     server_base_url: str | None = None
+    """Server: its address; `null` puts it together from host and port."""
     server_host: str = "0.0.0.0"
+    """Server: its host."""
     server_port: PositiveInt = 8000
+    """Server: its port."""
     server_timeout: PositiveFloat = 240.0
+    """Server: seconds to wait until it is up."""
 
 
 Engine = Annotated[TransformersEngine | VLLMEngine, Field(discriminator="kind")]
 
 
-class Recipe(_Block):
+class Recipe(Config):
     """One run. `docs/train.md` explains every key.
 
     `trainer` is TRL's GRPOTrainer; `minimal`: the loop in `engines/minimal/grpo.py`, for small models on a CPU; or
@@ -155,16 +208,29 @@ class Recipe(_Block):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run and of its directory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the problems, the model's first weights, the order of prompts and the sampling."""
     trainer: Literal["trl", "minimal", "verl"] = "trl"
+    """Who trains: TRL; `minimal`, the loop in one file for small models on a CPU; or `verl`."""
     task: TaskConfig
+    """What to train on, by its `kind`."""
     model: ModelConfig
+    """What to train: made from scratch, or pretrained."""
     allocator: Allocator = Allocator()
+    """How many rollouts each prompt gets."""
     training: Training
+    """The reinforcement learning."""
     evaluation: Evaluation = Evaluation()
+    """Accuracy on held-out problems."""
     engine: Engine = TransformersEngine(kind="transformers")
-    trl: dict[str, Any] = {}
-    verl: dict[str, Any] = {}
+    """What generates."""
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Any further field of TRL's `GRPOConfig`, such as `report_to: wandb`. Fields that a recipe key sets are
+    refused."""
+    verl: dict[str, Any] = Field(default_factory=dict)
+    """With `trainer: verl`: any further key of verl's configuration, as nested blocks or with dots. Those that a
+    recipe key sets are refused."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

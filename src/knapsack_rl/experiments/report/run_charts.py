@@ -142,7 +142,7 @@ def predictions(runs: Sequence[Run]) -> list[Chart]:
 
 
 def statuses(runs: Sequence[Run], visits: Mapping[str, Visits | None]) -> list[Chart]:
-    """What became of the training prompts; ``visits`` by the names of the runs."""
+    """What became of the training prompts; `visits` by the names of the runs."""
     several = len(runs) > 1
     once = sum(visit.seen_once for visit in visits.values() if visit)
     unmoved = f"{once:,} prompts were visited once and cannot have moved. " if once else ""
@@ -203,7 +203,7 @@ def _chart(
     caption: str,
     source: str,
 ) -> list[Chart]:
-    """The chart of all ``tables`` that have rows, with a word on the runs that have none; nothing if none has."""
+    """The chart of all `tables` that have rows, with a word on the runs that have none; nothing if none has."""
     filled = [table for table in tables if len(table)]
     if not filled:
         return []

@@ -1,6 +1,6 @@
 """What a run directory holds, as tables: what reports and comparisons are made of.
 
-Everything is read from ``recipe.yaml``, ``environment.json``, ``metrics.jsonl`` and ``allocations.parquet``, and a run
+Everything is read from `recipe.yaml`, `environment.json`, `metrics.jsonl` and `allocations.parquet`, and a run
 that was interrupted reads like a finished one that was shorter.
 """
 
@@ -30,8 +30,8 @@ _BELIEF = ["belief_wins", "belief_losses"]
 class Run:
     """What a run directory holds; each of the three tables may be empty.
 
-    ``steps`` has a row for each training step, ``evaluations`` one for each benchmark of each evaluation, in the
-    order of the run, and ``allocations`` one for each visit: a prompt in a step. What was believed about the prompt
+    `steps` has a row for each training step, `evaluations` one for each benchmark of each evaluation, in the
+    order of the run, and `allocations` one for each visit: a prompt in a step. What was believed about the prompt
     before it, in the columns belief_wins and belief_losses, is NaN where it was not recorded.
     """
 
@@ -72,7 +72,7 @@ class Run:
         return max(1, round(len(self.steps) / 20))
 
     def setting(self, block: str, key: str) -> Any:
-        """``block.key`` of the recipe, or None."""
+        """`block.key` of the recipe, or None."""
         found = self.recipe.get(block)
         return found.get(key) if isinstance(found, dict) else None
 
@@ -93,10 +93,10 @@ class Visits:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """The run in ``folder``, finished or not, to be called ``name``.
+    """The run in `folder`, finished or not, to be called `name`.
 
     Raises:
-        InvalidInputError: ``folder`` is not a run directory (the message names what is missing), a file in it is
+        InvalidInputError: `folder` is not a run directory (the message names what is missing), a file in it is
             damaged, or verl trained it.
     """
     needed = ("recipe.yaml", "environment.json")
@@ -254,7 +254,7 @@ def groups_per_step(run: Run) -> tuple[float | None, float | None]:
 
 
 def top_prompts(run: Run, count: int) -> pd.DataFrame:
-    """The ``count`` prompts that got most rollouts; those with equally many are in the order of their ids.
+    """The `count` prompts that got most rollouts; those with equally many are in the order of their ids.
 
     Columns: prompt, visits (steps that had it), rollouts, share (of all rollouts of the run), successes, and first and
     last (success rates observed at the first and the last visit that was scored; NaN if none was).
@@ -279,7 +279,7 @@ def trajectories(runs: Sequence[Run], count: int) -> pd.DataFrame:
     Columns: prompt, run, step, rollouts, successes, rate; the prompts by rising success rate at the first visit. Empty
     if no prompt was visited twice in every run.
 
-    Prompts are chosen by where they began, and not by what became of them: for each of ``count`` rates spaced evenly
+    Prompts are chosen by where they began, and not by what became of them: for each of `count` rates spaced evenly
     from 0 to 1, that whose success rate at the first visit (of all runs together) is nearest, and of several equally
     near ones that whose id has the smallest hash.
     """
@@ -312,7 +312,7 @@ def _hash(prompt: Any) -> str:
 
 
 def curve(run: Run, key: str, **labels: str) -> pd.DataFrame:
-    """A metric by step and its running mean; columns run, ``labels``, step, value, running_mean."""
+    """A metric by step and its running mean; columns run, `labels`, step, value, running_mean."""
     if key not in run.steps:
         return pd.DataFrame()
     rows = run.steps[["step", key]].dropna().rename(columns={key: "value"})

@@ -1,6 +1,6 @@
 """The figures of a run's report, each drawn from one long table that is saved beside it as CSV.
 
-Every function takes a pandas table whose columns its docstring names and returns a matplotlib ``Figure``. The numbers
+Every function takes a pandas table whose columns its docstring names and returns a matplotlib `Figure`. The numbers
 in brackets are the figures of the paper that are drawn alike.
 """
 
@@ -145,7 +145,7 @@ def _over_steps(table: pd.DataFrame, label: str) -> Figure:
 def budget_histogram(table: pd.DataFrame) -> Figure:
     """How often a prompt was given so many rollouts (figure 5). Columns: run, rollouts, count.
 
-    ``count`` is the number of visits, a visit being one prompt in one step; its axis is logarithmic.
+    `count` is the number of visits, a visit being one prompt in one step; its axis is logarithmic.
     """
     runs = names(table, "run")
     figure = Figure(figsize=(WIDTH, 1.2 + 1.8 * len(runs)), layout="constrained")

@@ -34,11 +34,11 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
     """Write the report of one run, or of several laid over each other, and return the path of the page.
 
     Args:
-        run_dirs: one to five run directories, as ``knapsack-rl train`` writes them; finished or not.
-        output: the page to write. By default ``report.html`` inside the directory of a single run, and
-            ``A-vs-B/report.html`` beside the directories of several.
+        run_dirs: one to five run directories, as `knapsack-rl train` writes them; finished or not.
+        output: the page to write. By default `report.html` inside the directory of a single run, and
+            `A-vs-B/report.html` beside the directories of several.
 
-    A folder ``figures`` beside the page gets its figures and tables as files (`page.write_page`).
+    A folder `figures` beside the page gets its figures and tables as files (`page.write_page`).
 
     Raises:
         InvalidInputError: no directory or more than five, or one twice; a directory that is not a run (the message

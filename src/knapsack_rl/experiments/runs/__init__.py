@@ -1,1 +1,1 @@
-"""What a run leaves behind and how it is kept: its directory, its progress, its interruptions."""
+"""What a run is while it runs and what it leaves: its directory, its display, its interruptions."""

@@ -26,11 +26,11 @@ class Interruption:
     """What signals have asked for so far.
 
     Args:
-        on_request: Called in the signal handler, where little is allowed: it must not print.
+        on_request: called in the signal handler, where little is allowed: it must not print.
 
     Attributes:
-        number: The signal that asked to stop, or None.
-        can_wait: Whether somebody looks at `number` soon; if not, the first signal already stops at once.
+        number: the signal that asked to stop, or None.
+        can_wait: whether somebody looks at `number` soon; if not, the first signal already stops at once.
     """
 
     def __init__(self, on_request: Callable[[], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from types import TracebackType
@@ -35,9 +35,13 @@ def sparkline(values: Sequence[float], width: int = _HISTORY) -> str:
 
 
 class Display:
-    """Takes in what happens in a run and shows it on `console`; a context manager."""
+    """Takes in what happens in a run and shows it on `console`; a context manager.
 
-    def __init__(self, console: Console, title: str, steps: int) -> None:
+    What it says about the time left it reads from `clock`, in seconds.
+    """
+
+    def __init__(self, console: Console, title: str, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._console = console
         self._redraws = console.is_terminal and not console.is_dumb_terminal
         self._title = title
@@ -87,7 +91,7 @@ class Display:
         self._phase = "training"
         self._warm_start = None
         self._done = done
-        self._started = (time.monotonic(), done)
+        self._started = (self._clock(), done)
         for record in records:
             self._take_in(record)
 
@@ -114,7 +118,7 @@ class Display:
         if self._started is None or self._done <= self._started[1]:
             return ""
         since, first = self._started
-        seconds = (time.monotonic() - since) / (self._done - first) * (self._steps - self._done)
+        seconds = (self._clock() - since) / (self._done - first) * (self._steps - self._done)
         return f"{timedelta(seconds=round(seconds))} left"
 
     def _accuracy_text(self) -> str:

@@ -27,10 +27,10 @@ class Outcome:
     """What became of a run.
 
     Attributes:
-        directory: Where it is.
-        report: Its report.html; None on processes that write nothing.
-        stopped_by: The signal that ended it early, or None.
-        already_finished: Whether there was nothing left to train.
+        directory: where it is.
+        report: its report.html; None on processes that write nothing.
+        stopped_by: the signal that ended it early, or None.
+        already_finished: whether there was nothing left to train.
     """
 
     directory: RunDirectory
@@ -42,7 +42,7 @@ class Outcome:
 class RunDirectory:
     """One run: its recipe, environment, metrics, allocations and checkpoints.
 
-    ``allocations.parquet`` is a folder with one file a step, which readers of Parquet open like a single file:
+    `allocations.parquet` is a folder with one file a step, which readers of Parquet open like a single file:
     a Parquet file cannot be appended to.
     """
 
@@ -59,8 +59,8 @@ class RunDirectory:
         """Make the directory, or check that it holds a run of this very recipe; keep other processes out from now on.
 
         Raises:
-            InvalidInputError: The directory cannot be written to, or has another run or something else in it.
-            StateError: Another process is at work in it.
+            InvalidInputError: the directory cannot be written to, or has another run or something else in it.
+            StateError: another process is at work in it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ class RunDirectory:
         """The descriptor that keeps others out; who inherits it does so too, as long as it lives.
 
         Raises:
-            StateError: The directory is not claimed.
+            StateError: the directory is not claimed.
         """
         if self._lock is None:
             raise StateError(f"{self.path}: claim it before you pass its lock on.")
@@ -108,7 +108,7 @@ class RunDirectory:
         """Refuse to start if the run, with what it has written so far, could not grow to `needed` bytes.
 
         Raises:
-            InvalidInputError: With the path, what is needed and what there is.
+            InvalidInputError: with the path, what is needed and what there is.
         """
         free = shutil.disk_usage(self.path).free
         missing = needed - sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from knapsack_rl.experiments.pages.page import Chart, Note, Part
 from knapsack_rl.experiments.report import run_figures
 from knapsack_rl.experiments.simulate import figures
-from knapsack_rl.experiments.simulate.results import CONTROL, UNIFORM, Tables
+from knapsack_rl.experiments.simulate.results import CONTROL, UNIFORM, SimulationTables
 from knapsack_rl.experiments.simulate.simulation import FRESH, ORACLE
 from knapsack_rl.experiments.simulate.worlds import SHOWN
 from knapsack_rl.metrics import STATUSES
@@ -40,12 +40,12 @@ def only(table: pd.DataFrame, **chosen: str | int) -> pd.DataFrame:
 
 
 def prompts_at(statuses: pd.DataFrame, when: str, status: str) -> int:
-    """How many prompts were in a status; ``when`` is a column of `Tables.statuses`."""
+    """How many prompts were in a status; `when` is a column of `SimulationTables.statuses`."""
     return int(statuses.loc[statuses[when] == status, "prompts"].sum())
 
 
-def of_world(tables: Tables, world: str, optimizer: str, *, every: bool) -> list[Part]:
-    """The figures of one world and optimiser, of the first seed; ``every`` one or only the two that tell most."""
+def of_world(tables: SimulationTables, world: str, optimizer: str, *, every: bool) -> list[Part]:
+    """The figures of one world and optimiser, of the first seed; `every` one or only the two that tell most."""
     seed = tables.settings["seeds"][0]
     runs = list(dict.fromkeys(only(tables.steps, world=world, optimizer=optimizer)["run"]))
     others = [run for run in runs if run not in (UNIFORM, ORACLE, CONTROL)]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from knapsack_rl.experiments.simulate import results
 from knapsack_rl.experiments.simulate.report import write_report
-from knapsack_rl.experiments.simulate.results import Grid, Tables
+from knapsack_rl.experiments.simulate.results import Grid, SimulationTables
 from knapsack_rl.experiments.simulate.worlds import SHOWN
 
 _COLUMNS = {
@@ -49,7 +49,7 @@ def theory(output: Path, command: str) -> Path:
     return write_report(None, output / "report.html", command)
 
 
-def summary(tables: Tables) -> Table:
+def summary(tables: SimulationTables) -> Table:
     """The results, mean over seeds, as the console shows them."""
     seeds = ", ".join(map(str, tables.settings["seeds"]))
     table = Table(title=f"simulated, {tables.settings['steps']:,} steps, seeds {seeds}")

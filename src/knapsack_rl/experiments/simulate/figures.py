@@ -1,6 +1,6 @@
 """Figures of simulations and theory that a run of a language model has no counterpart for.
 
-Every function takes a pandas table whose columns its docstring names and returns a matplotlib ``Figure``. The numbers
+Every function takes a pandas table whose columns its docstring names and returns a matplotlib `Figure`. The numbers
 in brackets are the figures of the paper that are drawn alike.
 """
 

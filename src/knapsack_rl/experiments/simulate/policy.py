@@ -105,7 +105,7 @@ def optimizer_for(name: str, learning_rate: float, size: int) -> Adam | Sgd:
     return Adam(learning_rate, size) if name == "adam" else Sgd(learning_rate)
 
 
-class Policy:
+class SimulatedPolicy:
     """The policy of one run. Rows 0 to n - 1 are the training prompts, the rest are held out.
 
     Args:

@@ -13,7 +13,7 @@ from knapsack_rl.experiments.pages.page import DataTable, Listing, Part, Section
 from knapsack_rl.experiments.pages.wording import percent
 from knapsack_rl.experiments.simulate import charts, theory_charts
 from knapsack_rl.experiments.simulate.charts import FEW, only, prompts_at
-from knapsack_rl.experiments.simulate.results import CONTROL, UNIFORM, Tables
+from knapsack_rl.experiments.simulate.results import CONTROL, UNIFORM, SimulationTables
 from knapsack_rl.experiments.simulate.simulation import FRESH, ORACLE
 from knapsack_rl.experiments.simulate.worlds import DEFAULT_WORLD, SHOWN, WORLDS
 from knapsack_rl.metrics import STATUSES
@@ -21,7 +21,7 @@ from knapsack_rl.metrics import STATUSES
 _SIMULATED = "Simulated: a policy of equations in place of a language model."
 
 
-def write_report(tables: Tables | None, output: Path, command: str) -> Path:
+def write_report(tables: SimulationTables | None, output: Path, command: str) -> Path:
     """Write the page; without tables it holds the theory alone.
 
     Args:
@@ -55,7 +55,7 @@ _THEORY = (
 )
 
 
-def _simulations(tables: Tables) -> list[Section]:
+def _simulations(tables: SimulationTables) -> list[Section]:
     pairs = list(dict.fromkeys(zip(tables.results["world"], tables.results["optimizer"], strict=True)))
     sections = [
         Section("Against the paper", _against_paper(tables)),
@@ -73,7 +73,7 @@ def _numbers(name: str) -> str:
     return textwrap.fill(numbers, 76, initial_indent="    ", subsequent_indent="    ")
 
 
-def _summary(tables: Tables) -> list[str]:
+def _summary(tables: SimulationTables) -> list[str]:
     """What happened to the strategies in the first worlds, in sentences."""
     paragraphs: list[str] = []
     for (world, optimizer), rows in list(tables.results.groupby(["world", "optimizer"], sort=False))[:FEW]:
@@ -95,7 +95,7 @@ def _summary(tables: Tables) -> list[str]:
     return paragraphs
 
 
-def _results_table(tables: Tables) -> DataTable:
+def _results_table(tables: SimulationTables) -> DataTable:
     columns = {
         "success_rate": "success rate",
         "success_rate_gap_closed": "gap: success",
@@ -125,7 +125,7 @@ def _results_table(tables: Tables) -> DataTable:
     )
 
 
-def _beliefs_table(tables: Tables) -> DataTable:
+def _beliefs_table(tables: SimulationTables) -> DataTable:
     columns = {"belief_rmse": "error of the mean", "log_score": "log score"}
     return DataTable(
         "beliefs",
@@ -140,14 +140,14 @@ def _beliefs_table(tables: Tables) -> DataTable:
     )
 
 
-def _means_by_run(tables: Tables, columns: dict[str, str]) -> pd.DataFrame:
+def _means_by_run(tables: SimulationTables, columns: dict[str, str]) -> pd.DataFrame:
     """Means over seeds of these columns of the results, renamed, after a column that names the runs."""
     means = tables.results.groupby(["world", "optimizer", "run"], sort=False)[[*columns]].mean().reset_index()
     names = means["world"] + ",\N{NO-BREAK SPACE}" + means["optimizer"].map(SHOWN) + ": " + means["run"]
     return pd.DataFrame({"world, optimiser: run": names}).join(means[[*columns]].rename(columns=columns))
 
 
-def _against_paper(tables: Tables) -> list[Part]:
+def _against_paper(tables: SimulationTables) -> list[Part]:
     """The paper's numbers for Qwen2.5-Math-7B beside those of the default world."""
     results = tables.results
     if DEFAULT_WORLD not in set(results["world"]) or "knapsack" not in set(results["run"]):
@@ -183,7 +183,7 @@ def _against_paper(tables: Tables) -> list[Part]:
     ]
 
 
-def _as_in_paper(tables: Tables, optimizer: str, run: str, seed: int, steps: int) -> dict[str, str]:
+def _as_in_paper(tables: SimulationTables, optimizer: str, run: str, seed: int, steps: int) -> dict[str, str]:
     rows, statuses = (
         only(table, world=DEFAULT_WORLD, optimizer=optimizer, run=run, seed=seed)
         for table in (tables.steps, tables.statuses)
@@ -206,7 +206,7 @@ def _as_in_paper(tables: Tables, optimizer: str, run: str, seed: int, steps: int
     }
 
 
-def _fresh(tables: Tables, seed: int) -> str:
+def _fresh(tables: SimulationTables, seed: int) -> str:
     texts = []
     for optimizer in tables.settings["optimizers"]:
         for run in (UNIFORM, "knapsack"):

@@ -88,7 +88,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Tables:
+class SimulationTables:
     """Everything that a report is made of. All have the columns world, optimizer, run and seed.
 
     Attributes:
@@ -107,7 +107,7 @@ class Tables:
     settings: dict[str, Any]
 
 
-def run(grid: Grid, progress: Callable[[str], Callable[[], object]] = lambda _: lambda: None) -> Tables:
+def run(grid: Grid, progress: Callable[[str], Callable[[], object]] = lambda _: lambda: None) -> SimulationTables:
     """Simulate the grid; `progress` is called with the name of each run and returns what is called after each step."""
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in _FILES}
     for world, optimizer, seed, arm in grid.runs():
@@ -119,10 +119,10 @@ def run(grid: Grid, progress: Callable[[str], Callable[[], object]] = lambda _: 
             parts[name].append(rows.assign(**who)[[*_WHO, *rows.columns]])
     tables = {name: pd.concat(some, ignore_index=True) for name, some in parts.items()}
     tables["results"] = _gap_shares(tables["results"])
-    return Tables(**tables, settings=_settings(grid))
+    return SimulationTables(**tables, settings=_settings(grid))
 
 
-def write(tables: Tables, folder: Path) -> None:
+def write(tables: SimulationTables, folder: Path) -> None:
     """Write the tables and settings.json into `folder`.
 
     Raises:
@@ -141,7 +141,7 @@ def write(tables: Tables, folder: Path) -> None:
         raise InvalidInputError(f"--output: cannot write to {folder}: {error}. Choose another place.") from error
 
 
-def read(folder: Path) -> Tables:
+def read(folder: Path) -> SimulationTables:
     """What `write` wrote.
 
     Raises:
@@ -157,7 +157,7 @@ def read(folder: Path) -> Tables:
         raise InvalidInputError(
             f"{folder}: expected what `knapsack-rl simulate` wrote ({', '.join(_FILES.values())}), got {error!r}."
         ) from error
-    return Tables(**tables, settings=settings)
+    return SimulationTables(**tables, settings=settings)
 
 
 def _settings(grid: Grid) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from knapsack_rl import BudgetAllocator, allocate, strategies
 from knapsack_rl import metrics as step_metrics
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.experiments.simulate.policy import Policy
+from knapsack_rl.experiments.simulate.policy import SimulatedPolicy
 from knapsack_rl.experiments.simulate.worlds import World
 from knapsack_rl.validation import as_integer, one_of
 from knapsack_rl.values import information_gain, nonzero_gradient_probability
@@ -143,7 +143,7 @@ class _Run:
 
     def __init__(self, world: World, arm: Arm, optimizer: str, seed: int, batch: int) -> None:
         self.arm, self.seed, self.batch, self.prompts = arm, seed, batch, world.prompts
-        self.policy = Policy(world, seed, optimizer, HELD_OUT)
+        self.policy = SimulatedPolicy(world, seed, optimizer, HELD_OUT)
         strategy = one_of("strategy", arm.strategy, strategy_names())
         self.allocator = None if strategy == ORACLE else _allocator(strategy, arm.group_size)
         # Without the constant, which tells prompts nothing apart.

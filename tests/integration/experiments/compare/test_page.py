@@ -15,7 +15,7 @@ import pages
 
 from knapsack_rl.experiments.compare import comparison, results
 from knapsack_rl.experiments.compare.arms import Failure
-from knapsack_rl.experiments.compare.comparison import Arm, Grid
+from knapsack_rl.experiments.compare.comparison import ArmRun, ComparisonRuns
 from knapsack_rl.experiments.compare.report import write_report
 
 MANY_ARMS = """
@@ -35,7 +35,7 @@ seeds: [1, 2]
 ENVIRONMENT = {"python": "3.11.7", "platform": "Linux", "device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}}
 
 
-def made_up(arms: list[Arm], benchmarks: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def made_up(arms: list[ArmRun], benchmarks: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """What `results.read` would say: 200 steps, an evaluation every 20, and better arms the later they are listed."""
     runs, curves, steps = [], [], []
     for position, arm in enumerate(arms):
@@ -68,7 +68,7 @@ def made_up(arms: list[Arm], benchmarks: tuple[str, ...]) -> tuple[pd.DataFrame,
     return pd.DataFrame(runs), pd.concat(curves, ignore_index=True), pd.concat(steps, ignore_index=True)
 
 
-def write(grid: Grid, folder: Path, benchmarks: tuple[str, ...], failures: list[Failure]) -> Path:
+def write(grid: ComparisonRuns, folder: Path, benchmarks: tuple[str, ...], failures: list[Failure]) -> Path:
     compared = grid.comparison
     tuned = None
     if compared.tuning is not None:
@@ -86,7 +86,7 @@ def write(grid: Grid, folder: Path, benchmarks: tuple[str, ...], failures: list[
     return write_report(grid, tables, failures, environments, folder, f"knapsack-rl compare {compared.name}.yaml")
 
 
-def grid_of(text: str, folder: Path) -> Grid:
+def grid_of(text: str, folder: Path) -> ComparisonRuns:
     (folder / "comparison.yaml").write_text(text, encoding="utf-8")
     return comparison.read(folder / "comparison.yaml")
 

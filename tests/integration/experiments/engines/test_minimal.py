@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +22,12 @@ from safetensors.torch import load_file
 from trl.trainer.utils import RepeatSampler
 
 import knapsack_rl as kr
-from knapsack_rl import advantages as trl_advantages
 from knapsack_rl.cli import main
 from knapsack_rl.experiments.engines import ingredients
-from knapsack_rl.experiments.engines.minimal import grpo as minimal_grpo
-from knapsack_rl.experiments.engines.minimal.grpo import (
-    MOST_ROUNDS,
-    Loop,
-    Policy,
-    Rollouts,
-    group_advantages,
-    prompt_order,
-)
+from knapsack_rl.experiments.engines.minimal import dynamic_sampling
+from knapsack_rl.experiments.engines.minimal import run as minimal
+from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop, Policy, Rollouts, prompt_order
+from knapsack_rl.experiments.engines.minimal.oracle import Oracle
 from knapsack_rl.experiments.engines.trl import run as train
 from knapsack_rl.experiments.engines.trl.evaluation import EvaluatedTrainer
 from knapsack_rl.experiments.engines.trl.grpo_config import grpo_config
@@ -75,24 +65,9 @@ TIMES = {"time", "training_seconds", "allocation_seconds"}
 pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
 
 
-@pytest.fixture(scope="module")
-def recipe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of an uninterrupted run."""
-    output = tmp_path_factory.mktemp("runs")
-    assert main(["train", str(recipe_path), "--output", str(output)]) == 0
-    return output / "tiny"
-
-
 def run(recipe_path: Path, output: Path, *changes: str) -> Path:
     recipe = recipe_file.read(recipe_path, changes)
-    trainer = minimal_grpo if recipe.trainer == "minimal" else train
+    trainer = minimal if recipe.trainer == "minimal" else train
     trainer.train(recipe, output, "a test", Console(quiet=True), report=False)
     return output / recipe.name
 
@@ -128,31 +103,9 @@ def test_advantages_of_even_groups_are_those_of_trl(recipe_path: Path, tmp_path:
     trainer = observed_training(recipe_file.read(recipe_path, ["allocator.strategy=uniform"]), tmp_path)
     assert len(trainer.outputs) == STEPS
     for output in trainer.outputs:
-        ours = group_advantages(output["rewards"], np.repeat(np.arange(8), 4), clip=5.0)
+        ours = kr.advantages.group_advantages(output["rewards"], np.repeat(np.arange(8), 4)).values
         # TRL adds 1e-4 to the deviation, which is 0.5 or more here, and we 1e-6.
         assert output["advantages"] == pytest.approx(ours, rel=3e-4, abs=1e-9)
-
-
-def test_advantages_of_uneven_groups_are_those_of_the_adapter_for_trl() -> None:
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        groups = random.integers(6, size=40)
-        rewards = random.integers(2, size=40).astype(float)
-        rewards[random.random(40) < 0.1] = np.nan
-        theirs = trl_advantages.group_advantages(
-            rewards[:, None],
-            np.ones(1),
-            groups,
-            scale_rewards="group",
-            multi_objective_aggregation="sum_then_normalize",
-        ).values
-        theirs[
-            trl_advantages.idle_rollouts(
-                rewards[:, None], np.ones(1), groups, multi_objective_aggregation="sum_then_normalize"
-            )
-        ] = 0.0
-        np.testing.assert_array_equal(group_advantages(rewards, groups, clip=None), theirs)
-        np.testing.assert_array_equal(group_advantages(rewards, groups, clip=1.0), np.clip(theirs, -1.0, 1.0))
 
 
 # Loss, gradient and optimiser
@@ -294,7 +247,7 @@ def test_leaving_out_rollouts_without_an_advantage_does_not_change_the_gradient(
     recipe = recipe_file.read(recipe_path, ["training.updates_per_step=1", "training.max_grad_norm=1e9"])
     loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe, torch.float64))
     policy = loop.policy
-    rollouts = loop._generate(list(range(8)), np.full(8, 4), loop.random)
+    rollouts = loop.generate(list(range(8)), np.full(8, 4), loop.random)
     advantages = np.where(np.arange(32) % 3 == 0, 0.0, np.linspace(-2.0, 2.0, 32))
     prompts = [loop.columns["prompt"][row] for row in rollouts.rows]
     everything = policy._loss(prompts, rollouts, torch.from_numpy(advantages), None) / rollouts.lengths.sum()
@@ -492,21 +445,13 @@ def test_evaluations_do_not_change_what_is_trained(recipe_path: Path, finished: 
 
 
 def test_an_interrupted_run_begins_anew_and_ends_the_same(
-    recipe_path: Path, finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    recipe_path: Path,
+    finished: Path,
+    tmp_path: Path,
+    stopped_after_step_3: Callable[[Path], str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["train", str(recipe_path), "--output", str(tmp_path)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "knapsack_rl.cli", *arguments], stdout=subprocess.PIPE, text=True, env=os.environ
-    )
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line.startswith("step 3/") and said.count("step 3/") == 1:
-            process.send_signal(signal.SIGTERM)
-    process.stdout.close()
-    assert process.wait() == 128 + signal.SIGTERM, said
-    assert f"knapsack-rl train {recipe_path} --output {tmp_path}" in said
+    stopped_after_step_3(tmp_path)
     assert "Traceback" not in capfd.readouterr().err
     assert json.loads((tmp_path / "tiny" / "environment.json").read_text())["finished"] is None
 
@@ -553,13 +498,10 @@ def test_a_dry_run_tells_what_would_run(recipe_path: Path, capsys: pytest.Captur
 # Dynamic sampling
 
 
-def steps_of(recipe: Recipe) -> Iterator[Any]:
+def steps_of(recipe: Recipe) -> Iterator[Collected]:
     loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
-    left = recipe.training.budget
-    while left:
-        step, _ = loop.step(left)
-        left -= sum(step.planned)
-        yield step
+    for _ in range(recipe.training.steps):
+        yield loop.step()[0]
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "knapsack"])
@@ -567,20 +509,24 @@ def test_dynamic_sampling_spends_the_budget_exactly_and_keeps_mixed_groups_only(
     strategy: str, recipe_path: Path
 ) -> None:
     recipe = recipe_file.read(recipe_path, ["training.dynamic_sampling=true", f"allocator.strategy={strategy}"])
-    steps = list(steps_of(recipe))
-    assert sum(sum(step.planned) for step in steps) == STEPS * 32
-    for step in steps:
-        assert 1 <= len(step.kept) <= MOST_ROUNDS
-        successes, scored = np.array(step.successes), np.array(step.scored)
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+    left, several = STEPS * 32, 0
+    while left:
+        rounds, kept = dynamic_sampling.collect(loop, left)
+        loop.update(kept)
+        left -= sum(int(done.planned.sum()) for done in rounds)
+        assert left >= 0
+        assert 1 <= len(rounds) <= dynamic_sampling.MOST_ROUNDS
+        several += len(rounds) > 1
+        counts = [done.rollouts.counts(len(done.rows)) for done in rounds]
+        successes, scored = (np.concatenate(column) for column in zip(*counts, strict=True))
         mixed = np.flatnonzero((successes > 0) & (successes < scored))
-        kept = np.concatenate([part.groups for part in step.kept])
-        rewards = np.concatenate([part.rewards for part in step.kept])
-        assert np.unique(kept).tolist() == mixed.tolist()
+        assert np.unique(kept.groups).tolist() == mixed.tolist()
         assert len(mixed) <= 8
         for group in mixed:
-            assert (rewards[kept == group].sum(), (kept == group).sum()) == (successes[group], scored[group])
-            assert len(step.planned) == len(step.rows)
-    assert any(len(step.kept) > 1 for step in steps), "the test would show nothing"
+            ours = kept.rewards[kept.groups == group]
+            assert (ours.sum(), len(ours)) == (successes[group], scored[group])
+    assert several, "the test would show nothing"
 
 
 def test_dynamic_sampling_gives_up_on_a_step_after_some_rounds_when_no_group_is_ever_mixed(
@@ -592,7 +538,10 @@ def test_dynamic_sampling_gives_up_on_a_step_after_some_rounds_when_no_group_is_
     table = allocations(hopeless)
     assert table["rollouts"].sum() == STEPS * 32
     assert table["successes"].sum() == 0
-    assert table.groupby("step").size().tolist() == [8 * MOST_ROUNDS, 8 * (STEPS - MOST_ROUNDS)]
+    assert table.groupby("step").size().tolist() == [
+        8 * dynamic_sampling.MOST_ROUNDS,
+        8 * (STEPS - dynamic_sampling.MOST_ROUNDS),
+    ]
     assert [record["loss"] for record in metrics(hopeless) if "evaluation" not in record] == [0.0, 0.0]
 
 
@@ -607,17 +556,17 @@ def test_allocations_of_dynamic_sampling_hold_dropped_rollouts_too(recipe_path: 
     assert len(evaluated) == len({rollouts // (5 * 32) for rollouts in evaluated}) + (STEPS % 5 > 0)
 
 
-# Waves, weights and baselines
+# Waves and weights
 
 
 def test_a_step_in_waves_spends_its_budget_exactly_and_scores_each_rollout_once(recipe_path: Path) -> None:
     recipe = recipe_file.read(recipe_path, ["allocator.strategy=adaptive"])
     waves = set()
     for step in steps_of(recipe):
-        (rollouts,) = step.kept
-        assert sum(step.planned) == len(rollouts) == 32
-        assert np.bincount(rollouts.groups, minlength=8).tolist() == step.planned == step.scored
-        assert np.bincount(rollouts.groups, rollouts.rewards, 8).tolist() == step.successes
+        rollouts = step.rollouts
+        assert step.planned.sum() == len(rollouts) == 32
+        assert np.bincount(rollouts.groups, minlength=8).tolist() == step.planned.tolist()
+        assert (np.bincount(rollouts.groups, rollouts.rewards, 8) / step.planned).tolist() == step.rewards.tolist()
         waves.add(step.waves)
     assert max(waves) == 3
 
@@ -626,7 +575,7 @@ def test_later_waves_add_nothing_to_groups_that_are_mixed_already(recipe_path: P
     recipe = recipe_file.read(recipe_path, ["allocator.strategy=adaptive", "allocator.max_rollouts=32"])
     stopped = 0
     for step in steps_of(recipe):
-        (rollouts,) = step.kept
+        rollouts = step.rollouts
         for prompt in range(8):
             first = rollouts.rewards[rollouts.groups == prompt][:2]
             if 0 < first.sum() < 2:
@@ -665,22 +614,11 @@ def test_weights_multiply_the_advantages_of_a_group_by_the_root_of_the_mean_size
             for weights in (["training.rollout_weights=none"], [])
         )
     )
-    step = minimal_grpo.Step(rows=[0, 1], planned=[2, 6])
     groups = np.array([0, 1, 1, 0, 1, 1, 1, 1])
     rewards = np.array([1.0, 0, 0, 0, 1, 0, 0, 0])
     rollouts = Rollouts(groups, groups, torch.zeros(8, 1), torch.ones(8), rewards)
-    factors = plain._advantages(step, rollouts) / weighted._advantages(step, rollouts)
+    factors = plain.advantages(rollouts) / weighted.advantages(rollouts)
     assert factors == pytest.approx(np.sqrt(np.array([2, 6]) / 4)[groups])
-
-
-def test_a_baseline_from_the_belief_gives_every_rollout_an_advantage(recipe_path: Path) -> None:
-    recipe = recipe_file.read(recipe_path, ["training.baseline=belief", "training.advantage_clip=2"])
-    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
-    step = minimal_grpo.Step(rows=[0, 1], wins=[1.0, 0.1], losses=[3.0, 9.9])
-    groups = np.array([0, 0, 1, 1])
-    rollouts = Rollouts(groups, groups, torch.zeros(4, 1), torch.ones(4), np.array([1.0, np.nan, 1.0, 0.0]))
-    expected = [0.75 / np.sqrt(0.1875), 0.0, 2.0, -0.01 / np.sqrt(0.0099)]
-    assert loop._advantages(step, rollouts) == pytest.approx(expected)
 
 
 # The oracle
@@ -691,14 +629,14 @@ def test_the_oracle_plans_with_the_rates_that_it_sampled_and_nobody_is_charged(r
     task = load_task(recipe.task, recipe.seed)
     loop, twin = (Loop(recipe, task, policy_of(recipe)) for _ in range(2))
     rows = list(itertools.islice(prompt_order(26, 8, recipe.seed), 8))
-    rates = twin._true_rates(rows)
-    step, _ = loop.step(recipe.training.budget)
-    assert step.rows == rows
-    assert step.planned == kr.allocate(rates, 32, 2, 16).rollouts.tolist()
-    assert len(set(step.planned)) > 1, "the test would show nothing"
-    assert sum(step.planned) == 32
+    successes, scored = Oracle(twin).look(rows).values()
+    rates = successes / scored
+    step = loop.collect(rows, Oracle(loop).look(rows))
+    assert step.planned.tolist() == kr.allocate(rates, 32, 2, 16).rollouts.tolist()
+    assert len(set(step.planned.tolist())) > 1, "the test would show nothing"
+    assert step.planned.sum() == 32
     many = np.full(8, 512)
-    often = twin._generate(rows, many, torch.Generator().manual_seed(9)).counts(8)[0] / 512
+    often = twin.generate(rows, many, torch.Generator().manual_seed(9)).counts(8)[0] / 512
     assert np.abs(rates - often).max() < 4.5 * np.sqrt(0.25 / 32 + 0.25 / 512)
 
 
@@ -738,10 +676,10 @@ def test_learning_curves_are_those_of_trl_within_noise(recipe_path: Path, tmp_pa
         recipe = recipe_file.read(recipe_path, [*changes, f"seed={seed}"])
         task = copying(load_task(recipe.task, seed))
         loop = Loop(recipe, task, policy_of(recipe))
-        starts.append(loop.evaluate(last=False)["held-out"])
+        starts.append(minimal.evaluate(loop, last=False)["held-out"])
         for _ in range(recipe.training.steps):
-            loop.step(recipe.training.rollouts_per_step)
-        ours.append(loop.evaluate(last=True)["held-out"])
+            loop.step()
+        ours.append(minimal.evaluate(loop, last=True)["held-out"])
 
         policy = policy_of(recipe)
         accuracies: list[float] = []

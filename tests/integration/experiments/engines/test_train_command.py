@@ -4,9 +4,9 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,21 +42,6 @@ TIMES = {"time", "training_seconds", "step_time", "allocation_seconds"}
 
 
 pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of an uninterrupted run."""
-    output = tmp_path_factory.mktemp("runs")
-    assert main(["train", str(recipe), "--output", str(output)]) == 0
-    return output / "tiny"
 
 
 @pytest.fixture
@@ -113,46 +98,39 @@ def test_accuracy_counts_every_sample_once_although_the_last_batch_is_smaller(fi
 
 
 def test_the_same_command_again_says_that_the_run_is_finished_and_writes_the_report_again(
-    recipe: Path, again: Path, capsys: pytest.CaptureFixture[str]
+    recipe_path: Path, again: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = metrics(again)
     (again / "report.html").unlink()
-    assert main(["train", str(recipe), "--output", str(again.parent)]) == 0
+    assert main(["train", str(recipe_path), "--output", str(again.parent)]) == 0
     assert "finished already" in capsys.readouterr().out
     assert (again / "report.html").exists()
     assert metrics(again) == before
 
 
 def test_a_run_stopped_by_sigterm_goes_on_to_the_same_weights_and_metrics(
-    recipe: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe_path: Path,
+    finished: Path,
+    tmp_path: Path,
+    stopped_after_step_3: Callable[[Path], str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["train", str(recipe), "--output", str(tmp_path)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "knapsack_rl.cli", *arguments], stdout=subprocess.PIPE, text=True, env=os.environ
-    )
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line.startswith("step 3/") and said.count("step 3/") == 1:
-            process.send_signal(signal.SIGTERM)
-    process.stdout.close()
-    assert process.wait() == 128 + signal.SIGTERM, said
-    assert f"knapsack-rl train {recipe} --output {tmp_path}" in said
+    stopped_after_step_3(tmp_path)
     assert (tmp_path / "tiny" / "report.html").exists()
     stopped = metrics(tmp_path / "tiny")[-1]["step"]
     assert 3 <= stopped < STEPS
     assert (tmp_path / "tiny" / "checkpoints" / f"checkpoint-{2 * stopped}").exists()
 
-    assert main(arguments) == 0
+    assert main(["train", str(recipe_path), "--output", str(tmp_path)]) == 0
     assert f"resuming after step {stopped} of {STEPS}" in capsys.readouterr().out
     assert_same_training(tmp_path / "tiny", finished)
     assert metrics(tmp_path / "tiny") == metrics(finished)
 
 
-def test_two_processes_of_a_launcher_make_one_run(recipe: Path, tmp_path: Path) -> None:
+def test_two_processes_of_a_launcher_make_one_run(recipe_path: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "knapsack_rl.cli", "train", str(recipe), "training.steps=4", "--output", str(tmp_path)]
+    words = ["train", str(recipe_path), "training.steps=4", "--output", str(tmp_path)]
+    command = [*launcher, "-m", "knapsack_rl.cli", *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
     assert done.returncode == 0, done.stdout
     run = tmp_path / "tiny"
@@ -166,31 +144,33 @@ def test_two_processes_of_a_launcher_make_one_run(recipe: Path, tmp_path: Path) 
 
 
 def test_a_run_that_crashed_goes_on_from_its_last_complete_checkpoint(
-    recipe: Path, finished: Path, again: Path
+    recipe_path: Path, finished: Path, again: Path
 ) -> None:
     (again / "checkpoints" / f"checkpoint-{2 * STEPS}" / "trainer_state.json").unlink()  # killed while saving
     environment = json.loads((again / "environment.json").read_text())
     (again / "environment.json").write_text(json.dumps({**environment, "finished": None}))
     with (again / "metrics.jsonl").open("a") as file:
         file.write('{"step": 12, "rol')  # killed while writing
-    assert main(["train", str(recipe), "--output", str(again.parent)]) == 0
+    assert main(["train", str(recipe_path), "--output", str(again.parent)]) == 0
     assert_same_training(again, finished)
     assert metrics(again) == metrics(finished)
 
 
-def test_a_run_killed_before_its_end_was_noted_only_lacks_its_report(recipe: Path, finished: Path, again: Path) -> None:
+def test_a_run_killed_before_its_end_was_noted_only_lacks_its_report(
+    recipe_path: Path, finished: Path, again: Path
+) -> None:
     environment = json.loads((again / "environment.json").read_text())
     (again / "environment.json").write_text(json.dumps({**environment, "finished": None}))
     (again / "report.html").unlink()
-    assert main(["train", str(recipe), "--output", str(again.parent)]) == 0
+    assert main(["train", str(recipe_path), "--output", str(again.parent)]) == 0
     assert (again / "report.html").exists()
     assert metrics(again) == metrics(finished)
 
 
-def test_other_evaluation_settings_train_the_same_weights(recipe: Path, finished: Path, tmp_path: Path) -> None:
+def test_other_evaluation_settings_train_the_same_weights(recipe_path: Path, finished: Path, tmp_path: Path) -> None:
     changes = ["evaluation.every=1", "evaluation.samples=3", "evaluation.temperature=0.5", "evaluation.max_problems=7"]
     changes += ["evaluation.top_p=0.9", "evaluation.max_completion_length=9", "evaluation.final={samples: 2}"]
-    assert main(["train", str(recipe), *changes, "--output", str(tmp_path)]) == 0
+    assert main(["train", str(recipe_path), *changes, "--output", str(tmp_path)]) == 0
     assert_same_training(tmp_path / "tiny", finished)
     evaluations = [record["evaluation"]["held-out"] for record in metrics(tmp_path / "tiny") if "evaluation" in record]
     assert len(evaluations) == STEPS + 1
@@ -199,10 +179,10 @@ def test_other_evaluation_settings_train_the_same_weights(recipe: Path, finished
 
 
 def test_a_directory_with_another_recipe_is_refused_and_the_differing_keys_are_shown(
-    recipe: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+    recipe_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = metrics(finished)
-    arguments = ["train", str(recipe), "training.steps=13", "seed=4", "--output", str(finished.parent)]
+    arguments = ["train", str(recipe_path), "training.steps=13", "seed=4", "--output", str(finished.parent)]
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert "training.steps: 12 there, 13 here" in said
@@ -212,64 +192,64 @@ def test_a_directory_with_another_recipe_is_refused_and_the_differing_keys_are_s
 
 
 def test_an_unwritable_directory_is_found_before_anything_is_made(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert main(["train", str(recipe), "--output", str(tmp_path / "file")]) == 2
+    assert main(["train", str(recipe_path), "--output", str(tmp_path / "file")]) == 2
     captured = capsys.readouterr()
     assert f"cannot write to {tmp_path / 'file' / 'tiny'}" in captured.err
     assert "making" not in captured.out
 
 
 def test_a_full_disk_is_found_before_anything_is_made(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**20))
-    assert main(["train", str(recipe), "--output", str(tmp_path)]) == 2
+    assert main(["train", str(recipe_path), "--output", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert "1.0 MiB are free" in captured.err
     assert "making" not in captured.out
 
 
 def test_a_disk_that_fills_up_during_a_run_is_told_in_a_sentence(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(RunDirectory, "append_allocations", full)
-    assert main(["train", str(recipe), "--output", str(tmp_path)]) == 2
+    assert main(["train", str(recipe_path), "--output", str(tmp_path)]) == 2
     assert f"{tmp_path / 'tiny'}: the disk is full. Free some space" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_by_its_key(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = f"{{kind: pretrained, path: {tmp_path}}}"
-    assert main(["train", str(recipe), f"model={model}", "--output", str(tmp_path / "runs")]) == 2
+    assert main(["train", str(recipe_path), f"model={model}", "--output", str(tmp_path / "runs")]) == 2
     assert f"model.path: cannot load '{tmp_path}': " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lora", ["null", "{rank: 2}"])
 def test_a_model_on_the_disk_is_trained_like_one_from_the_hub(
-    lora: str, recipe: Path, finished: Path, tmp_path: Path
+    lora: str, recipe_path: Path, finished: Path, tmp_path: Path
 ) -> None:
     path = finished / "checkpoints" / f"checkpoint-{2 * STEPS}"
     model = f"{{kind: pretrained, path: {path}, dtype: float32, lora: {lora}}}"
     changes = [f"model={model}", "training.steps=2", "training.checkpoint_every=1"]
-    assert main(["train", str(recipe), *changes, "--output", str(tmp_path)]) == 0
+    assert main(["train", str(recipe_path), *changes, "--output", str(tmp_path)]) == 0
     assert [record["step"] for record in metrics(tmp_path / "tiny") if "evaluation" not in record] == [1, 2]
     adapters = list((tmp_path / "tiny" / "checkpoints").glob("*/adapter_model.safetensors"))
     assert bool(adapters) == (lora != "null")
 
 
 def test_more_prompts_a_step_than_problems_are_refused_and_the_name_stays_free(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", str(recipe), "training.prompts_per_step=32", "--output", str(tmp_path)]) == 2
+    assert main(["train", str(recipe_path), "training.prompts_per_step=32", "--output", str(tmp_path)]) == 2
     assert "at most the 24 problems" in capsys.readouterr().err
-    assert main(["train", str(recipe), "training.steps=1", "--output", str(tmp_path)]) == 0
+    assert main(["train", str(recipe_path), "training.steps=1", "--output", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("path", [None, *RECIPES], ids=lambda path: path.stem if path else "embedded")

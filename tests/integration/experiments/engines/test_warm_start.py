@@ -7,13 +7,13 @@ import torch
 
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.engines import models, warm_start
-from knapsack_rl.experiments.engines.models import (
+from knapsack_rl.experiments.engines.warm_start import default_cache_dir, warm_started
+from knapsack_rl.experiments.recipe.model_schema import (
     LoraAdapterConfig,
     PretrainedModelConfig,
     ScratchModelConfig,
     WarmStartConfig,
 )
-from knapsack_rl.experiments.engines.warm_start import default_cache_dir, warm_started
 from knapsack_rl.tasks import load_task, tokenizer
 from knapsack_rl.tasks.chain_arithmetic import ChainArithmeticConfig
 

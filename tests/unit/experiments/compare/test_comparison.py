@@ -9,7 +9,7 @@ import knapsack_rl as kr
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.compare import comparison
 from knapsack_rl.experiments.compare.arms import _stages
-from knapsack_rl.experiments.compare.comparison import Arm, Grid, presets
+from knapsack_rl.experiments.compare.comparison import ArmRun, ComparisonRuns, presets
 from knapsack_rl.experiments.recipe import recipe_file
 
 RECIPES = Path(__file__).parents[4] / "recipes"
@@ -45,7 +45,7 @@ def refusal(path: Path | None, *overrides: str) -> str:
     return str(refused.value)
 
 
-def arms(grid: Grid) -> dict[str, Arm]:
+def arms(grid: ComparisonRuns) -> dict[str, ArmRun]:
     """The arms of the first seed by name."""
     return {arm.name: arm for arm in reversed(grid.reported({}))}
 

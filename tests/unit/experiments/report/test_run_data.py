@@ -37,7 +37,7 @@ def run_of(
 
 
 def visited_twice(first: dict[str, int], later: int = 8) -> list[tuple[int, str, int, int]]:
-    """Every prompt with so many successes of 8 rollouts at step 1, and with ``later`` at step 2."""
+    """Every prompt with so many successes of 8 rollouts at step 1, and with `later` at step 2."""
     return [(1, prompt, 8, successes) for prompt, successes in first.items()] + [
         (2, prompt, 8, later) for prompt in first
     ]

@@ -25,13 +25,24 @@ RECORDS: list[dict[str, Any]] = [
 ]
 
 
-def shown(terminal: bool, width: int = 100, kind: str = "xterm") -> str:
+class Clock:
+    """Stands still while nobody works."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shown(terminal: bool, width: int = 100, kind: str = "xterm", seconds_of_a_step: float = 2.0) -> str:
+    clock = Clock()
     console = Console(
         file=StringIO(), force_terminal=terminal, width=width, height=30, color_system=None, _environ={"TERM": kind}
     )
-    with Display(console, "demo", steps=30) as display:
+    with Display(console, "demo", 30, clock) as display:
         display.start(0, [])
         for record in RECORDS:
+            clock.now += 0.0 if "evaluation" in record else seconds_of_a_step
             display.record(record)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
@@ -53,6 +64,12 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then() -> None:
     assert lines[-1] == "step 30/30  held-out accuracy: 25.0 % → 50.0 %"
     assert [line.split()[1] for line in lines[1:-1]] == [f"{step}/30" for step in range(2, 31, 2)]
     assert "EGR 50.0 %  all right 25.0 %  all wrong 12.5 %  reward 37.5 %  rollouts 2 · 4 · 61" in lines[1]
+
+
+def test_the_time_left_is_that_of_the_steps_to_come_at_the_pace_so_far() -> None:
+    steps = [line for line in shown(terminal=False, seconds_of_a_step=90.0).splitlines() if line.endswith(" left")]
+    assert [line.rpartition("  ")[2] for line in steps[:2]] == ["0:42:00 left", "0:39:00 left"]
+    assert steps[-1].endswith("  0:00:00 left")
 
 
 def test_on_a_terminal_one_panel_shows_it_all() -> None:

@@ -14,12 +14,12 @@ from pandas.testing import assert_frame_equal
 from knapsack_rl.cli import main
 from knapsack_rl.experiments.simulate import charts, results, theory_charts
 from knapsack_rl.experiments.simulate.report import write_report
-from knapsack_rl.experiments.simulate.results import CONTROL, Grid, Tables
+from knapsack_rl.experiments.simulate.results import CONTROL, Grid, SimulationTables
 from knapsack_rl.experiments.simulate.worlds import WORLDS
 
 
 @pytest.fixture(scope="module")
-def tables() -> Tables:
+def tables() -> SimulationTables:
     return results.run(Grid(worlds=("small",), optimizers=("adam", "sgd"), seeds=(0, 1), steps=20))
 
 
@@ -77,7 +77,7 @@ def test_theory_comes_without_a_simulation(tmp_path: Path) -> None:
     assert not (tmp_path / "results.csv").exists()
 
 
-def test_what_was_written_is_read_back(tables: Tables, tmp_path: Path) -> None:
+def test_what_was_written_is_read_back(tables: SimulationTables, tmp_path: Path) -> None:
     results.write(tables, tmp_path)
     again = results.read(tmp_path)
     for name in ("results", "steps", "budgets"):
@@ -100,7 +100,7 @@ def test_what_was_not_written_by_a_simulation_is_refused(tmp_path: Path) -> None
         results.read(tmp_path)
 
 
-def test_uniform_and_oracle_are_the_ends_of_every_gap(tables: Tables) -> None:
+def test_uniform_and_oracle_are_the_ends_of_every_gap(tables: SimulationTables) -> None:
     shares = tables.results.filter(like="gap_closed").assign(run=tables.results["run"])
     assert (shares.loc[shares["run"] == "uniform"].drop(columns="run").abs() < 1e-9).all(axis=None)
     assert ((shares.loc[shares["run"] == "oracle"].drop(columns="run") - 1.0).abs() < 1e-9).all(axis=None)
@@ -109,12 +109,12 @@ def test_uniform_and_oracle_are_the_ends_of_every_gap(tables: Tables) -> None:
     assert control["success_rate_gap_closed"].notna().all()
 
 
-def test_arms_spend_the_same_and_the_control_twice_as_much(tables: Tables) -> None:
+def test_arms_spend_the_same_and_the_control_twice_as_much(tables: SimulationTables) -> None:
     spent = tables.results.groupby("run")["rollouts"].unique().map(list).to_dict()
     assert spent == {"uniform": [40960], "knapsack": [40960], "oracle": [40960], CONTROL: [81920]}
 
 
-def test_every_figure_of_a_simulation_says_so(tables: Tables) -> None:
+def test_every_figure_of_a_simulation_says_so(tables: SimulationTables) -> None:
     drawn = [part for part in charts.of_world(tables, "small", "sgd", every=True) if isinstance(part, charts.Chart)]
     assert len(drawn) == 9
     for chart in drawn:
@@ -122,17 +122,17 @@ def test_every_figure_of_a_simulation_says_so(tables: Tables) -> None:
         assert chart.draw(chart.data).get_suptitle() == "simulated: world small, SGD, seed 0"
 
 
-def with_more_runs(tables: Tables, names: list[str]) -> Tables:
+def with_more_runs(tables: SimulationTables, names: list[str]) -> SimulationTables:
     """The tables with copies of knapsack under other names."""
     wider = {
         part: pd.concat([table, *(table[table["run"] == "knapsack"].assign(run=name) for name in names)])
         for part, table in vars(tables).items()
         if part != "settings"
     }
-    return Tables(**wider, settings=tables.settings)
+    return SimulationTables(**wider, settings=tables.settings)
 
 
-def test_runs_without_a_colour_are_named_as_left_out(tables: Tables) -> None:
+def test_runs_without_a_colour_are_named_as_left_out(tables: SimulationTables) -> None:
     wider = with_more_runs(tables, [f"other-{number}" for number in range(1, 9)])
     parts = charts.of_world(wider, "small", "adam", every=True)
     notes = [part.text for part in parts if isinstance(part, charts.Note)]
@@ -150,7 +150,7 @@ def test_runs_without_a_colour_are_named_as_left_out(tables: Tables) -> None:
     assert shown["figure-7"].caption.endswith("Not shown: other-4; other-5; other-6.")
 
 
-def test_beliefs_of_every_run_but_the_oracles_are_in_the_results(tables: Tables) -> None:
+def test_beliefs_of_every_run_but_the_oracles_are_in_the_results(tables: SimulationTables) -> None:
     known = tables.results.groupby("run")[["belief_rmse", "log_score"]].agg(lambda values: values.notna().all())
     assert known.all(axis=1).to_dict() == {"uniform": True, "knapsack": True, "oracle": False, CONTROL: True}
     of_knapsack = tables.steps.query("run == 'knapsack' and optimizer == 'sgd' and seed == 1")

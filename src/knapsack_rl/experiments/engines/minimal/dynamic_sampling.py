@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop, joined
+from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop, Rollouts, joined
 
 MOST_ROUNDS = 10  # in a step, as in DAPO's own code
 
 
-def step(loop: Loop, budget: int) -> tuple[list[Collected], float]:
-    """One step of at most `budget` rollouts, dropped ones included: what was collected in each round, and the loss."""
+def collect(loop: Loop, budget: int) -> tuple[list[Collected], Rollouts]:
+    """A step of at most `budget` rollouts: what each round collected, and the rollouts that are kept."""
     training = loop.recipe.training
     rounds: list[Collected] = []
-    kept, groups = [], 0
-    for _ in range(MOST_ROUNDS):
-        spent = sum(int(done.planned.sum()) for done in rounds)
-        affordable = (budget - spent) // training.group_size  # a multiple, as the whole budget is
-        missing = min(training.prompts_per_step - groups, affordable)
-        if missing == 0:
-            break
+    kept: list[Rollouts] = []
+    missing = training.prompts_per_step
+    while missing and len(rounds) < MOST_ROUNDS:
         done = loop.collect([next(loop.order) for _ in range(missing)])
         successes, scored = done.rollouts.counts(len(done.rows))
         mixed = (successes > 0) & (successes < scored)
         with_gradient = done.rollouts.of(np.flatnonzero(mixed[done.rollouts.groups]))
-        kept.append(with_gradient.moved(sum(len(earlier.rows) for earlier in rounds)))
-        groups += int(mixed.sum())
+        position = sum(len(earlier.rows) for earlier in rounds)
+        kept.append(replace(with_gradient, groups=with_gradient.groups + position))
         rounds.append(done)
-    rollouts = joined(kept, loop.policy.tokenizer.pad_token_id)
-    return rounds, loop.update(rollouts) if len(rollouts) else 0.0
+        budget -= int(done.planned.sum())
+        affordable = budget // training.group_size  # a multiple, as the whole budget is
+        missing = min(training.prompts_per_step - sum(len(np.unique(part.groups)) for part in kept), affordable)
+    return rounds, joined(kept, loop.policy.tokenizer.pad_token_id)

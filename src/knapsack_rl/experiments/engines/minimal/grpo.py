@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,10 +62,6 @@ class Rollouts:
         return Rollouts(
             self.groups[chosen], self.rows[chosen], self.tokens[where], self.lengths[where], self.rewards[chosen]
         )
-
-    def moved(self, offset: int) -> Rollouts:
-        """The same of prompts that stand so many places later in the step."""
-        return replace(self, groups=self.groups + offset)
 
     def counts(self, prompts: int) -> tuple[Ints, Ints]:
         """Successes and scored rollouts of each of the step's prompts."""
@@ -276,15 +272,16 @@ class Loop:
 
     def update(self, rollouts: Rollouts) -> float:
         """Update the policy on these rollouts; returns the loss."""
-        training = self.recipe.training
-        weights = kr.advantages.rollout_weights(
-            rollouts.groups, training.rollout_weights or self.allocator.rollout_weights, training.group_size
-        )
-        advantages = kr.advantages.bounded(
-            kr.advantages.group_advantages(rollouts.rewards, rollouts.groups).values, training.advantage_clip, weights
-        )
         prompts = [self.columns["prompt"][row] for row in rollouts.rows]
-        return self.policy.update(prompts, rollouts, advantages, self.random)
+        return self.policy.update(prompts, rollouts, self.advantages(rollouts), self.random)
+
+    def advantages(self, rollouts: Rollouts) -> Floats:
+        """Of each rollout, over the groups as they are: clipped, and weighed as suits the strategy."""
+        training, how = self.recipe.training, kr.advantages
+        kind = training.rollout_weights or self.allocator.rollout_weights
+        weights = how.rollout_weights(rollouts.groups, kind, training.group_size)
+        values = how.group_advantages(rollouts.rewards, rollouts.groups).values
+        return how.bounded(values, training.advantage_clip, weights)
 
     def generate(self, rows: list[int], counts: Ints, random: torch.Generator) -> Rollouts:
         """`counts[i]` scored rollouts of the problem in row `rows[i]`."""

@@ -97,7 +97,8 @@ def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
     evaluated()
     while spent < training.budget:
         if training.dynamic_sampling:
-            collected, loss = dynamic_sampling.step(loop, training.budget - spent)
+            collected, kept = dynamic_sampling.collect(loop, training.budget - spent)
+            loss = loop.update(kept) if len(kept) else 0.0
         elif oracle is not None:
             rows = [next(loop.order) for _ in range(training.prompts_per_step)]
             began = time.monotonic()

@@ -25,10 +25,10 @@ class EvaluatedTrainer(KnapsackGRPOTrainer):
     random state of its own, which cannot be put back.)
 
     Args:
-        recipe: Says how to evaluate.
-        benchmarks: Held-out problems by name.
-        on_evaluation: Called on every process with the step and the accuracy of every benchmark.
-        arguments: As KnapsackGRPOTrainer takes them, with one reward function.
+        recipe: says how to evaluate.
+        benchmarks: held-out problems by name.
+        on_evaluation: called on every process with the step and the accuracy of every benchmark.
+        arguments: as KnapsackGRPOTrainer takes them, with one reward function.
     """
 
     def __init__(

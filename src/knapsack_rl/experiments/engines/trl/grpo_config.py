@@ -79,8 +79,8 @@ def grpo_config(recipe: Recipe, checkpoints: Path, world_size: int = 1) -> GRPOC
     means over a step, and no checkpoint lies between the updates of one step, where TRL could not resume exactly.
 
     Raises:
-        InvalidInputError: The rollouts of a step cannot be dealt evenly to `world_size` devices, or an entry of
-            ``trl:`` is unknown, of the wrong type, set elsewhere in the recipe, or refused by TRL.
+        InvalidInputError: the rollouts of a step cannot be dealt evenly to `world_size` devices, or an entry of
+            `trl:` is unknown, of the wrong type, set elsewhere in the recipe, or refused by TRL.
     """
     training, updates = recipe.training, recipe.training.updates_per_step
     per_update = training.rollouts_per_step // updates

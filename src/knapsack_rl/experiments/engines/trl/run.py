@@ -37,22 +37,22 @@ _BESIDES_CHECKPOINTS = 16 * 2**20  # bytes: allocations, metrics and the report
 
 
 def train(recipe: Recipe, output: Path, command: str, console: Console, report: bool = True) -> Outcome:
-    """Train what `recipe` says in ``output/name``, from the last complete checkpoint there if there is one.
+    """Train what `recipe` says in `output/name`, from the last complete checkpoint there if there is one.
 
     Under torchrun every process calls this; the first one writes and shows.
 
     Args:
-        recipe: What to train.
-        output: The folder of run directories.
-        command: What to put on record as the command that made the run.
-        console: Where to show progress.
-        report: Whether to write the run's report.
+        recipe: what to train.
+        output: the folder of run directories.
+        command: what to put on record as the command that made the run.
+        console: where to show progress.
+        report: whether to write the run's report.
 
     Raises:
-        InvalidInputError: The recipe does not suit the machine, or the directory cannot take the run.
-        StateError: Another process is at work in the directory, or the disk became full.
-        MissingExtraError: The recipe needs a package that is not installed.
-        Interrupted: A signal came before training, or a second one during it.
+        InvalidInputError: the recipe does not suit the machine, or the directory cannot take the run.
+        StateError: another process is at work in the directory, or the disk became full.
+        MissingExtraError: the recipe needs a package that is not installed.
+        Interrupted: a signal came before training, or a second one during it.
     """
     directory = RunDirectory(output / recipe.name)
     with _quiet_libraries():
@@ -87,11 +87,11 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
     """Build what needs neither weights nor data, and tell in a few (label, text) rows what a run would do.
 
     Raises:
-        InvalidInputError: Something in the recipe cannot be built.
+        InvalidInputError: something in the recipe cannot be built.
     """
     with _quiet_libraries():
         config = grpo_config(recipe, output / recipe.name / "checkpoints", world_size())
-        ingredients.allocator(recipe)
+        remarks = ingredients.remarks(recipe)
     allocator, training, evaluation = recipe.allocator, recipe.training, recipe.evaluation
     model = recipe.model.path if recipe.model.kind == "pretrained" else f"{recipe.model.architecture} from scratch"
     return [
@@ -102,6 +102,7 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
             "allocator",
             f"{allocator.strategy}, {allocator.min_rollouts} to {allocator.max_rollouts} rollouts per prompt",
         ),
+        *remarks,
         (
             "training",
             f"{training.steps} steps x {training.prompts_per_step} prompts x {training.group_size} rollouts "

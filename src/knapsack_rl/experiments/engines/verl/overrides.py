@@ -44,12 +44,12 @@ def overrides(recipe: Recipe, directory: Path, final: bool = False) -> dict[str,
     The recipe's `verl` block is among them, and may change the defaults below, but nothing that has a key of its own.
 
     Args:
-        recipe: One with trainer=verl.
-        directory: Where `verl_engine` has put the data.
-        final: For the evaluation after the last step, which is a process of its own and trains nothing.
+        recipe: one with trainer=verl.
+        directory: where `verl_engine` has put the data.
+        final: for the evaluation after the last step, which is a process of its own and trains nothing.
 
     Raises:
-        InvalidInputError: The `verl` block sets what a key of the recipe sets.
+        InvalidInputError: the `verl` block sets what a key of the recipe sets.
     """
     settings = {**_settings(recipe, directory), **_evaluation(recipe, directory, final)}
     more = dict(flattened(recipe.verl))

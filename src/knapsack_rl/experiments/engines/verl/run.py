@@ -28,23 +28,23 @@ _LOG = "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH"
 
 
 def train(recipe: Recipe, output: Path, command: str, say: Callable[[str], None]) -> int:
-    """Train what `recipe` says in ``output/name``, from verl's last checkpoint there if there is one.
+    """Train what `recipe` says in `output/name`, from verl's last checkpoint there if there is one.
 
-    On several nodes, start Ray on all of them and call this on one; ``output`` must be a folder that all nodes share.
+    On several nodes, start Ray on all of them and call this on one; `output` must be a folder that all nodes share.
 
     Args:
-        recipe: One with trainer=verl.
-        output: The folder of run directories.
-        command: What to put on record as the command that made the run.
-        say: Shows a line: verl's command.
+        recipe: one with trainer=verl.
+        output: the folder of run directories.
+        command: what to put on record as the command that made the run.
+        say: shows a line: verl's command.
 
     Returns:
         verl's exit code.
 
     Raises:
-        InvalidInputError: The directory cannot take the run, or the data cannot be read.
+        InvalidInputError: the directory cannot take the run, or the data cannot be read.
         MissingExtraError: verl, or what the task needs, is not installed.
-        StateError: Another process is at work in the directory.
+        StateError: another process is at work in the directory.
     """
     if importlib.util.find_spec("verl") is None:
         raise MissingExtraError("--engine verl: verl is not installed. Run: pip install 'knapsack-rl[verl]'")
@@ -79,6 +79,7 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
     """
     directory = (output / recipe.name).absolute()
     rows = [("recipe", f"{recipe.name}, seed {recipe.seed}"), ("run directory", str(directory))]
+    rows += ingredients.remarks(recipe)
     for final in _processes(recipe):
         _check(overrides(recipe, directory, final))
         rows.append(("evaluation" if final else "training", shlex.join(_command(recipe, directory, final))))

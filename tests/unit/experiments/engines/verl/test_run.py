@@ -16,10 +16,10 @@ pytest.importorskip("math_verify")
 from knapsack_rl.experiments.engines.verl import reward as verl_reward
 
 CHILD = """
-import signal, sys, time
+import signal, sys
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does
 print("ready", flush=True)
-time.sleep(60)
+signal.pause()
 """
 PARENT = """
 import os, sys
