@@ -125,7 +125,7 @@ import stand_ins
 dataset, reward = stand_ins.a_small_trl("Qwen/Qwen2.5-Math-7B", "Qwen/Qwen3-0.6B"), stand_ins.reward
 batches = [["easy", "hard", "harder"]] * 3
 generate = lambda prompt, count: [prompt] * count
-is_correct = lambda prompt, response: response == "easy"
+is_correct = lambda response: response == "easy"
 update = lambda *step: None
 """,
     "docs/allocation.md": """

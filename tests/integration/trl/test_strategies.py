@@ -14,6 +14,9 @@ from knapsack_rl.testing import check_strategy
 @pytest.mark.parametrize("strategy", kr.strategies())
 def test_every_strategy_trains(make, observed, strategy: str) -> None:
     trainer = make(kind=observed, allocator=kr.BudgetAllocator(strategy, group_size=4, max_rollouts=10))
+    ids = [trainer._prompt_id(row) for row in trainer.train_dataset]
+    for _ in range(30):  # so that prompts are believed to differ from the first step on
+        trainer.allocator.tell(ids, [number % 5 for number in range(len(ids))], [4] * len(ids))
     trainer.train()
     assert len(trainer.batches) == 6
     for batch in trainer.batches:
