@@ -24,7 +24,7 @@ from knapsack_rl import metrics
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
 from knapsack_rl.step import Step
-from knapsack_rl.verl.options import Options
+from knapsack_rl.verl.options import KnapsackOptions
 
 Ints = NDArray[np.int64]
 Features = dict[str, list[Any]]
@@ -156,7 +156,7 @@ class _OpenStep:
 class BudgetKeeper:
     """Owns the allocator of a run. An asyncio actor: `ray.remote(BudgetKeeper)`."""
 
-    def __init__(self, settings: Options, group_size: int, estimator: str) -> None:
+    def __init__(self, settings: KnapsackOptions, group_size: int, estimator: str) -> None:
         self._settings = settings
         self._allocator = settings.allocator(group_size, estimator)
         self._steps: list[_OpenStep] = []

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class KnapsackTrainer(PPOTrainer):
-    """What the trainers share: settings from `trainer.v1.knapsack` (`settings.Options`), and one keeper.
+    """What the trainers share: settings from `trainer.v1.knapsack` (`settings.KnapsackOptions`), and one keeper.
 
     Raises:
         InvalidInputError: verl's version or an option cannot work with variable group sizes.

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 import knapsack_rl as kr
 from knapsack_rl.belief import Belief
 from knapsack_rl.verl.keeper import BudgetKeeper, Report, Reports, Visit, summary
-from knapsack_rl.verl.options import Options
+from knapsack_rl.verl.options import KnapsackOptions
 
 PROMPTS = 12
 
 
 def keeper_of(strategy: str, **more: object) -> BudgetKeeper:
-    return BudgetKeeper(Options.read({"strategy": strategy, "max_rollouts": 32, **more}), 8, "grpo")
+    return BudgetKeeper(KnapsackOptions.read({"strategy": strategy, "max_rollouts": 32, **more}), 8, "grpo")
 
 
 async def report(keeper: BudgetKeeper, *outcome: object, waiting: bool) -> int:
