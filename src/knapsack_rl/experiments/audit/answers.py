@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from knapsack_rl.experiments.audit.accounting import Labels, Table
-    from knapsack_rl.experiments.audit.reading import Encoded
+    from knapsack_rl.experiments.audit.values import Encoded
 
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
