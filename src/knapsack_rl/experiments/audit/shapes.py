@@ -360,6 +360,41 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Transcript:
+    """A chat that holds the reply too: the prompt is what stands before it."""
+
+    column: str
+    turns: bool
+
+    @property
+    def said(self) -> str:
+        """See `Shape`."""
+        where = "the first reply" if self.turns else "the last reply"
+        return f"{self.column} holds replies too: the prompt was read from what stands before {where}."
+
+    @classmethod
+    def find(cls, rows: Sequence[Row], wanted: Sequence[str]) -> Shape | None:
+        """Whether chats end with a reply, and are the same more often without it."""
+        column = names.find(names.CANDIDATES["prompt"], columns_of(rows))
+        if column is None or not _mostly(rows, lambda row: _ends_with_reply(value(row, column))):
+            return None
+        for shape in (cls(column, turns=False), cls(column, turns=True)):
+            before = [repr(value(part, column)) for row in rows for part in shape.unfold(row)]
+            if len(set(before)) < len(before):
+                return shape
+        return None
+
+    def unfold(self, row: Row) -> list[Row]:
+        """The row with its prompt and the last reply."""
+        talk = value(row, self.column)
+        if not _ends_with_reply(talk):
+            return [row]
+        replies = [place for place, message in enumerate(talk) if message["role"] == "assistant"]
+        end = replies[0] if self.turns else len(talk) - 1
+        return [row | {self.column: talk[:end], "completion": talk[-1].get("content")}]
+
+
+@dataclass(frozen=True)
 class Harness:
     """A sample of lm-evaluation-harness: the prompt is in `arguments` or `doc`, the metrics are named in `metrics`."""
 
@@ -390,7 +425,7 @@ Find = Callable[[Sequence[Row], Sequence[str]], Shape | None]
 
 SHAPES: tuple[Find, ...] = (
     Table.find, ColumnsByRow.find, Harness.find, Conversation.find, Selection.find, Lists.find, TokenRewards.find,
-    Nested.find,
+    Nested.find, Transcript.find,
 )  # fmt: skip
 """In the order in which they are looked for."""
 
@@ -428,11 +463,16 @@ def _is_chat(held: Any) -> bool:
     return isinstance(held, list) and all(isinstance(part, dict) and "role" in part for part in held)
 
 
+def _ends_with_reply(held: Any) -> bool:
+    return _is_chat(held) and len(held) > 1 and held[-1]["role"] == "assistant" and held[0]["role"] != "assistant"
+
+
 def _is_several(held: Any, row: Row) -> bool:
     """A list of prompts, and not one chat: another column has a number for each."""
     if not isinstance(held, list) or not held or not all(isinstance(part, (str, list)) for part in held):
         return False
-    return any(_is_numbers(part) and len(part) == len(held) for part in row.values())
+    lists = [part for part in row.values() if isinstance(part, list) and len(part) == len(held)]
+    return any(_is_numbers(part) or all(map(_is_numbers, part)) for part in lists)
 
 
 def _first_text(held: Any) -> str | None:

@@ -292,6 +292,38 @@ def test_other_separators_than_commas_are_named(tmp_path: Path, mark: str) -> No
         audited(tmp_path / "log.csv")
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", "log.parquet"])
+@pytest.mark.parametrize("kind", ["one turn", "shots", "turns"])
+def test_chats_that_hold_the_reply_are_cut_before_it(tmp_path: Path, name: str, kind: str) -> None:
+    def talk(prompt: str, reply: str) -> list[dict[str, str]]:
+        shots = ["1+1?", "2"] if kind == "shots" else []
+        turns = [f"try {reply}", "no"] if kind == "turns" else []
+        texts = [*shots, f"{prompt}+{prompt}?", *turns, reply]
+        return [{"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(texts)]
+
+    rows = [
+        {"messages": talk(prompt, f"r{i}"), "reward": reward, "step": 1}
+        for prompt, rewards in (("a", MIXED), ("b", WRONG))
+        for i, reward in enumerate(rewards)
+    ]
+    log = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), log)
+    else:
+        write(log, rows)
+    found = audited(log)
+    assert figures(found) == (8, 2, 0.5)
+    assert "messages holds replies too" in said(found)
+
+
+def test_a_step_may_be_an_object_with_a_list_of_rewards_for_each_prompt(tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "prompts": ["a", "b"], "responses": [["r"] * 4] * 2, "rewards": [MIXED, WRONG]}
+        for step in (1, 2)
+    ]
+    assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (16, 2, 0.5)
+
+
 # Tables of counts.
 
 
