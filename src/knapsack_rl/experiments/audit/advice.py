@@ -140,7 +140,7 @@ def _plans(audit: Audit) -> list[str]:
     name = max(audit.others, key=lambda strategy: audit.others[strategy])
     gain = audit.expectation.gain
     worth = (
-        f"What {audit.options.strategy} would have gained is not told from nothing."
+        f"What {audit.options.strategy} would have gained cannot be told from nothing."
         if np.isnan(gain.low) or gain.low <= _WORTH
         else f"Those of {audit.options.strategy} are expected to gain {100 * gain.value:.1f} points of rollouts with "
         "a gradient."

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -175,7 +174,7 @@ class Reading:
     def _parts(self, one: _Understood, needed: list[str], problems: Problems | None = None) -> Iterator[Part]:
         """The rows of a file; what breaks off is counted."""
         path = one.found.path
-        parts = cast(Iterator[Part], readers.parts(path, one.look, needed, problems or self.problems))
+        parts = readers.parts(path, one.look, needed, problems or self.problems)
         while True:
             try:
                 part = next(parts, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from knapsack_rl.errors import InvalidInputError
@@ -78,8 +79,8 @@ def look(path: Path, wanted: tuple[str, ...]) -> Look:
     return READERS[suffix(path)].look(path, wanted)
 
 
-def parts(path: Path, found: Look, needed: list[str], problems: Problems) -> object:
-    """All rows of a file, some at a time: an iterator of `Part`."""
+def parts(path: Path, found: Look, needed: list[str], problems: Problems) -> Iterator[Part]:
+    """All rows of a file, some at a time."""
     return READERS[suffix(path)].parts(path, found, needed, problems)
 
 
