@@ -124,4 +124,4 @@ def _again(step: Ints, prompt: Keys, rollouts: Ints, earlier: NDArray[np.bool_],
         for group, size in old.items()
     )
     groups = set(zip(step[both].tolist(), prompt[both].tolist(), strict=True))
-    return same >= _ALIKE * len(groups)
+    return bool(groups) and same >= _ALIKE * len(groups)

@@ -182,8 +182,9 @@ def _rewards(file: str, look: Look, asked: Asked) -> tuple[tuple[str, ...], tupl
         success = asked.success or asked.reward
     else:
         whole, success = known, asked.success or asked.reward or ""
-    if not whole and (found := success or find(CANDIDATES["success"], look.names)):
-        whole = (found,)
+    if not whole:  # a column that holds nothing in the first rows is better than none
+        found = success or find((*CANDIDATES["success"], *CANDIDATES["reward"]), look.names)
+        whole = () if found is None else (found,)
     if not whole:
         raise InvalidInputError(_no_reward(file, look))
     _check_values(file, look, (*whole, success) if success else whole)
@@ -200,7 +201,8 @@ def _writes_what_it_trains_on(look: Look) -> bool:
 
 def _total(look: Look) -> tuple[str, ...]:
     """The column that is the reward as a whole, or those with reward in their names."""
-    found = find(CANDIDATES["reward"], look.names)
+    empty = {name for name in look.names if look.rows and all(is_missing(value(row, name)) for row in look.rows)}
+    found = find(CANDIDATES["reward"], [name for name in look.names if name not in empty])
     if found is not None:
         return (found,)
     called = tuple(

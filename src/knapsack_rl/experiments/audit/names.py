@@ -53,7 +53,19 @@ IMAGES = ("images", "image", "image_path", "image_paths", "image_id", "image_url
 STEADY_REFERENCES = ("reference", "ground_truth", "gts", "gt", "gold", "reference_answer", "solution", "target")
 """References that are never the model's own answer, so that prompts with other ones are other prompts."""
 
-RUNS = ("model", "model_name", "model_id", "run", "run_id", "run_name", "experiment", "policy", "checkpoint", "agent")
+RUNS = (
+    "model",
+    "model_name",
+    "model_id",
+    "run",
+    "run_id",
+    "run_name",
+    "experiment",
+    "policy",
+    "checkpoint",
+    "agent",
+    "seed",
+)
 """What tells apart rollouts that are not of one run."""
 
 SPLITS = (

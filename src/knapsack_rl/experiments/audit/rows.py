@@ -204,6 +204,7 @@ class Rows:
         trained = _total([rewards[name] for name in columns.trained], len(self._good))
         reward = _total([rewards[name] for name in columns.success], len(self._good))
         reward = np.where(np.isnan(reward), trained, reward)  # a row of a task that another function rewards
+        trained = np.where(np.isnan(trained), reward, trained)
         if columns.counts is None:
             self._refuse_without_number("reward", named, np.isnan(reward))
             self._refuse("rows with an infinite reward", np.isinf(reward) | np.isinf(trained))

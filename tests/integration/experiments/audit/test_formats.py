@@ -284,6 +284,22 @@ def test_numbers_that_are_texts_count_as_numbers(tmp_path: Path) -> None:
     assert found.log.step.tolist() == [3, 3]
 
 
+@pytest.mark.parametrize("late", [0, 300])
+def test_a_reward_that_holds_nothing_leaves_gradients_to_the_verdict(tmp_path: Path, late: int) -> None:
+    rows = rollouts([("a", MIXED), ("b", WRONG)], step=1)
+    rows = [{"prompt": row["prompt"], "step": 1, "reward": None, "acc": row["reward"]} for row in rows]
+    first = rollouts([("c", (1.0,) * late)], step=2)
+    found = audited(write(tmp_path / "log.jsonl", [row | {"acc": 1.0} for row in first] + rows))
+    assert figures(found) == (8 + late, 2 + (late > 0), pytest.approx((4 + late) / (8 + late)))
+
+
+def test_counts_that_are_texts_count_as_numbers(tmp_path: Path) -> None:
+    rows = [{"problem": p, "pass@1": share, "num_samples": "8"} for p, share in (("a", "0.5"), ("b", "0.0"))]
+    assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (16, 2, 0.5)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
+    assert figures(audited(tmp_path / "log.parquet")) == (16, 2, 0.5)
+
+
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
 def test_other_separators_than_commas_are_named(tmp_path: Path, mark: str) -> None:
     (tmp_path / "log.csv").write_text("\n".join(["step,prompt,reward", "1,a,1"]).replace(",", mark))
@@ -439,6 +455,13 @@ def test_of_steps_that_were_logged_again_the_last_attempt_counts(tmp_path: Path,
     assert figures(found) == (32, 8, 0.875)
     assert f"Steps go back at row {len(broken) + 1} of {name}, to step 2" in said(found)
     assert f"of {len(broken) + 24} rollouts" in said(found)
+
+
+@pytest.mark.parametrize("steps", [[2, 1], [3, 1, 2], [5, 4, 3, 2, 1]])
+def test_steps_in_another_order_all_count(tmp_path: Path, steps: list[int]) -> None:
+    found = audited(write(tmp_path / "log.jsonl", attempt(steps)))
+    assert figures(found) == (8 * len(steps), 2 * len(steps), 0.5)
+    assert "Steps go back" not in said(found)
 
 
 def test_a_run_that_was_resumed_twice_counts_once(tmp_path: Path) -> None:

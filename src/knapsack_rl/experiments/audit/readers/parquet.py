@@ -12,6 +12,7 @@ import pyarrow.parquet
 
 from knapsack_rl.experiments.audit.readers.base import BATCH_ROWS, SAMPLE_ROWS, Look, Part, Problems
 from knapsack_rl.experiments.audit.shapes import Row, columns_of, shapes_of, unfolded, value
+from knapsack_rl.experiments.audit.values import number
 
 _BATCH_BYTES = 16 << 20
 
@@ -27,7 +28,8 @@ def look(path: Path, wanted: tuple[str, ...]) -> Look:
     nested = any(pa.types.is_nested(schema.field(index).type) for index in range(len(schema)))
     rows = _rows(first)
     if not nested:
-        return Look(schema.names, numeric, rows)
+        texts = {name for name in schema.names if name not in numeric and is_numeric([row[name] for row in rows])}
+        return Look(schema.names, numeric | texts, rows)
     shapes, rows = shapes_of(rows, wanted)
     inner = {
         name: [value(row, name) for row in rows] for name in columns_of(rows) if name not in schema.names or shapes
@@ -75,9 +77,13 @@ def numeric_of(schema: pa.Schema) -> frozenset[str]:
 
 
 def is_numeric(held: list[Any]) -> bool:
-    """Whether there are values, and all are numbers."""
+    """Whether there are values, and all are numbers, or texts of numbers."""
     there = [one for one in held if one is not None]
-    return bool(there) and all(isinstance(one, (int, float)) for one in there)
+    return bool(there) and all(isinstance(one, (int, float, str)) and _is_number(one) for one in there)
+
+
+def _is_number(one: float | str) -> bool:
+    return not isinstance(one, str) or number(one) == number(one)
 
 
 def _rows(batch: Any) -> list[Row]:
