@@ -364,5 +364,5 @@ def summary(visits: list[Visit]) -> dict[str, float]:
     if not visits:
         return {}
     rollouts, scored, successes, wins, losses, unvisited = (np.array(column) for column in zip(*visits, strict=True))
-    found = metrics.step_metrics(scored, successes, placed=rollouts, visited=~unvisited, belief=Belief(wins, losses))
+    found = metrics.step_metrics(rollouts, successes, scored=scored, visited=~unvisited, belief=Belief(wins, losses))
     return found | {"failed_rollouts/sum": float((rollouts - scored).sum())}

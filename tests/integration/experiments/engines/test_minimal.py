@@ -521,7 +521,7 @@ def test_plans_that_cannot_differ_are_said_before_the_run(
     recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(recipe_path, tmp_path, "allocator.min_rollouts=4", "training.steps=1")
-    assert "every prompt gets 4 rollouts whatever the strategy. Lower min_rollouts." in capsys.readouterr().out
+    assert "the same number of rollouts whatever the strategy. Lower min_rollouts." in capsys.readouterr().out
 
 
 # Dynamic sampling
