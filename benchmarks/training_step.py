@@ -5,7 +5,7 @@
 
 Both train the same small transformer on the same number of rollouts, forced to one length, so that any difference is
 the adapter's. They take turns in one process; the ratio is taken pair by pair, so that it holds while the machine's
-speed drifts.
+speed drifts. Seconds are those of the one processor that they run on, which other processes cannot lengthen.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Plain(GRPOTrainer):
     generation_seconds = 0.0
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        started = time.perf_counter()
+        started = time.process_time()
         output = super()._generate_and_score_completions(inputs)
-        self.generation_seconds = time.perf_counter() - started
+        self.generation_seconds = time.process_time() - started
         return output
 
 
@@ -117,7 +117,7 @@ def build(
 
 def seconds_of_a_step(trainer: GRPOTrainer, rows: list[dict[str, str]]) -> float:
     """One whole step as Trainer makes it: generation, scoring, forward, backward, update."""
-    started = time.perf_counter()
+    started = time.process_time()
     trainer.model.train()
     batches = trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     for batch in range(batches):
@@ -125,7 +125,7 @@ def seconds_of_a_step(trainer: GRPOTrainer, rows: list[dict[str, str]]) -> float
         trainer.training_step(trainer.model, rows, None)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def rows_of(trainer: GRPOTrainer) -> list[dict[str, str]]:
