@@ -260,14 +260,19 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
         f"{methods.__name__} computes a loss of its own": own_loss,
         "args.use_liger_kernel was not tried": trainer.args.use_liger_kernel,
         "DeepSpeed counts micro-batches itself": trainer.is_deepspeed_enabled,
-        "parallelism within a rollout was not tried": getattr(trainer.accelerator, "parallelism_config", None)
-        is not None,
+        "parallelism within a rollout was not tried": _splits_rollouts(trainer),
         "the model takes images, whose tensors have no row for each rollout": trainer._is_vlm,
         "the model's log probabilities may depend on padding, as its positions are not plain rotary ones": (
             not _is_plain_rotary(trainer.model.config.get_text_config())
         ),
     }
     return next((reason for reason, holds in obstacles.items() if holds), None)
+
+
+def _splits_rollouts(trainer: GRPOTrainer) -> bool:
+    """Whether several processes share a row: tensor, context or sequence parallelism."""
+    parallel = getattr(trainer.accelerator, "parallelism_config", None)
+    return any(getattr(parallel, size, 1) > 1 for size in ("tp_size", "cp_size", "sp_size"))
 
 
 def _is_plain_rotary(config: Any) -> bool:
