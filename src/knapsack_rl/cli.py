@@ -120,6 +120,8 @@ Columns that are not named are guessed, and the guesses are said. Rows that cann
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a refused request, 128 + the signal's number for an interruption."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if os.getcwd() not in sys.path:  # where a strategy of the user's own may be; last, so that it hides nothing
+        sys.path.append(os.getcwd())
     try:
         parsed = _parse(given)
         code: int = parsed.run(parsed, _command(given))
