@@ -1,4 +1,4 @@
-"""Time and memory of ``knapsack-rl audit`` on ten million rollouts, as JSONL, CSV and parquet.
+"""Time and memory of `knapsack-rl audit` on ten million rollouts, as JSONL, CSV and parquet.
 
 python benchmarks/audit.py [--rows 10000000] [--formats jsonl csv parquet] [--folder DIR]
 

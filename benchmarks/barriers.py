@@ -6,7 +6,7 @@
 An engine with a number of slots generates 256 x 8 rollouts by continuous batching at constant speed. Durations are
 log-normal (sigma 1), independent of prompts and outcomes; success rates come from Beta(.4, .6), and the belief about a
 prompt is the posterior after three earlier outcomes. All ways of placing see the same outcomes and durations: the j-th
-rollout of a prompt is the same one wherever it is placed. The rule behind `Step.place` was chosen on seeds 0 .. 5.
+rollout of a prompt is the same one wherever it is placed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from knapsack_rl.allocator import BudgetAllocator
 from knapsack_rl.belief import Belief
-from knapsack_rl.beta import log_beta
 from knapsack_rl.estimators import RecentRewards
 from knapsack_rl.estimators.features import NONE, Features
 from knapsack_rl.expected_value import expected_gains
@@ -34,8 +33,7 @@ PROMPTS, GROUP, LEAST, MOST = 256, 8, 2, 128
 BUDGET = PROMPTS * GROUP
 PRIOR = (0.4, 0.6)
 EARLIER = 3
-REPRICE = 16  # completions between two looks at the price; a look costs as much as some dozen placements
-WAYS = ("one shot", "three waves", "no barriers: `place`", "no barriers, price throughout", "no barriers, no price")
+WAYS = ("one shot", "three waves", "no barriers: `place`")
 
 
 @dataclass(frozen=True)
@@ -98,86 +96,6 @@ def in_waves(world: World, slots: int, seed: int, halve: bool) -> Outcome:
     return Outcome(now, work, placed, successes)
 
 
-class Market:
-    """Expected gains of the next rollout, and the price at which the expected demand is what is left to spend.
-
-    With belief Beta(a, b), f wrong (none right) and q pending rollouts, the gain of one more is
-    B(a + 1 + e, b + g + f + q) / B(a, b + f), as in `expected_gains`, and likewise where all are right; the tables hold
-    the logarithms of numerators and denominators for all counts.
-    """
-
-    def __init__(self, belief: Belief) -> None:
-        e, g = EXPONENTS
-        a, b, count = belief.wins[:, None], belief.losses[:, None], np.arange(MOST + 1.0)
-        self.whole = np.stack((log_beta(a, b + count), log_beta(a + count, b)))  # all wrong, all right
-        self.one_more = np.stack((log_beta(a + 1 + e, b + g + count), log_beta(a + e + count, b + 1 + g)))
-        self.after = np.exp(self.one_more - self.whole)[:, :, :MOST]  # gain once so many are known to be alike
-        self.order = np.argsort(-self.after, axis=None)
-        self.count = np.arange(MOST)
-
-    def gain(self, i: int, placed: int, successes: int, scored: int) -> float:
-        """What one more rollout of prompt i is worth; mixed groups come last, the largest of them last of all."""
-        if placed == MOST:
-            return -np.inf
-        if 0 < successes < scored:
-            return -float(placed)
-        total = 0.0
-        if successes == 0:
-            total += np.exp(self.one_more[0, i, placed] - self.whole[0, i, scored])
-        if successes == scored:
-            total += np.exp(self.one_more[1, i, placed] - self.whole[1, i, scored])
-        return total
-
-    def price(self, placed: Ints, successes: Ints, scored: Ints, left: int) -> float:
-        """Under the belief, a group asks for rollout k + 1 when its first k are alike and its gain is above the price.
-
-        The sum of these probabilities over prompts and k is the expected demand: no sampling is needed.
-        """
-        prompts = np.arange(PROMPTS)
-        known = self.whole[:, prompts, scored]
-        chance = np.exp(np.minimum(self.whole[:, :, :MOST] - known[:, :, None], 0.0))
-        alike = np.stack((successes == 0, successes == scored))
-        chance *= alike[:, :, None] & (self.count >= placed[:, None])
-        demand = np.cumsum(chance.ravel()[self.order])
-        if demand[-1] <= left:
-            return -np.inf
-        return float(self.after.ravel()[self.order[np.searchsorted(demand, left)]])
-
-
-def streamed(world: World, slots: int, priced: bool) -> Outcome:
-    """Two simpler rules: the minimum for everyone, then the largest gain, if wanted only above the price."""
-    market = Market(world.belief)
-    placed, successes, scored = np.zeros((3, PROMPTS), dtype=np.int64)
-    gains = np.zeros(PROMPTS)
-    pilot = [i for _ in range(LEAST) for i in range(PROMPTS)][::-1]
-    flight: list[tuple[float, int, bool]] = []
-    left, now, work, news = BUDGET, 0.0, 0.0, REPRICE
-    price = -np.inf
-    while left or flight:
-        while left and len(flight) < slots:
-            if pilot:
-                i = pilot.pop()
-            else:
-                if priced and news >= REPRICE:
-                    price, news = market.price(placed, successes, scored, left), 0
-                i = int(gains.argmax())
-                if gains[i] <= price:
-                    if flight:
-                        break
-                    price, news = -np.inf, 0  # waiting would teach nothing more: the budget must be spent
-            duration = float(world.durations[i, placed[i]])
-            heapq.heappush(flight, (now + duration, i, bool(world.rights[i, placed[i]])))
-            placed[i] += 1
-            left, work = left - 1, work + duration
-            gains[i] = market.gain(i, int(placed[i]), int(successes[i]), int(scored[i]))
-        now, i, right = heapq.heappop(flight)
-        scored[i] += 1
-        successes[i] += right
-        news += 1
-        gains[i] = market.gain(i, int(placed[i]), int(successes[i]), int(scored[i]))
-    return Outcome(now, work, placed, successes)
-
-
 class Told(RecentRewards):
     """Believes what it was given."""
 
@@ -193,7 +111,7 @@ class Told(RecentRewards):
 def placed_by_the_library(world: World, slots: int) -> Outcome:
     """`Step.place` whenever a slot is free, and a report of each rollout as it ends."""
     allocator = BudgetAllocator("adaptive", GROUP, LEAST, MOST)
-    allocator._estimator = Told(world.belief)
+    allocator.estimator = Told(world.belief)
     step = allocator.step(range(PROMPTS))
     placed, nothing = np.zeros((2, PROMPTS), dtype=np.int64)
     flight: list[tuple[float, int, bool]] = []
@@ -215,8 +133,6 @@ def placed_by_the_library(world: World, slots: int) -> Outcome:
 def run(way: str, world: World, slots: int, seed: int) -> Outcome:
     if way.endswith("`place`"):
         return placed_by_the_library(world, slots)
-    if way.startswith("no barriers"):
-        return streamed(world, slots, priced=way.endswith("throughout"))
     return in_waves(world, slots, seed, halve=way == "three waves")
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from knapsack_rl.verl.keeper import BudgetKeeper, Report, Reports
-from knapsack_rl.verl.options import Options
+from knapsack_rl.verl.options import KnapsackOptions
 
 
 async def run_group(reports: Reports, uid: str, rate: float, first: int, more: bool) -> int:
@@ -46,7 +46,7 @@ def of_step(number: int, prompts: int) -> tuple[list[str], list[str], list[float
 
 
 async def in_process(strategy: str, prompts: int, steps: int) -> list[tuple[float, int]]:
-    keeper, measured = BudgetKeeper(Options.read({"strategy": strategy}), 8, "grpo"), []
+    keeper, measured = BudgetKeeper(KnapsackOptions.read({"strategy": strategy}), 8, "grpo"), []
     for number in range(steps):
         uids, ids, rates = of_step(number, prompts)
         began = time.perf_counter()
@@ -65,7 +65,7 @@ def as_actor(strategy: str, prompts: int, steps: int) -> list[tuple[float, int]]
             return await run_part(keeper, groups, more)
 
     keeper = ray.remote(BudgetKeeper).options(num_cpus=0, max_concurrency=1_000_000)
-    keeper = keeper.remote(Options.read({"strategy": strategy}), 8, "grpo")
+    keeper = keeper.remote(KnapsackOptions.read({"strategy": strategy}), 8, "grpo")
     callers, measured = [ray.remote(Caller).options(num_cpus=0).remote() for _ in range(2)], []
     for number in range(steps):
         uids, ids, rates = of_step(number, prompts)

@@ -129,7 +129,8 @@ def rollout_weights(groups: Ints, kind: str, group_size: float) -> Floats:
     """
     if one_of("rollout_weights", kind, ("none", "sqrt")) == "none":
         return np.ones(len(groups))
-    return np.sqrt(group_size / np.bincount(groups))[groups]
+    _, of, count = np.unique(groups, return_inverse=True, return_counts=True)
+    return np.asarray(np.sqrt(group_size / count[of]))
 
 
 def bounded(advantages: Floats, clip: float | None, weights: Floats) -> Floats:
@@ -141,12 +142,19 @@ def _checked(rewards: ArrayLike, groups: ArrayLike, weights: ArrayLike | None) -
     """Rewards (rollouts, functions), groups and weights that fit together."""
     each = as_floats("rewards", rewards)
     each = each[:, None] if each.ndim == 1 else each
+    if np.isinf(each).any():
+        rollout, function = (int(position[0]) for position in np.nonzero(np.isinf(each)))
+        raise InvalidInputError(
+            f"rewards: expected finite numbers, or NaN for none, got {each[rollout, function]} for rollout {rollout} "
+            f"from reward function {function}. One infinite reward would decide the advantages of its whole group."
+        )
     of = as_counts("groups", groups)
     if each.ndim != 2 or of.shape != (len(each),):
         raise InvalidInputError(
             "rewards, groups: expected a row of rewards and a group for each rollout, "
             f"got shapes {each.shape} and {of.shape}."
         )
+    of = np.unique(of, return_inverse=True)[1].reshape(-1)  # whatever numbers name the groups
     weight = np.ones(each.shape[1]) if weights is None else as_floats("weights", weights)
     if weight.shape != (each.shape[1],):
         raise InvalidInputError(f"weights: expected one for each of {each.shape[1]} rewards, got shape {weight.shape}.")

@@ -203,13 +203,15 @@ class BudgetAllocator:
         given = as_features(features, len(keys))
         spent = None if costs is None else as_costs("costs", costs, len(keys), or_zero=True)
         with self._lock:
-            prompts = Prompts(keys, given, self.estimator)
-            before = None if self.on_step is None else (prompts.visited, prompts.belief)
+            listening = self.on_step is not None and bool(tried.any())
+            prompts = Prompts(keys, given, self.estimator, self._spending)
+            before = (self.estimator.known(keys), prompts.belief) if listening else None
             self.estimator.update(keys, won, tried, given)
             if spent is not None:
                 self._spending.update(keys, spent, tried, given)
         if self.on_step is not None and before is not None:
-            self.on_step(metrics.step_metrics(tried, won, visited=before[0], belief=before[1]))
+            visited, belief = before
+            self.on_step(metrics.step_metrics(tried, won, visited=visited, belief=belief))
 
     def step(
         self, prompt_ids: Iterable[str | int], features: Any = None, budget: int | None = None, *, waves: bool = True
@@ -237,15 +239,16 @@ class BudgetAllocator:
             None where plans can differ, and for the strategy `uniform`, whose plans are not meant to.
         """
         size, low, high = self.settings.group_size, self.settings.min_rollouts, self.settings.max_rollouts
-        if self.strategy == "uniform":
+        if self._strategy.rule is STRATEGIES["uniform"].rule:
             return None
-        if prompts == 1:
+        if as_integer("prompts", prompts, at_least=0) == 1:
             return f"A step has one prompt, which gets all its rollouts whatever the strategy. {more_prompts}"
-        for name, bound, change in (("min_rollouts", low, "Lower"), ("max_rollouts", high, "Raise")):
+        lower = "Lower min_rollouts." if low > 1 else "Raise the group size."
+        for name, bound, change in (("min_rollouts", low, lower), ("max_rollouts", high, "Raise max_rollouts.")):
             if size == bound:
                 return (
-                    f"{name} and the mean group size are both {size}, so that every prompt gets {size} rollouts "
-                    f"whatever the strategy. {change} {name}."
+                    f"{name} and the mean group size are both {size}, so that every prompt gets the same number of "
+                    f"rollouts whatever the strategy. {change}"
                 )
         return None
 
@@ -261,7 +264,7 @@ class BudgetAllocator:
     def visited(self, prompt_ids: Iterable[str | int]) -> NDArray[np.bool_]:
         """Whether anything was told about each of these prompts, in the order of the ids."""
         with self._lock:
-            return self._prompts(prompt_ids, None).visited
+            return self.estimator.known(identity.keys(prompt_ids))
 
     def success_rates(self, prompt_ids: Iterable[str | int], features: Any = None) -> Floats:
         """Believed success rates of these prompts, float64 in the order of the ids, NaN where never visited."""
@@ -297,8 +300,9 @@ class BudgetAllocator:
         }
 
     def copy(self) -> BudgetAllocator:
-        """An allocator of its own in the same state. O(known prompts)."""
+        """An allocator of its own in the same state, which tells no tracker of its steps. O(known prompts)."""
         twin = copy.copy(self)
+        twin.on_step = None
         with self._lock:
             twin.estimator = copy.deepcopy(self.estimator)
             twin._spending = copy.deepcopy(self._spending)
@@ -324,12 +328,15 @@ class BudgetAllocator:
         """
         if not isinstance(state, Mapping) or "version" not in state:
             raise StateError(f"state: expected what state_dict returned, got {state!r:.80}.")
-        if state["version"] != STATE_VERSION:
+        if not isinstance(state["version"], int) or state["version"] != STATE_VERSION:
             raise StateError(f"state: expected version {STATE_VERSION}, got {state['version']!r}.")
         for name in ("strategy", "settings", "estimator"):
             if name not in state:
                 raise StateError(f"state: expected what state_dict returned, and there is no {name!r}.")
         expected = self._identity()
+        for name, kind in (("strategy", str), ("settings", Mapping)):
+            if not isinstance(state[name], kind):
+                raise StateError(f"state: expected a {kind.__name__} for {name}, got {state[name]!r:.80}.")
         if state["strategy"] != expected["strategy"]:
             raise StateError(
                 f"state: expected the state of strategy {expected['strategy']!r}, got the state of "
@@ -353,7 +360,8 @@ class BudgetAllocator:
 
     def _identity(self) -> dict[str, Any]:
         settings = {"estimator": type(self.estimator).__name__, **self.estimator.settings}
-        return {"version": STATE_VERSION, "strategy": self.strategy, "settings": settings}
+        as_saved = json.loads(json.dumps(settings))  # where a tuple is a list
+        return {"version": STATE_VERSION, "strategy": self.strategy, "settings": as_saved}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to an .npz file without pickle; an existing file is replaced only once all is on disk."""
@@ -394,7 +402,3 @@ class BudgetAllocator:
                 f"{os.fspath(path)}: expected a file that BudgetAllocator.save wrote, got {error!r}."
             ) from error
         self.load_state_dict(state)
-
-
-def _is_mapping(state: object) -> bool:
-    return isinstance(state, Mapping)

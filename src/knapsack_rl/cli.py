@@ -23,6 +23,7 @@ from knapsack_rl.experiments.simulate.worlds import WORLDS
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from knapsack_rl.experiments.audit.audit import Audit
     from knapsack_rl.experiments.recipe.schema import Recipe
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -91,7 +92,9 @@ and this as the first line of the recipe beside it, for editors with the YAML la
 _AUDIT_COLUMNS = {
     "prompt": "the prompt",
     "id": "what tells prompts apart (default: the prompt itself)",
-    "reward": "the reward of a rollout",
+    "reward": "the reward of a rollout, as training saw it",
+    "success": "what says that a rollout is right (default: the reward, or a column of right and wrong beside it)",
+    "advantage": "what decides whether a rollout had a gradient (default: a column advantage, else the rewards)",
     "step": "the training step",
     "length": "tokens of the completion",
     "category": "a kind of prompts, such as verl's data_source",
@@ -108,6 +111,7 @@ this program, or any JSONL, CSV or parquet with a prompt (or id) and a reward fo
   knapsack-rl audit outputs/completions
   knapsack-rl audit rollouts/ --category data_source --length response_length
   knapsack-rl audit log.csv --id problem --reward passed --step iteration
+  knapsack-rl audit samples.jsonl --pass-at-k
 
 Columns that are not named are guessed, and the guesses are said. Rows that cannot be used are counted and shown.
 """
@@ -116,6 +120,8 @@ Columns that are not named are guessed, and the guesses are said. Rows that cann
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a refused request, 128 + the signal's number for an interruption."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if os.getcwd() not in sys.path:  # where a strategy of the user's own may be; last, so that it hides nothing
+        sys.path.append(os.getcwd())
     try:
         parsed = _parse(given)
         code: int = parsed.run(parsed, _command(given))
@@ -224,8 +230,16 @@ def _add_audit(commands: Commands) -> None:
     for name, meaning in _AUDIT_COLUMNS.items():
         audit.add_argument(f"--{name}", default=None, metavar="COLUMN", help=meaning)
     audit.add_argument(
-        "--success-above", type=float, default=0.0, metavar="X", help="a success has a larger reward (default: 0)"
+        "--success-above",
+        type=float,
+        default=None,
+        metavar="X",
+        help="a success has a larger reward (default: 0, where the values of the rewards leave no doubt)",
     )
+    audit.add_argument(
+        "--pass-at-k", action="store_true", help="all rows of a prompt are one group, whatever their order and steps"
+    )
+    audit.add_argument("--json", action="store_true", help="print all figures as JSON, and nothing else")
     audit.add_argument("--strategy", default="knapsack", metavar="NAME", help="what plans (default: knapsack)")
     audit.add_argument("--min-rollouts", type=int, default=2, metavar="N", help="fewest of a prompt (default: 2)")
     audit.add_argument("--max-rollouts", type=int, default=128, metavar="N", help="most of a prompt (default: 128)")
@@ -344,25 +358,40 @@ def _jobs(asked: int | None) -> int:
 
 
 def _audit(parsed: argparse.Namespace, command: str) -> int:
-    console = _console()
-    audit, findings, asked = _module("audit.audit"), _module("audit.findings"), _module("audit.columns").Asked
+    console, audit, asked = _console(), _module("audit.audit"), _module("audit.asked").Asked
     options = audit.Options(
         columns=asked(**{name: getattr(parsed, name) for name in _AUDIT_COLUMNS}),
         success_above=parsed.success_above,
+        pooled=parsed.pass_at_k,
         strategy=parsed.strategy,
         min_rollouts=parsed.min_rollouts,
         max_rollouts=parsed.max_rollouts,
     )
+    output = parsed.output or audit.default_output(parsed.logs)
+    if parsed.json:
+        found = audit.audit(parsed.logs, options)
+        page = _module("audit.report").write_report(found, output, command)
+        sys.stdout.write(_module("audit.as_json").as_json(found, page))
+        return 0
     with console.status("reading") as status:
         found = audit.audit(parsed.logs, options, lambda rows: status.update(f"reading: {rows:,} rows"))
+    _say_audit(console, found)
+    with console.status("drawing"):
+        page = _module("audit.report").write_report(found, output, command)
+    _say(console, f"\nreport  {page}")
+    return 0
+
+
+def _say_audit(console: Console, found: Audit) -> None:
+    """What an audit found, on the console: how the log was understood, the findings, and what follows."""
+    findings = _module("audit.findings")
     for label, text in findings.console_lines(found):
         _say(console, f"{label:>9}  {text}")
     for text in (*findings.remarks(found), *findings.summary(found)):
         _say(console, f"\n{text}")
-    with console.status("drawing"):
-        page = _module("audit.report").write_report(found, parsed.output or audit.default_output(parsed.logs), command)
-    _say(console, f"\nreport  {page}")
-    return 0
+    _say(console, "\nWhat to do about it")
+    for text in _module("audit.advice").advice(found):
+        _say(console, f"- {text}")
 
 
 def _simulate(parsed: argparse.Namespace, command: str) -> int:

@@ -102,7 +102,6 @@ def step_metrics(
     rollouts: ArrayLike,
     successes: ArrayLike,
     *,
-    placed: ArrayLike | None = None,
     scored: ArrayLike | None = None,
     live: ArrayLike | None = None,
     rewards: ArrayLike | None = None,
@@ -113,15 +112,13 @@ def step_metrics(
 ) -> dict[str, float]:
     """What every trainer logs of a step, by the names that they all use. Arrays have shape (M,), an entry per prompt.
 
-    N is one thing throughout: the rollouts of a prompt that the step has in hand and may train on, with a reward or
-    without.
+    N is one thing throughout: the rollouts that were spent on a prompt, whether or not they came back with a reward.
 
     Args:
         rollouts: N_i.
         successes: those that were right.
-        placed: those that were planned, failed ones included; by default `rollouts`.
-        scored: those that could be judged; by default `rollouts`.
-        live: those with a non-zero advantage; by default all of a prompt with both a success and a failure.
+        scored: those that came back with the reward that decides; by default all.
+        live: those with a non-zero advantage; by default the scored ones of a prompt with both outcomes.
         rewards: mean reward, NaN where there is none.
         visited: whether a prompt was visited before the step.
         belief: about the success rates, from before the step.
@@ -130,30 +127,41 @@ def step_metrics(
 
     Returns:
         `effective_gradient_ratio` (equation 4), `effective_prompts`, `zero_gradient_ratio/all_positive` and
-        `/all_negative`, `rollouts/sum`, `/min`, `/q25`, `/median`, `/q75`, `/max` of what was placed, `prompt_success`
-        (the mean success rate over prompts); and `prompt_reward`, `never_visited`, `belief/log_score` (nats a prompt),
+        `/all_negative`, `rollouts/sum`, `/min`, `/q25`, `/median`, `/q75`, `/max`, `prompt_success` (the mean success
+        rate over prompts); and `prompt_reward`, `never_visited`, `belief/log_score` (nats a prompt),
         `fallback_rollouts` and `waves`, where these were given. Means of nothing are NaN.
 
     Raises:
         InvalidInputError: lengths differ, or a count is out of range.
     """
-    won, tried = as_successes(successes, rollouts if scored is None else scored)
     count = as_counts("rollouts", rollouts)
-    planned = count if placed is None else as_counts("placed", placed)
+    won, tried = as_successes(successes, count if scored is None else scored)
     mixed = (won > 0) & (won < tried)
-    alive = np.where(mixed, count, 0) if live is None else as_counts("live", live)
-    for name, values in (("rollouts", count), ("placed", planned), ("live", alive)):
-        if values.shape != won.shape:
-            raise InvalidInputError(f"{name}: expected one count for each of {len(won)} prompts, got {values.shape}.")
+    alive = np.where(mixed, tried, 0) if live is None else as_counts("live", live)
+    beliefs = None if belief is None else belief.wins
+    for name, values in (
+        ("rollouts", count),
+        ("live", alive),
+        ("rewards", rewards),
+        ("visited", visited),
+        ("belief", beliefs),
+    ):
+        if values is not None and np.shape(values) != won.shape:
+            raise InvalidInputError(
+                f"{name}: expected one entry for each of {len(won)} prompts, got shape {np.shape(values)}."
+            )
+    for name, values in (("scored", tried), ("live", alive)):
+        if (values > count).any():
+            raise InvalidInputError(f"{name}: expected at most the rollouts of each prompt, got more.")
     there, judged, idle = count > 0, tried > 0, alive == 0
-    quartiles = np.quantile(planned, [0.0, 0.25, 0.5, 0.75, 1.0]) if len(planned) else np.full(5, np.nan)
+    quartiles = np.quantile(count, [0.0, 0.25, 0.5, 0.75, 1.0]) if len(count) else np.full(5, np.nan)
     found: dict[str, Any] = {
         "effective_gradient_ratio": _share(alive.sum(), count.sum()),
         "effective_prompts": _share(np.count_nonzero(alive), np.count_nonzero(there)),
         "zero_gradient_ratio/all_positive": _share(((won == tried) & judged & idle).sum(), there.sum()),
         "zero_gradient_ratio/all_negative": _share(((won == 0) & judged & idle).sum(), there.sum()),
         "prompt_success": _mean(won[judged] / tried[judged]),
-        "rollouts/sum": planned.sum(),
+        "rollouts/sum": count.sum(),
         **dict(zip((f"rollouts/{name}" for name in ("min", "q25", "median", "q75", "max")), quartiles, strict=True)),
     }
     if rewards is not None:

@@ -47,7 +47,10 @@ def largest_gains(gains: Gains, room: Ints, budget: int) -> Ints:
     while items.size:
         offered = gains(items, shown, width)
         full = np.flatnonzero(room[items] < shown + width)
-        offered[full] = np.where(np.arange(shown, shown + width) < room[items[full], None], offered[full], -np.inf)
+        if len(full):
+            if not offered.flags.owndata:
+                offered = offered.copy()  # a view of something that the caller keeps
+            offered[full] = np.where(np.arange(shown, shown + width) < room[items[full], None], offered[full], -np.inf)
         flat = offered.ravel()
         if flat.size > budget and not kept.size:  # the first round is the big one: filter before anything is copied
             least = np.partition(flat, flat.size - budget)[flat.size - budget]

@@ -43,6 +43,7 @@ class Step:
     Attributes:
         budget: rollouts of the whole step.
         remaining: rollouts of the budget that have not been placed and told of (or reported) yet.
+        visited: shape (M,), whether each prompt was visited before the step began.
         successes: shape (M,), right ones so far.
         scored: shape (M,), those that came back so far.
         placed: shape (M,), rollouts so far.
@@ -61,9 +62,9 @@ class Step:
     ) -> None:
         self.budget = self.remaining = budget
         self._prompts, self._settings, self._lock, self._on_step = prompts, settings, lock, on_step
-        self._whole = strategy
         self._strategy = strategy if waves else replace(strategy, wave_size=one_wave, exponents=None)
         self._began = prompts.estimator.begin()
+        self.visited = prompts.estimator.known(prompts.keys)
         self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompts.keys)), dtype=np.int64)
         self.spent, self._counted = np.zeros(len(prompts.keys)), np.zeros(len(prompts.keys), dtype=np.int64)
         self._wave = self._fallback = 0
@@ -81,22 +82,17 @@ class Step:
             return self._prompts.belief
 
     @property
-    def visited(self) -> NDArray[np.bool_]:
-        """Whether each prompt was visited before the step, shape (M,)."""
-        with self._lock:
-            return self._prompts.visited
-
-    @property
     def in_flight(self) -> Ints:
         """Rollouts of each prompt that were placed and not reported yet, shape (M,); for `place` and `report`."""
-        return self.placed - self.scored - self._failed
+        with self._lock:
+            return self.placed - self.scored - self._failed
 
     def forecast(self) -> Plan:
         """The whole budget planned in one shot: what each prompt can expect to get. It changes nothing."""
         nothing = np.zeros_like(self.placed)
         with self._lock:
             view = View(self._prompts, self._settings, nothing, nothing, nothing, nothing)
-            return self._whole.plan(view, self.budget)
+            return self._strategy.plan(view, self.budget)
 
     def ask(self) -> Plan:
         """Rollouts to add now, per prompt. Asking again before `tell` gives the same plan.
@@ -134,7 +130,8 @@ class Step:
             self.placed = self.placed + self._asked.rollouts
             self._fallback += self._asked.fallback
             self._asked, self._wave = None, self._wave + 1
-            self._end()
+            found = self._metrics()
+        self._say(found)
 
     def place(self, most: int) -> Plan:
         """Rollouts to start now, per prompt: at most `most`, and none where it is better to wait for a report.
@@ -192,10 +189,12 @@ class Step:
             back = tried + lost
             _refuse_more("rollouts, failed", back, self.in_flight, "are in flight")
             spent = self._with(costs, back)
-            if back.any():  # what is empty must not end the step a second time
-                self._learn(won, tried, spent, self.remaining - int(back.sum()))
-                self._failed = self._failed + lost
-                self._end()
+            if not back.any():
+                return  # what is empty must not end the step a second time
+            self._learn(won, tried, spent, self.remaining - int(back.sum()))
+            self._failed = self._failed + lost
+            found = self._metrics()
+        self._say(found)
 
     def teach(self, estimator: Estimator, chosen: Ints) -> None:
         """Tell an estimator what came back so far of the prompts at these positions, as a visit as old as this step.
@@ -235,24 +234,29 @@ class Step:
         if not remaining:  # first of all, since it may refuse the features
             estimator, features = self._prompts.estimator, self._prompts.features
             if self._on_step is not None:
-                _ = self._prompts.belief, self._prompts.visited, self._prompts.costs  # as they were before the step
+                _ = self._prompts.belief, self._prompts.costs  # as they were before the step
             estimator.update(self._prompts.keys, won, tried, features, self._began)
             self._prompts.spending.update(self._prompts.keys, *spent, features)
         self.successes, self.scored, self.remaining = won, tried, remaining
         self.spent, self._counted = spent
 
-    def _end(self) -> None:
-        """Hand the metrics of a step that is over to whoever wants them."""
-        if self._on_step is not None and not self.remaining:
-            found = metrics.step_metrics(
-                self.scored,
-                self.successes,
-                placed=self.placed,
-                visited=self._prompts.visited,
-                belief=self._prompts.belief,
-                fallback=self._fallback,
-                waves=self._wave if self._placement is None else None,
-            )
+    def _metrics(self) -> dict[str, float] | None:
+        """Those of the step, if it is over and somebody wants them."""
+        if self._on_step is None or self.remaining:
+            return None
+        return metrics.step_metrics(
+            self.placed,
+            self.successes,
+            scored=self.scored,
+            visited=self.visited,
+            belief=self._prompts.belief,
+            fallback=self._fallback,
+            waves=self._wave if self._placement is None else None,
+        )
+
+    def _say(self, found: dict[str, float] | None) -> None:
+        """Hand them on; without the lock, so that a slow tracker holds up nobody else."""
+        if found is not None and self._on_step is not None:
             self._on_step(found)
 
 

@@ -50,12 +50,13 @@ def check_strategy(
 ) -> None:
     """Check that a strategy keeps to what every trainer relies on.
 
-    That is, in this order: budgets are spent exactly and within the bounds; asking changes nothing; the same history
-    gives the same plan; a saved state gives the same plans, whatever happened since it was saved, and a damaged one is
-    refused; new prompts share evenly; the order of prompts decides ties only; waves spend the budget, begin with the
-    minimum and end; a step teaches its totals once, with its last `tell`; `place` and `report` spend the budget
-    whatever comes back when; a tell without rollouts teaches nothing; prompts that are all right or all wrong get a
-    plan; bad input is refused and changes nothing.
+    In this order: budgets are spent exactly and within the bounds. Asking changes nothing. The same history gives the
+    same plan, and the same outcomes the same waves. A copy goes its own way. A belief is about one prompt. Two hundred
+    prompts and no maximum will do. A saved state gives the same plans, whatever happened since it was saved. A damaged
+    state is refused. New prompts share evenly. The order of prompts decides ties only. Waves spend the budget, begin
+    with the minimum and end. A step teaches its totals once, with its last `tell`. `place` and `report` spend the
+    budget whatever comes back when. A tell without rollouts teaches nothing. Prompts that are all right or all wrong
+    get a plan. Bad input is refused and changes nothing.
 
     Args:
         strategy: a name, or a `Strategy`.
@@ -188,6 +189,45 @@ def _the_same_history_gives_the_same_plan(case: _Case) -> None:
     _same(case.ask(case.told()), case.ask(case.allocator), "another allocator with the same history planned otherwise.")
 
 
+def _the_same_outcomes_give_the_same_waves(case: _Case) -> None:
+    outcomes = case.random.integers(0, 2**32, 2).tolist()
+    for play in (_in_waves, _in_slots):
+        first, again = (play(case, case.told(), outcomes) for _ in range(2))
+        _expect(first == again, "with the same outcomes a step was placed otherwise the second time.")
+
+
+def _a_copy_plans_alike_and_goes_its_own_way(case: _Case) -> None:
+    before, plan = _snapshot(case.allocator), case.ask(case.allocator)
+    twin = case.allocator.copy()
+    _same(case.ask(twin), plan, "a copy of the allocator planned otherwise.")
+    case.tell(twin, *case.visit(6))
+    _expect(_snapshot(case.allocator) == before, "what a copy was told changed what the original believes.")
+
+
+def _a_belief_is_about_a_prompt_whoever_stands_beside_it(case: _Case) -> None:
+    together = case.allocator.belief(_PEOPLE, case.features(_PEOPLE))
+    for position, name in enumerate(_PEOPLE[:4]):
+        alone = case.allocator.belief([name], case.features([name]))
+        close = np.isclose([alone.wins[0], alone.losses[0]], [together.wins[position], together.losses[position]])
+        _expect(close.all(), f"what is believed of {name!r} depends on the other prompts of the call.")
+
+
+def _many_prompts_and_no_bound_are_planned_too(case: _Case) -> None:
+    if case.number > 1 or case.features is not _features:
+        return
+    allocator = BudgetAllocator(case.strategy, 4, 2, 2**31 - 1, seed=case.seed, algorithm=case.algorithm)
+    ids: Ids = [f"one of many {i}" for i in range(200)]
+    rates = case.random.random(len(ids))
+    for _ in range(60):
+        tried = case.random.integers(1, 9, len(ids))
+        allocator.tell(ids, case.random.binomial(tried, rates), tried)
+    plan = allocator.ask(ids).rollouts
+    _expect(plan.sum() == 800 and plan.min() >= 2, f"of 800 rollouts for 200 prompts {plan.sum()} were placed.")
+    resumed = BudgetAllocator(case.strategy, 4, 2, 2**31 - 1, seed=case.seed, algorithm=case.algorithm)
+    resumed.load_state_dict(allocator.state_dict())
+    _expect(resumed.ask(ids).rollouts.tolist() == plan.tolist(), "a long history is not all in the state.")
+
+
 def _a_saved_state_gives_the_same_plans_whatever_happened_since(case: _Case) -> None:
     state, plan = case.allocator.state_dict(), case.ask(case.allocator)
     with tempfile.TemporaryDirectory() as folder:
@@ -206,9 +246,16 @@ def _a_saved_state_gives_the_same_plans_whatever_happened_since(case: _Case) -> 
 
 def _a_damaged_state_is_refused_and_changes_nothing(case: _Case) -> None:
     state, before = case.told().state_dict(), _snapshot(case.allocator)
-    for name in state["estimator"]:
-        damaged = {**state, "estimator": {key: value for key, value in state["estimator"].items() if key != name}}
-        _refused(partial(case.allocator.load_state_dict, damaged), StateError, f"a state without {name}")
+    for name, value in state["estimator"].items():
+        others = {key: other for key, other in state["estimator"].items() if key != name}
+        _refused(
+            partial(case.allocator.load_state_dict, {**state, "estimator": others}),
+            StateError,
+            f"a state without {name}",
+        )
+        for kind, damage in _damages(value):
+            damaged = {**state, "estimator": {**others, name: damage}}
+            _refused(partial(case.allocator.load_state_dict, damaged), StateError, f"a state with {kind} for {name}")
     _expect(_snapshot(case.allocator) == before, "a damaged state was refused and changed what is believed.")
 
 
@@ -221,6 +268,9 @@ def _new_prompts_share_evenly(case: _Case) -> None:
     for allocator in (case.new(), informed):
         plan = allocator.ask(ids).rollouts.tolist()
         _expect(plan == [case.group] * len(ids), f"prompts that nothing tells apart got {plan}, not {case.group} each.")
+        plan = allocator.ask(ids, budget=case.budget).rollouts.tolist()
+        even = max(plan, default=0) - min(plan, default=0) <= 1
+        _expect(even, f"prompts that nothing tells apart got {plan} of {case.budget} rollouts.")
 
 
 def _the_order_of_the_prompts_decides_ties_only(case: _Case) -> None:
@@ -329,6 +379,10 @@ _CHECKS: tuple[Callable[[_Case], None], ...] = (
     _budgets_are_spent_exactly_and_within_the_bounds,
     _asking_changes_nothing,
     _the_same_history_gives_the_same_plan,
+    _the_same_outcomes_give_the_same_waves,
+    _a_copy_plans_alike_and_goes_its_own_way,
+    _a_belief_is_about_a_prompt_whoever_stands_beside_it,
+    _many_prompts_and_no_bound_are_planned_too,
     _a_saved_state_gives_the_same_plans_whatever_happened_since,
     _a_damaged_state_is_refused_and_changes_nothing,
     _new_prompts_share_evenly,
@@ -341,6 +395,39 @@ _CHECKS: tuple[Callable[[_Case], None], ...] = (
     _prompts_that_are_all_right_or_all_wrong_get_a_plan,
     _bad_input_is_refused_and_changes_nothing,
 )
+
+
+def _in_waves(case: _Case, allocator: BudgetAllocator, outcomes: list[int]) -> list[list[int]]:
+    """What each wave of a step placed."""
+    step, random, plans = case.step(allocator), np.random.default_rng(outcomes), []
+    while step.remaining:
+        plans.append(step.ask().rollouts)
+        step.tell(random.binomial(plans[-1], [case.rates[name] for name in case.ids]), plans[-1])
+    return [plan.tolist() for plan in plans]
+
+
+def _in_slots(case: _Case, allocator: BudgetAllocator, outcomes: list[int]) -> list[list[int]]:
+    """What each call of `place` placed, a third of the budget being in flight at most."""
+    step, random, plans = case.step(allocator), np.random.default_rng(outcomes), []
+    while step.remaining:
+        plans.append(step.place(max(1, step.budget // 3 - int(step.in_flight.sum()))).rollouts)
+        back = random.binomial(step.in_flight, 0.5)
+        if not back.any():
+            back = step.in_flight
+        step.report(random.binomial(back, [case.rates[name] for name in case.ids]), back)
+    return [plan.tolist() for plan in plans]
+
+
+def _damages(value: Any) -> list[tuple[str, Any]]:
+    """What nobody should take for this entry of a state."""
+    if not isinstance(value, np.ndarray):
+        return [("a list of lists", [[value]])]
+    found: list[tuple[str, Any]] = [("text", np.full(value.shape, "x"))] if value.size else []
+    if value.ndim:
+        found.append(("one more dimension", np.zeros((*value.shape, 2))))
+    if value.size:
+        found.append(("NaN", np.full(value.shape, np.nan)))
+    return found
 
 
 def _features(ids: Ids) -> dict[str, Any]:

@@ -12,7 +12,7 @@ grimp = pytest.importorskip("grimp")
 api = pytest.importorskip("importlinter.api")
 
 ROOT = Path(__file__).parents[2]
-ABOVE_THE_CORE = {"cli", "experiments", "tasks", "testing", "trl", "verl"}
+ABOVE_THE_CORE = {"cli", "experiments", "tasks", "trl", "verl"}
 
 
 @pytest.fixture(scope="module")

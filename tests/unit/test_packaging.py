@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 import subprocess
 import sys
@@ -109,26 +108,3 @@ def test_the_constraints_name_no_registry(constraints: str) -> None:
 def test_every_file_that_a_document_links_to_exists(document: str) -> None:
     links = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", (ROOT / document).read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def readme_blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-
-
-def test_the_readme_call_prints_what_the_readme_says() -> None:
-    (session,) = (block for block in readme_blocks() if block.startswith(">>>"))
-    parsed = doctest.DocTestParser().get_doctest(session, {}, "README.md", "README.md", 0)
-    assert doctest.DocTestRunner().run(parsed).failed == 0
-
-
-def test_the_readme_loop_runs_around_any_trainer() -> None:
-    (loop,) = (block for block in readme_blocks() if "for prompts in batches" in block)
-    rollouts: list[int] = []
-    around = {
-        "batches": [["easy", "hard"]] * 3,
-        "generate": lambda prompt, count: [prompt] * count,
-        "is_correct": lambda prompt, response: response == "easy",
-        "update": lambda prompts, groups: rollouts.append(sum(map(len, groups))),
-    }
-    exec(loop, around)
-    assert rollouts == [16, 16, 16]

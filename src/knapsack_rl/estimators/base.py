@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from knapsack_rl.belief import Belief
-from knapsack_rl.errors import StateError
+from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.estimators.features import NONE, Features
 from knapsack_rl.estimators.table import Table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
+
+_MOST = 2.0**53  # rollouts of a prompt that any count of a state can hold exactly
 
 
 class Began(NamedTuple):
@@ -72,18 +74,20 @@ class Estimator(ABC):
     clock: int = 0
     """Time in the estimator's own unit, for estimators to which the age of evidence matters."""
 
-    prompts: Table
+    table: Table
     """A row for each known prompt: its columns to read and, in `remember`, to assign to."""
 
     def __init__(self, **columns: DTypeLike) -> None:
+        if taken := {"keys", "step", "header", "file"} & columns.keys():
+            raise InvalidInputError(f"columns: {', '.join(sorted(taken))} is taken by what every estimator saves.")
         counts = {name: columns.get(name, np.float32) for name in self.counts}
         # The column `step` has the number of the newest step that visited the prompt.
-        self.prompts = Table(**{**counts, **columns, "step": np.uint32})
+        self.table = Table(**{**counts, **columns, "step": np.uint32})
         self._begun = 0
 
     def __len__(self) -> int:
         """Known prompts."""
-        return len(self.prompts)
+        return len(self.table)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -98,11 +102,11 @@ class Estimator(ABC):
 
     def read(self, column: str, keys: Keys) -> Floats:
         """A column of these prompts, 0 where a prompt is not known. O(M)."""
-        return self.prompts.read(column, self.prompts.find(keys))
+        return self.table.read(column, self.table.find(keys))
 
     def known(self, keys: Keys) -> NDArray[np.bool_]:
         """Whether each prompt was ever visited. O(M)."""
-        return self.prompts.find(keys) >= 0
+        return self.table.find(keys) >= 0
 
     def rates(self, keys: Keys, features: Features = NONE) -> Floats:
         """Point estimates, shape (M,), NaN where never visited."""
@@ -114,7 +118,7 @@ class Estimator(ABC):
 
     def all_rates(self) -> Floats:
         """Success rates of all known prompts, as observed last, in order of their first visit. O(known prompts)."""
-        won, tried = (self.prompts[name] for name in self.counts)
+        won, tried = (self.table[name] for name in self.counts)
         return np.asarray(won / tried, dtype=np.float64)
 
     # Learn
@@ -149,17 +153,17 @@ class Estimator(ABC):
         different, first, part = np.unique(keys[seen], return_index=True, return_inverse=True)
         won = np.bincount(part, successes[seen], len(different)).astype(np.int64)
         tried = np.bincount(part, rollouts[seen], len(different)).astype(np.int64)
-        rows = self.prompts.find(different)
-        newest = self.prompts.read("step", rows) <= began.number
+        rows = self.table.find(different)
+        newest = self.table.read("step", rows) <= began.number
         visits = Visits(different, won, tried, features.of(seen[first]), rows >= 0, newest, began)
         self.learn(visits)
         if not visits.known.all():
-            rows = self.prompts.rows(different)
+            rows = self.table.rows(different)
         self.remember(rows, visits)
         for column, values in zip(Estimator.counts, (won, tried), strict=True):
-            if column in self.prompts.columns:
-                self.prompts[column][rows[newest]] = values[newest]
-        self.prompts["step"][rows[newest]] = began.number
+            if column in self.table.columns:
+                self.table[column][rows[newest]] = values[newest]
+        self.table["step"][rows[newest]] = began.number
 
     def check(self, features: Features) -> None:  # noqa: B027 # a hook
         """Refuse features that beliefs cannot come from; raises InvalidInputError. By default all will do."""
@@ -181,8 +185,8 @@ class Estimator(ABC):
         Steps are numbered anew from 1 in the order in which they began, so that a step that taught nothing, because it
         was given up or is still open, leaves no trace.
         """
-        state = self.prompts.state_dict()
-        return {**state, "step": (np.unique(state["step"], return_inverse=True)[1] + 1).astype(np.uint32)}
+        state = self.table.state_dict()
+        return {**state, "step": _ranked(state["step"])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace what was learned.
@@ -194,17 +198,26 @@ class Estimator(ABC):
 
     def _restored(self, state: Mapping[str, Any]) -> Table:
         """The table of a saved state, whose counts make sense."""
-        prompts = self.prompts.restored(state)
+        prompts = self.table.restored(state)
         right, scored = self.counts
         won, tried = prompts[right], prompts[scored]
-        if not np.all((won >= 0) & (won <= tried) & (tried > 0)):
-            raise StateError(f"state: expected 0 <= {right} <= {scored}, and {scored} above 0.")
+        whole = (won == np.floor(won)) & (tried == np.floor(tried))
+        if not np.all(whole & (won >= 0) & (won <= tried) & (tried > 0) & (tried < _MOST)):
+            raise StateError(
+                f"state: expected whole numbers 0 <= {right} <= {scored}, and {scored} between 1 and {_MOST:g}."
+            )
+        prompts["step"][:] = _ranked(prompts["step"])
         return prompts
 
     def _take_over(self, prompts: Table) -> None:
         """Replace the table by that of a saved state; steps that begin from now on are newer than all in it."""
-        self.prompts = prompts
+        self.table = prompts
         self._begun = max(self._begun, int(prompts["step"].max(initial=0)))
+
+
+def _ranked(steps: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Numbers of steps from 1 on, in the same order."""
+    return (np.unique(steps, return_inverse=True)[1] + 1).astype(np.uint32)
 
 
 class ObservedRates(Estimator):
@@ -222,6 +235,6 @@ class ObservedRates(Estimator):
         return Belief(won + 0.5, tried - won + 0.5)
 
     def _observed(self, keys: Keys) -> tuple[Floats, Floats]:
-        rows = self.prompts.find(keys)
-        won, tried = (self.prompts.read(name, rows) for name in self.counts)
+        rows = self.table.find(keys)
+        won, tried = (self.table.read(name, rows) for name in self.counts)
         return won, tried

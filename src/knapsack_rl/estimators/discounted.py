@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
+_MOST = 2.0**53
 _FADING = 0.9  # of the evidence behind the prior, at each update
 _RHO = (0.02, 0.9)  # bounds of the intra-class correlation
 
@@ -44,8 +45,8 @@ class DiscountedBeta(Estimator):
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """The belief about each prompt's success rate; features play no part."""
-        rows, (a, b) = self.prompts.find(keys), self._shared()
-        return Belief(a + self.prompts.read("wins", rows), b + self.prompts.read("losses", rows))
+        rows, (a, b) = self.table.find(keys), self._shared()
+        return Belief(a + self.table.read("wins", rows), b + self.table.read("losses", rows))
 
     def learn(self, visits: Visits) -> None:
         """Learn the prior from everyone's outcomes. O(V)."""
@@ -58,7 +59,7 @@ class DiscountedBeta(Estimator):
 
     def remember(self, rows: Ints, visits: Visits) -> None:
         """Take the visits into the discounted counts. O(V)."""
-        discounted(self.prompts, rows, visits, self.discount)
+        discounted(self.table, rows, visits, self.discount)
 
     def _shared(self) -> tuple[float, float]:
         if self.prior is not None:
@@ -80,12 +81,21 @@ class DiscountedBeta(Estimator):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As in `Estimator`."""
         prompts, moments = self._restored(state), numbers(state, "moments", (4,))
-        if moments[1] <= 0.0:
-            raise StateError("state: expected moments with a positive weight.")
-        if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0)):
-            raise StateError("state: expected wins and losses that are not negative.")
+        if not 0.0 <= moments[0] <= moments[1] or moments[1] == 0.0:
+            raise StateError("state: expected moments with a sum of rates between 0 and their positive weight.")
+        check_memory(prompts)
         self._take_over(prompts)
         self._moments = moments
+
+
+def check_memory(table: Table) -> None:
+    """Refuse a discounted memory of a saved state that no outcomes lead to.
+
+    Raises:
+        StateError: a count is negative, or larger than any can become.
+    """
+    if not all(np.all((table[name] >= 0) & (table[name] < _MOST)) for name in ("wins", "losses")):
+        raise StateError(f"state: expected wins and losses between 0 and {_MOST:g}.")
 
 
 def discounted(table: Table, rows: Ints, visits: Visits, discount: float) -> None:

@@ -41,7 +41,7 @@ class RecentRewards(ObservedRates):
 
     def remember(self, rows: Ints, visits: Visits) -> None:
         """Take in one visit a prompt. O(V)."""
-        table = self.prompts
+        table = self.table
         came = np.stack((visits.won, visits.tried, _spread_bits(visits.won, visits.tried, self.window)))
         known = np.stack([table[name][rows].astype(np.int64) for name in ("successes", "rewards", "recent")])
         (won, tried, bits), (_, behind, older) = np.where(visits.newest, (came, known), (known, came))

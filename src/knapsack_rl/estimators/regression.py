@@ -30,7 +30,7 @@ from knapsack_rl.belief import Belief
 from knapsack_rl.beta import digamma
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.estimators.base import Estimator, Visits
-from knapsack_rl.estimators.discounted import discounted
+from knapsack_rl.estimators.discounted import check_memory, discounted
 from knapsack_rl.estimators.features import Features
 from knapsack_rl.estimators.state import number, numbers, whole_number
 from knapsack_rl.estimators.table import Table
@@ -47,6 +47,7 @@ _DISCOUNT = 0.6  # of a prompt's older outcomes at each of its visits
 _RIDGE = 1.0  # information of the prior on each weight, around 0
 _NEWTON_STEPS = 2
 _LONGEST_STEP = 4.0  # of any logit; a Newton step from where everyone is certain would overshoot by far
+_LARGEST_WEIGHT = 1e6
 _LARGEST_LOGIT = 9.0  # 1e-4: no prompt is given up for good
 _HISTORY = 9  # columns of x that do not come from features
 _KAPPA = (-2.0, 5.0)  # bounds of ln kappa: rho between .01 and .88
@@ -96,16 +97,16 @@ class Regression(Estimator):
 
     def remember(self, rows: Ints, visits: Visits) -> None:
         """Take the visits into the discounted memory, late ones as the visit before the last. O(V)."""
-        discounted(self.prompts, rows, visits, _DISCOUNT)
+        discounted(self.table, rows, visits, _DISCOUNT)
         # A step may outlive the loading of an older state.
-        self.prompts["visited"][rows[visits.newest]] = min(visits.began.clock, self.clock) + len(rows)
+        self.table["visited"][rows[visits.newest]] = min(visits.began.clock, self.clock) + len(rows)
         self.clock += len(rows)
 
     def _design(self, keys: Keys, features: Features) -> Floats:
         """x_i, shape (M, d)."""
-        rows = self.prompts.find(keys)
+        rows = self.table.find(keys)
         seen = (rows >= 0).astype(np.float64)
-        won, tried, wins, losses, visited, _ = (self.prompts.read(name, rows) for name in self.prompts.columns)
+        won, tried, wins, losses, visited, _ = (self.table.read(name, rows) for name in self.table.columns)
         last = _logit((won + 0.5) / (tried + 1.0))
         memory = _logit((wins + 0.5) / (wins + losses + 1.0))
         # 0 after a whole epoch, so that where every prompt is visited once an epoch this column is idle.
@@ -217,6 +218,8 @@ class Regression(Estimator):
         kappa_information = number(state, "kappa_information", 0.0, np.finfo(np.float64).max)
         if not (0.0 < everyone[0] < everyone[1] and np.all(moments[0] > 0.0) and np.all(moments[2] >= 0.0)):
             raise StateError("state: expected positive weights of everyone and of the moments.")
+        if np.any(np.abs(weights) > _LARGEST_WEIGHT):
+            raise StateError(f"state: expected weights between -{_LARGEST_WEIGHT:g} and {_LARGEST_WEIGHT:g}.")
         if kappa_information == 0.0 or not _positive_definite(information):
             raise StateError("state: expected positive information of everything learned.")
         for table in (prompts, categories):
@@ -224,8 +227,7 @@ class Regression(Estimator):
                 raise StateError("state: expected visits that are not after the last.")
         if not np.all((categories["rate"] >= 0) & (categories["rate"] <= categories["weight"])):
             raise StateError("state: expected 0 <= rate <= weight of every category.")
-        if not np.all((prompts["wins"] >= 0) & (prompts["losses"] >= 0)):
-            raise StateError("state: expected wins and losses that are not negative.")
+        check_memory(prompts)
         self._take_over(prompts)
         self._categories = categories
         self._columns, self.clock = columns, visits
@@ -254,7 +256,10 @@ def _logit(p: Any) -> Any:
 def _saved_names(state: Mapping[str, Any]) -> list[str] | None:
     """What `_names` gave when the state was saved, None before the first visit."""
     names = state.get("columns", ())
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+    kinds = re.compile(r".* \((text|numbers: \d{1,9})\)", re.DOTALL)
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) and kinds.fullmatch(name) for name in names)
+    ):
         raise StateError(f"state: expected the names of columns in a list, or null, got {names!r}.")
     return names
 

@@ -18,6 +18,8 @@ def whole_number(state: Mapping[str, Any], name: str, least: int = 0) -> int:
         StateError: it is missing, something else, or below `least`.
     """
     try:
+        if isinstance(state[name], (bool, str, bytes)):
+            raise TypeError(f"{state[name]!r} for {name}")
         number = int(state[name])
         if number != state[name] or not least <= number < 2**63:
             raise ValueError(f"{state[name]!r} for {name}")
@@ -33,6 +35,8 @@ def number(state: Mapping[str, Any], name: str, least: float, most: float) -> fl
         StateError: it is missing, something else, or outside [`least`, `most`].
     """
     try:
+        if isinstance(state[name], (bool, str, bytes)):
+            raise TypeError(f"{state[name]!r} for {name}")
         found = float(state[name])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StateError(f"state: expected the number {name} of an estimator, got {error!r}.") from error
@@ -48,7 +52,10 @@ def numbers(state: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> NDAr
         StateError: it is missing, of another shape, or holds something else than finite numbers.
     """
     try:
-        found = np.array(state[name], dtype=np.float64)
+        given = np.asarray(state[name])
+        if given.dtype.kind not in "iuf":
+            raise TypeError(f"{given.dtype} for {name}")
+        found = given.astype(np.float64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StateError(f"state: expected the numbers {name} of an estimator, got {error!r}.") from error
     if found.shape != shape or not np.all(np.isfinite(found)):

@@ -39,9 +39,9 @@ class Streaks(ObservedRates):
 
     def keep(self, keys: Keys) -> Floats:
         """The probability with which each prompt is not skipped, shape (len(keys),). O(len(keys))."""
-        rows = self.prompts.find(keys)
-        easy = self.prompts.read("won", rows) > 0
-        streak = self.prompts.read("streak", rows)
+        rows = self.table.find(keys)
+        easy = self.table.read("won", rows) > 0
+        streak = self.table.read("streak", rows)
         return np.asarray(np.where(easy, self._willingness["easy"], self._willingness["hard"]) ** streak)
 
     def learn(self, visits: Visits) -> None:
@@ -55,11 +55,11 @@ class Streaks(ObservedRates):
     def remember(self, rows: Ints, visits: Visits) -> None:
         """Make the streaks longer, or end them. O(V)."""
         rows, won, tried = rows[visits.newest], visits.won[visits.newest], visits.tried[visits.newest]
-        streak = self.prompts["streak"][rows].astype(np.int64)
+        streak = self.table["streak"][rows].astype(np.int64)
         equal = (won == 0) | (won == tried)
         # One reward always equals itself: it neither makes a streak longer nor ends it.
         longer = np.where(equal, np.minimum(streak + 1, _LONGEST), 0)
-        self.prompts["streak"][rows] = np.where(tried == 1, streak, longer)
+        self.table["streak"][rows] = np.where(tried == 1, streak, longer)
 
     def state_dict(self) -> dict[str, Any]:
         """As in `Estimator`, the updates, and the willingness as `easy` and `hard`."""

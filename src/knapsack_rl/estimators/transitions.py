@@ -41,7 +41,7 @@ class TransitionTable(Estimator):
 
     def belief(self, keys: Keys, features: Features) -> Belief:
         """The belief about each prompt's success rate; features play no part."""
-        cells = self._cells[self.prompts.read("cell", self.prompts.find(keys)).astype(np.int64)]
+        cells = self._cells[self.table.read("cell", self.table.find(keys)).astype(np.int64)]
         mean_of_all = self._all[0] / self._all[1]
         square_of_all = max(self._all[2] / self._all[3], 1.02 * mean_of_all**2)
         mean = (cells[:, 0] + _PRIOR * mean_of_all) / (cells[:, 1] + _PRIOR)
@@ -67,9 +67,9 @@ class TransitionTable(Estimator):
 
     def remember(self, rows: Ints, visits: Visits) -> None:
         """Move the visited prompts to their next cells. O(V)."""
-        cells = self.prompts["cell"][rows]
+        cells = self.table["cell"][rows]
         last, outcome = cells // _OUTCOMES, _outcome(visits.won, visits.tried)
-        self.prompts["cell"][rows] = np.where(visits.newest, _OUTCOMES * outcome + last, _OUTCOMES * last + outcome)
+        self.table["cell"][rows] = np.where(visits.newest, _OUTCOMES * outcome + last, _OUTCOMES * last + outcome)
 
     def state_dict(self) -> dict[str, Any]:
         """As in `Estimator`, and the sums of all cells."""
@@ -81,6 +81,8 @@ class TransitionTable(Estimator):
         cells, everyone = numbers(state, "cells", self._cells.shape), numbers(state, "all", (4,))
         if np.any(cells < 0.0) or np.any(everyone < 0.0) or np.any(everyone[[1, 3]] == 0.0):
             raise StateError("state: expected cells and all that are not negative, and all with positive weights.")
+        if np.any(cells[:, [0, 2]] > cells[:, [1, 3]] + 1e-9) or np.any(everyone[[0, 2]] > everyone[[1, 3]] + 1e-9):
+            raise StateError("state: expected sums of cells and all that are at most their weights.")
         if np.any(prompts["cell"] >= _OUTCOMES**2):
             raise StateError(f"state: expected cells of the table, 0 to {_OUTCOMES**2 - 1}.")
         self._take_over(prompts)

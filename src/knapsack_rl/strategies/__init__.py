@@ -7,6 +7,7 @@ there to compare with.
 from __future__ import annotations
 
 import importlib
+import operator
 
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, Strategy, View, one_wave
@@ -48,10 +49,10 @@ def named(strategy: object) -> AnyStrategy:
 def _imported(path: str) -> AnyStrategy:
     module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = operator.attrgetter(name)(importlib.import_module(module))
+    except Exception as error:  # whatever a module of somebody's own does when it is imported
         raise InvalidInputError(
-            f"strategy: cannot import {path!r} ({error}). Expected module:NAME; the module must be installed, or its "
+            f"strategy: cannot import {path!r} ({error!r}). Expected module:NAME; the module must be installed, or its "
             "folder be in PYTHONPATH."
         ) from error
     if not isinstance(found, Strategy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -62,18 +63,25 @@ class Prompts(Generic[E]):
 
     @cached_property
     def belief(self) -> Belief:
-        """What is believed about their success rates."""
-        return self.estimator.belief(self.keys, self.features)
+        """What is believed about their success rates.
+
+        Raises:
+            InvalidInputError: an estimator of somebody's own gives something else than a positive Beta for each.
+        """
+        belief: Any = self.estimator.belief(self.keys, self.features)
+        fits = isinstance(belief, Belief) and np.shape(belief.wins) == np.shape(belief.losses) == self.keys.shape
+        counts = np.stack((belief.wins, belief.losses)) if fits else np.zeros((2, 1))
+        if not np.all((counts > 0.0) & (counts < np.inf)):
+            raise InvalidInputError(
+                f"strategy: expected the belief of {type(self.estimator).__name__} to be a knapsack_rl.Belief with "
+                f"{len(self.keys)} positive wins and losses, got {belief!r:.200}."
+            )
+        return belief  # type: ignore[no-any-return]
 
     @cached_property
     def rates(self) -> Floats:
         """Point estimates, NaN where never visited."""
         return self.estimator.point(self.keys, self.belief)
-
-    @cached_property
-    def visited(self) -> NDArray[np.bool_]:
-        """Whether each was visited before."""
-        return self.estimator.known(self.keys)
 
     @cached_property
     def costs(self) -> Floats:
@@ -113,7 +121,10 @@ class View(Generic[E]):
 
     @property
     def estimator(self) -> E:
-        """The strategy's estimator, for whatever a rule needs of it besides beliefs. A rule changes nothing in it."""
+        """The strategy's estimator, for whatever a rule needs of it besides beliefs. A rule changes nothing in it.
+
+        Unlike `belief` and `rates` it is as it is now: other steps may have taught it since this one began.
+        """
         return self.prompts.estimator
 
     @property
@@ -125,6 +136,11 @@ class View(Generic[E]):
     def rates(self) -> Floats:
         """The point estimates of the success rates, NaN where a prompt was never visited."""
         return self.prompts.rates
+
+    @property
+    def visited(self) -> NDArray[np.bool_]:
+        """Whether anything was known about a prompt before the step."""
+        return ~np.isnan(self.rates)
 
     @property
     def mixed(self) -> NDArray[np.bool_]:
@@ -281,7 +297,17 @@ class Strategy(Generic[E]):
             if not callable(getattr(self, argument)):
                 raise InvalidInputError(f"{argument}: expected a function or a class, got {getattr(self, argument)!r}.")
         one_of("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
-        name = self.name or getattr(self.rule, "__name__", type(self.rule).__name__).replace("_", "-")
+        exponents = self.exponents
+        if exponents is not None and not (
+            np.shape(exponents) == (2,) and all(np.isfinite(number) and number >= 0.0 for number in exponents)
+        ):
+            raise InvalidInputError(f"exponents: expected two numbers of 0 or more, or None, got {exponents!r}.")
+        name: Any = self.name or getattr(self.rule, "__name__", type(self.rule).__name__).replace("_", "-")
+        if not isinstance(name, str) or name in ("<lambda>", "partial"):
+            raise InvalidInputError(
+                f"name: expected a text by which a saved state knows the strategy, got {self.name!r}, and the rule has "
+                "no name of its own."
+            )
         object.__setattr__(self, "name", name)
 
     @property
@@ -317,7 +343,12 @@ class Strategy(Generic[E]):
                 f"strategy: expected the rule of {self.name!r} to return view.plan(rollouts) with "
                 f"{len(view.placed)} integers (int64), one for each prompt, got {plan!r}."
             )
-        total = int(rollouts.sum())
+        total, fallback = int(rollouts.sum()), plan.fallback
+        if not 0 <= fallback <= max(amount, 0):
+            raise InvalidInputError(
+                f"strategy: expected a fallback of {self.name!r} between 0 and the {amount} rollouts that it places, "
+                f"got {fallback!r}."
+            )
         if total != amount:
             raise InvalidInputError(
                 f"strategy: expected the rule of {self.name!r} to place {amount} rollouts, and it placed {total}. "
@@ -342,8 +373,12 @@ class Strategy(Generic[E]):
 
     def wave(self, number: int, view: View[E], left: int) -> Plan:
         """The wave of this number, counted from 0; 1 or more of the `left` rollouts."""
-        amount = self.wave_size(number, len(view.placed), left, view.settings)
-        return self.plan(view, min(max(amount, int(view.missing.sum()), 1), left))
+        amount: Any = self.wave_size(number, len(view.placed), left, view.settings)
+        if not isinstance(amount, numbers.Integral):
+            raise InvalidInputError(
+                f"strategy: expected the wave_size of {self.name!r} to return an integer, got {amount!r}."
+            )
+        return self.plan(view, min(max(int(amount), int(view.missing.sum()), 1), left))
 
 
 AnyStrategy = Strategy[Any]

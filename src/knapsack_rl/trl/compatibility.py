@@ -58,7 +58,7 @@ def check_options(
     feature_columns: Sequence[str],
     train_dataset: Any,
 ) -> None:
-    """Refuse options that would make allocation wrong, and warn of checkpoints that cannot be resumed exactly.
+    """Refuse options that would make allocation wrong; warn where no plan can differ, and where no resume is exact.
 
     Raises:
         InvalidInputError: an option cannot work.
@@ -108,6 +108,12 @@ def check_options(
             f"train_dataset: expected at least the {prompts} prompts of one generation batch, got "
             f"{len(train_dataset)}; TRL would train no step. Add prompts or lower args.generation_batch_size."
         )
+    if even := allocator.explain_even(
+        prompts,
+        "Raise args.per_device_train_batch_size or args.gradient_accumulation_steps: a generation batch holds "
+        "their product over all devices, divided by args.num_generations.",
+    ):
+        warnings.warn(f"allocator: no plan can be uneven. {even}", stacklevel=3)
     if isinstance(columns := getattr(train_dataset, "column_names", None), list):  # a stream may not know its columns
         check_columns(columns, id_column, feature_columns)
     # Below 1 it is a share of all updates, whose number only max_steps tells beforehand.

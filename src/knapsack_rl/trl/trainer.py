@@ -42,8 +42,9 @@ from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.step import Step
 from knapsack_rl.trl import compatibility
+from knapsack_rl.trl.idle import IdleTrainer
 from knapsack_rl.trl.sampler import EpochOrder
-from knapsack_rl.trl.waves import Row, WavesTrainer
+from knapsack_rl.trl.waves import Row
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -86,7 +87,7 @@ class _Generation(NamedTuple):
     waves: int
 
 
-class KnapsackGRPOTrainer(WavesTrainer):
+class KnapsackGRPOTrainer(IdleTrainer):
     """TRL's GRPOTrainer with a group size per prompt, decided step by step by a `BudgetAllocator`.
 
     Takes what GRPOTrainer takes, and trains on exactly as many rollouts. Advantages are those of TRL over the groups as
@@ -107,8 +108,11 @@ class KnapsackGRPOTrainer(WavesTrainer):
         rollout_weights: `sqrt` multiplies the clipped advantage of each rollout by sqrt(num_generations / N_i), so that
             a prompt weighs in the gradient with the root of its rollouts and not with their number; `none` does not.
             By default what suits the strategy, which is `sqrt` for `adaptive` and `none` for all others.
+        skip_idle: whether rollouts without gradient are left out of the update, which stays the same (`idle`). Where
+            it would not, this is off, and a message says why.
 
     Attributes:
+        skip_idle: whether they are.
         last_step: the newest generation batch, None before the first.
 
     Raises:
@@ -132,6 +136,7 @@ class KnapsackGRPOTrainer(WavesTrainer):
         waves: bool = True,
         feature_columns: Sequence[str] = (),
         rollout_weights: Literal["none", "sqrt"] | None = None,
+        skip_idle: bool = True,
         **kwargs: Any,
     ) -> None:
         compatibility.check_trl_version()
@@ -160,6 +165,7 @@ class KnapsackGRPOTrainer(WavesTrainer):
         self.waves = waves
         self.feature_columns = tuple(feature_columns)
         self.rollout_weights = weights
+        self.skip_idle = skip_idle and self._can_skip_idle()
         self.last_step: StepRecord | None = None
         self._generation_seconds = 0.0
 

@@ -24,7 +24,7 @@ from knapsack_rl import metrics
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
 from knapsack_rl.step import Step
-from knapsack_rl.verl.options import Options
+from knapsack_rl.verl.options import KnapsackOptions
 
 Ints = NDArray[np.int64]
 Features = dict[str, list[Any]]
@@ -156,7 +156,7 @@ class _OpenStep:
 class BudgetKeeper:
     """Owns the allocator of a run. An asyncio actor: `ray.remote(BudgetKeeper)`."""
 
-    def __init__(self, settings: Options, group_size: int, estimator: str) -> None:
+    def __init__(self, settings: KnapsackOptions, group_size: int, estimator: str) -> None:
         self._settings = settings
         self._allocator = settings.allocator(group_size, estimator)
         self._steps: list[_OpenStep] = []
@@ -364,5 +364,5 @@ def summary(visits: list[Visit]) -> dict[str, float]:
     if not visits:
         return {}
     rollouts, scored, successes, wins, losses, unvisited = (np.array(column) for column in zip(*visits, strict=True))
-    found = metrics.step_metrics(scored, successes, placed=rollouts, visited=~unvisited, belief=Belief(wins, losses))
+    found = metrics.step_metrics(rollouts, successes, scored=scored, visited=~unvisited, belief=Belief(wins, losses))
     return found | {"failed_rollouts/sum": float((rollouts - scored).sum())}

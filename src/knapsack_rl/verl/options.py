@@ -66,7 +66,7 @@ and misspelt booleans arrive as text."""
 
 
 @dataclass(frozen=True)
-class Options:
+class KnapsackOptions:
     """What `trainer.v1.knapsack` may hold.
 
     Attributes:
@@ -96,7 +96,7 @@ class Options:
     rollout_weights: str | None = None
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> Options:
+    def read(cls, given: Mapping[str, Any]) -> KnapsackOptions:
         """Check what the configuration says.
 
         Raises:
@@ -139,10 +139,10 @@ class Options:
         )
 
 
-def read_options(config: Any) -> Options:
+def read_options(config: Any) -> KnapsackOptions:
     """`trainer.v1.knapsack`, checked.
 
     Raises:
         InvalidInputError: an unknown key or a value out of range.
     """
-    return Options.read(dict(config.trainer.v1.get("knapsack") or {}))
+    return KnapsackOptions.read(dict(config.trainer.v1.get("knapsack") or {}))

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class KnapsackTrainer(PPOTrainer):
-    """What the trainers share: settings from `trainer.v1.knapsack` (`settings.Options`), and one keeper.
+    """What the trainers share: settings from `trainer.v1.knapsack` (`settings.KnapsackOptions`), and one keeper.
 
     Raises:
         InvalidInputError: verl's version or an option cannot work with variable group sizes.
@@ -50,6 +50,8 @@ class KnapsackTrainer(PPOTrainer):
         self.knapsack = read_options(config)
         estimator, size = str(config.algorithm.adv_estimator), int(config.actor_rollout_ref.rollout.n)
         allocator = self.knapsack.allocator(size, estimator)  # here too, so that what it refuses is said by the driver
+        if even := allocator.explain_even(int(config.data.train_batch_size), "Raise data.train_batch_size."):
+            logger.warning("trainer.v1.knapsack: no plan can be uneven. %s", even)
         self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
         self.algorithm = allocator.settings.algorithm
         name = f"knapsack-keeper-{uuid.uuid4().hex}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import knapsack_rl as kr
+from knapsack_rl import identity
 from knapsack_rl.estimators import DiscountedBeta, RecentRewards, Regression, TransitionTable
 from knapsack_rl.strategies import STRATEGIES
 
@@ -499,6 +501,34 @@ def test_a_step_that_is_given_up_leaves_no_trace_in_a_saved_state(strategy: str)
         np.testing.assert_array_equal(state[name], value)
 
 
+@pytest.mark.parametrize("name", ["version", "strategy", "settings", "estimator"])
+@pytest.mark.parametrize("value", [np.array([1, 2]), None, 3.5, [], "x"], ids=str)
+def test_a_state_with_something_else_for_one_of_its_parts_is_refused(name: str, value: object) -> None:
+    allocator = trained()
+    with pytest.raises(kr.StateError, match="state: expected"):
+        allocator.load_state_dict(allocator.state_dict() | {name: value})
+
+
+@ALL_STRATEGIES
+def test_the_numbers_of_steps_in_a_state_cannot_exhaust_those_to_come(strategy: str) -> None:
+    allocator = trained(strategy)
+    state = allocator.state_dict()
+    state["estimator"]["step"][:] = 2**32 - 1
+    allocator.load_state_dict(state)
+    allocator.tell(IDS, [1] * 12, [4] * 12)
+    assert allocator.visited(IDS).all()
+
+
+def test_the_ids_of_a_step_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, keys = [], identity.keys
+    monkeypatch.setattr(identity, "keys", lambda ids: (calls.append(1), keys(ids))[1])
+    step = kr.BudgetAllocator("adaptive").step(IDS)
+    step.forecast()
+    while step.remaining:
+        step.tell(step.visited * 0, step.ask().rollouts)
+    assert (len(calls), step.belief.mean.shape, len(step)) == (1, (12,), 12)
+
+
 class TestBudget:
     @ALL_STRATEGIES
     @pytest.mark.parametrize("budget", [24, 25, 97, 300, 12 * 128])
@@ -537,7 +567,6 @@ class TestStepSaysWhoIsNew:
         allocator = kr.BudgetAllocator()
         allocator.tell(["a"], [1], [4])
         step = allocator.step(["a", "b"])
-        assert step.visited.tolist() == [True, False]
         step.tell([0, 0], step.ask().rollouts)
         assert step.visited.tolist() == [True, False]
         assert allocator.visited(["a", "b"]).tolist() == [True, True]
@@ -586,6 +615,27 @@ class TestOnStep:
         with pytest.raises(OSError, match="no tracker"):
             step.tell([8], step.ask().rollouts)
         assert (step.remaining, allocator.success_rates(["a"])) == (0, 1.0)
+
+    def test_whoever_listens_may_wait_for_another_thread(self) -> None:
+        known: list[float] = []
+
+        def listen(metrics: dict[str, float]) -> None:
+            with ThreadPoolExecutor(1) as pool:
+                known.append(pool.submit(allocator.metrics).result(timeout=60)["known_prompts"])
+
+        allocator = kr.BudgetAllocator(on_step=listen)
+        for step in (allocator.step(["a"]), allocator.step(["b"])):
+            step.tell([1], step.ask().rollouts)
+        allocator.tell(["c"], [1], [2])
+        assert known == [1.0, 2.0, 3.0]
+
+    def test_a_tell_without_rollouts_and_a_copy_say_nothing(self) -> None:
+        heard: list[dict[str, float]] = []
+        allocator = kr.BudgetAllocator(on_step=heard.append)
+        allocator.tell([], [], [])
+        allocator.tell(["a"], [0], [0])
+        allocator.copy().tell(["a"], [1], [2])
+        assert heard == []
 
     def test_what_cannot_be_called_is_refused(self) -> None:
         with pytest.raises(kr.InvalidInputError, match="on_step: expected a function"):

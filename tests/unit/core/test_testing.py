@@ -72,7 +72,7 @@ def test_an_estimator_may_keep_columns_and_numbers_of_its_own() -> None:
             self.visits += len(visits.keys)
 
         def remember(self, rows: Any, visits: kr.Visits) -> None:
-            best = self.prompts["best"]
+            best = self.table["best"]
             best[rows] = np.maximum(best[rows], visits.won / visits.tried)
 
         def state_dict(self) -> dict[str, Any]:
@@ -155,6 +155,79 @@ class Trusting(DiscountedBeta):
         super().load_state_dict({**self.state_dict(), **state})
 
 
+def pilot(number: int, prompts: int, remaining: int, settings: kr.Settings) -> int:
+    return 0 if number == 0 else remaining
+
+
+def later_by_chance(view: kr.View[Any], amount: int) -> kr.Plan:
+    chosen = np.random.default_rng().random(len(view.placed)) < 0.5
+    return view.plan(view.even(amount, chosen if view.placed.any() else None))
+
+
+def eager(view: kr.View[Any], amount: int) -> kr.Plan:
+    """Even where the budget is a multiple of the prompts, and to the first of all otherwise."""
+    if amount % max(len(view.placed), 1) == 0:
+        return view.plan(view.even(amount))
+    return view.plan(
+        view.largest(lambda items, start, width: -np.tile(view.keys[items, None] / 1.0, (1, width)), amount)
+    )
+
+
+class Relative(RecentRewards):
+    """Believes of a prompt what its companions are like."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def belief(self, keys: Any, features: Any) -> kr.Belief:
+        belief = super().belief(keys, features)
+        return kr.Belief(belief.wins / belief.wins.mean(), belief.losses) if len(keys) else belief
+
+
+class Unsure(RecentRewards):
+    """Believes nothing of some prompts."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def belief(self, keys: Any, features: Any) -> kr.Belief:
+        belief = super().belief(keys, features)
+        return kr.Belief(np.where(keys % 2, np.nan, belief.wins), belief.losses)
+
+
+class Elsewhere(DiscountedBeta):
+    """Keeps a count beside its state that matters after a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.updates = 0
+
+    def learn(self, visits: kr.Visits) -> None:
+        super().learn(visits)
+        self.updates += 1
+
+    def belief(self, keys: Any, features: Any) -> kr.Belief:
+        belief = super().belief(keys, features)
+        return belief if self.updates < 45 else kr.Belief(belief.losses, belief.wins)
+
+
+class Careless(RecentRewards):
+    """Takes any scale that a state brings."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.scale: Any = 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "scale": self.scale}
+
+    def load_state_dict(self, state: Any) -> None:
+        if "scale" not in state:
+            raise kr.StateError("state: expected a scale.")
+        super().load_state_dict(state)
+        self.scale = state["scale"]
+
+
 BROKEN = {
     "too few rollouts": (kr.Strategy(last_visit, one_too_few), "and it placed"),
     "outside the bounds": (
@@ -176,9 +249,21 @@ BROKEN = {
         kr.Strategy(last_visit, meddling),
         "asking changes nothing: |asked in between changes a plan: ",
     ),
+    "chance in a later wave": (
+        kr.Strategy(last_visit, later_by_chance, pilot),
+        "the same outcomes give the same waves",
+    ),
+    "an uneven start": (kr.Strategy(last_visit, eager), "new prompts share evenly"),
+    "companions": (kr.Strategy(Relative, even, name="relative"), "whoever stands beside it"),
+    "no number": (kr.Strategy(Unsure, even, name="unsure"), "2 positive wins and losses|positive wins"),
+    "a short memory in the state": (
+        kr.Strategy(Elsewhere, STRATEGIES["knapsack-discounted"].rule, name="elsewhere"),
+        "not all in the state",
+    ),
+    "values that are not checked": (kr.Strategy(Careless, even, name="careless"), "a list of lists for scale passed"),
     "half a state": (
         kr.Strategy(lambda: Forgetful(0), STRATEGIES["knapsack"].rule, name="forgetful"),
-        "a saved state gives the same plans",
+        "a saved state gives the same plans|not all in the state",
     ),
     "a state that is not checked": (
         kr.Strategy(Trusting, STRATEGIES["knapsack-discounted"].rule, name="trusting"),
@@ -220,6 +305,11 @@ class TestAStrategyOfOnesOwn:
             ({"estimator": last_visit, "rule": "even"}, "rule: expected a function or a class, got 'even'"),
             ({"estimator": last_visit, "rule": even, "wave_size": 2}, "wave_size: expected a function"),
             ({"estimator": last_visit, "rule": even, "rollout_weights": "half"}, "rollout_weights: expected one of"),
+            ({"estimator": last_visit, "rule": even, "exponents": (np.nan, 2.0)}, "exponents: expected two numbers"),
+            (
+                {"estimator": last_visit, "rule": lambda view, amount: None},
+                "name: expected a text .* no name of its own",
+            ),
         ],
     )
     def test_of_the_wrong_kind_is_refused_by_name(self, arguments: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import knapsack_rl as kr
-from knapsack_rl.verl.options import ALGORITHMS, Options
+from knapsack_rl.verl.options import ALGORITHMS, KnapsackOptions
 
 
 @pytest.mark.parametrize(
@@ -29,25 +29,25 @@ from knapsack_rl.verl.options import ALGORITHMS, Options
 )
 def test_what_no_run_can_use_is_refused_by_its_name_in_verls_configuration(given: dict[str, Any], message: str) -> None:
     with pytest.raises(kr.InvalidInputError, match=message):
-        Options.read(given)
+        KnapsackOptions.read(given)
 
 
 def test_bounds_and_strategies_are_checked_as_those_of_an_allocator() -> None:
     with pytest.raises(kr.InvalidInputError, match="strategy: expected one of uniform"):
-        Options.read({"strategy": "adaptiv"}).allocator(8, "grpo")
+        KnapsackOptions.read({"strategy": "adaptiv"}).allocator(8, "grpo")
     with pytest.raises(kr.InfeasibleBudgetError, match="group_size: expected a value between"):
-        Options.read({"max_rollouts": 4}).allocator(8, "grpo")
+        KnapsackOptions.read({"max_rollouts": 4}).allocator(8, "grpo")
 
 
 @pytest.mark.parametrize("estimator", ["gae", "remax", "grpo_passk", "optimal_token_baseline", "gdpo"])
 def test_estimators_whose_gradient_no_groups_rewards_decide_are_refused(estimator: str) -> None:
     with pytest.raises(kr.InvalidInputError, match=f"algorithm.adv_estimator: expected one .*, got '{estimator}'"):
-        Options.read({}).allocator(8, estimator)
+        KnapsackOptions.read({}).allocator(8, estimator)
 
 
 @pytest.mark.parametrize(("estimator", "algorithm"), ALGORITHMS.items())
 def test_the_estimator_decides_when_a_group_has_a_gradient(estimator: str, algorithm: str) -> None:
-    assert Options.read({}).allocator(8, estimator).settings.algorithm == algorithm
+    assert KnapsackOptions.read({}).allocator(8, estimator).settings.algorithm == algorithm
 
 
 def test_every_setting_reaches_the_allocator() -> None:
@@ -59,7 +59,7 @@ def test_every_setting_reaches_the_allocator() -> None:
         "confidence": 0.8,
         "seed": 7,
     }
-    allocator = Options.read(given).allocator(5, "rloo")
+    allocator = KnapsackOptions.read(given).allocator(5, "rloo")
     settings = allocator.settings
     assert (allocator.strategy, settings.group_size, settings.min_rollouts, settings.max_rollouts) == (
         "adaptive",
@@ -72,5 +72,5 @@ def test_every_setting_reaches_the_allocator() -> None:
 
 def test_groups_of_one_are_refused_where_a_mean_is_subtracted() -> None:
     with pytest.raises(kr.InvalidInputError, match=r"min_rollouts: expected 2 or more, got 1\."):
-        Options.read({"min_rollouts": 1}).allocator(8, "grpo")
-    assert Options.read({"min_rollouts": 1}).allocator(8, "reinforce_plus_plus").settings.min_rollouts == 1
+        KnapsackOptions.read({"min_rollouts": 1}).allocator(8, "grpo")
+    assert KnapsackOptions.read({"min_rollouts": 1}).allocator(8, "reinforce_plus_plus").settings.min_rollouts == 1

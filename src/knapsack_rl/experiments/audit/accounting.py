@@ -3,134 +3,77 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from knapsack_rl.experiments.audit.answers import Agreement, final_answer, same_answer
-from knapsack_rl.experiments.audit.reading import Batch, Encoded
+from knapsack_rl.experiments.audit.attempts import MOST, Attempts, Resumption, superseded
+from knapsack_rl.experiments.audit.rows import Batch
+from knapsack_rl.experiments.audit.sums import SHOWN, Labels, Sums
+from knapsack_rl.experiments.audit.values import Encoded, Floats, Ints, Keys, joined, mixed
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Keys = NDArray[np.uint64]
-
-_PENDING = 1 << 18  # rows that a table lets pile up before it sorts and adds them up
 _MOST_ANSWERS = 200_000  # whose text is kept to be shown
-_SHOWN = 160  # characters of a prompt that are kept
 _PREAMBLE = 40  # characters from which a common beginning is left out
+_LONGEST = 8_000  # characters of a common beginning
+_SETTLED = 100  # different texts from which on what they share is left out at once
 _COUNT = (np.add, np.uint32)
+_FEW_VALUES = 8
+_KEY = (np.maximum, np.uint64)
+_NO_ADVANTAGE = 1e-6  # what 32-bit floats leave of an advantage of zero that is not divided by a deviation
+_NOISE = 1e-2  # the same, where the deviation is noise too and 1e-4 is added to it
+_EQUAL, _EQUAL_SHARE = 1e-6, 1e-9  # rewards that differ by less, or by less than this share of them, are the same
 
 
-class Table:
-    """Values by two integer keys; rows that agree in both are combined.
+class Shown:
+    """Prompts as they are shown: without the instructions that all of them begin with, over all files."""
 
-    Args:
-        first: type of the first key; the second is uint64.
-        values: for each value the ufunc that combines it and its type.
-    """
-
-    def __init__(self, first: Any = np.int64, **values: tuple[np.ufunc, Any]) -> None:
-        self._first = first
-        self._values = values
-        self._chunks: list[list[NDArray[Any]]] = []
-        self._pending = 0
-        self._limit = _PENDING
-
-    @property
-    def rows(self) -> int:
-        """Rows in memory; some may still belong together."""
-        return sum(len(chunk[0]) for chunk in self._chunks)
-
-    def add(self, first: NDArray[Any], second: NDArray[Any], **values: NDArray[Any]) -> None:
-        """Rows to combine with all others. O(rows), amortised O(rows log groups)."""
-        if not len(first):
-            return
-        typed = [values[name].astype(dtype, copy=False) for name, (_, dtype) in self._values.items()]
-        self._chunks.append(self._combine([first, second, *typed]))
-        self._pending += len(self._chunks[-1][0])
-        if self._pending > self._limit:
-            self.columns()
-
-    def columns(self) -> list[NDArray[Any]]:
-        """First key, second key and the values, sorted by the keys, each pair of keys once."""
-        if len(self._chunks) != 1 or self._pending:
-            whole = (
-                [np.concatenate(parts) for parts in zip(*self._chunks, strict=True)] if self._chunks else self._none()
-            )
-            self._chunks = []
-            order = np.lexsort((whole[1], whole[0]))
-            self._chunks = [self._combine([column[order] for column in whole])]
-            self._pending = 0
-            self._limit = max(_PENDING, len(self._chunks[0][0]) // 2)
-        return self._chunks[0]
-
-    def keep(self, rows: NDArray[np.bool_]) -> None:
-        """Drop all other rows of `columns()`."""
-        self._chunks = [[column[rows] for column in self.columns()]]
-
-    def _combine(self, columns: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Neighbours that agree in both keys become one row."""
-        first, second = columns[:2]
-        if not len(first):
-            return columns
-        starts = np.flatnonzero(np.concatenate(([True], (first[1:] != first[:-1]) | (second[1:] != second[:-1]))))
-        combined = [
-            ufunc.reduceat(column, starts, dtype=dtype)
-            for column, (ufunc, dtype) in zip(columns[2:], self._values.values(), strict=True)
-        ]
-        return [first[starts], second[starts], *combined]
-
-    def _none(self) -> list[NDArray[Any]]:
-        dtypes = [self._first, np.uint64, *(dtype for _, dtype in self._values.values())]
-        return [np.empty(0, dtype=dtype) for dtype in dtypes]
-
-
-class Labels:
-    """The first text that came with each key, cut short; of the first `most` keys only, where that is given."""
-
-    def __init__(self, most: int | None = None) -> None:
-        self._most = most
-        self._keys: Keys = np.empty(0, dtype=np.uint64)
-        self._texts: pa.Array = pa.array([], pa.large_string())
-        self._new: list[tuple[Keys, list[str]]] = []
-        self._pending = 0
+    def __init__(self) -> None:
+        self._labels = Labels(width=_LONGEST + SHOWN)
+        self._shared: str | None = None
+        self._distinct: set[str] = set()
+        self._settled: str | None = None
 
     def add(self, keys: Keys, texts: Encoded) -> None:
         """Row i of a batch has the key `keys[i]` and the text `texts`."""
-        if self._most is not None and len(self._keys) + self._pending >= self._most:
-            return
-        distinct, rows = np.unique(keys, return_index=True)
-        place = np.minimum(np.searchsorted(self._keys, distinct), max(len(self._keys) - 1, 0))
-        new = self._keys[place] != distinct if len(self._keys) else np.ones(len(distinct), dtype=bool)
-        codes = texts.codes[rows[new]]
-        known = codes >= 0
-        shown = [texts.values[code][:_SHOWN] for code in codes[known].tolist()]
-        if shown:
-            self._new.append((distinct[new][known], shown))
-            self._pending += len(shown)
-        if self._pending > max(_PENDING, len(self._keys) // 2):
-            self._merge()
+        if self._settled is None:
+            self._learn(texts.values)
+        cut = len(self._settled or "")
+        if self._settled is not None:
+            whole = [text[cut:] if text.startswith(self._settled) else text for text in texts.values]
+            texts = Encoded([text[:SHOWN] for text in whole], texts.codes)
+        self._labels.add(keys, texts)
 
     def of(self, keys: Keys) -> list[str]:
-        """The text of each key, empty where none came."""
-        self._merge()
-        if not len(self._keys):
-            return [""] * len(keys)
-        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        texts = self._texts.take(pa.array(place)).to_pylist()
-        return [text if found else "" for text, found in zip(texts, self._keys[place] == keys, strict=True)]
+        """The text of each key."""
+        head = _preamble(self._shared, len(self._distinct)) if self._settled is None else self._settled
+        return [text.removeprefix(head)[:SHOWN] for text in self._labels.of(keys)]
 
-    def _merge(self) -> None:
-        if not self._new:
+    def _learn(self, texts: Sequence[str]) -> None:
+        known = [text[:_LONGEST] for text in texts]
+        self._distinct.update(known[: 2 * _SETTLED])
+        known += [] if self._shared is None else [self._shared]
+        if not known:
             return
-        keys = np.concatenate([self._keys, *(keys for keys, _ in self._new)])
-        texts = pa.concat_arrays([self._texts, *(pa.array(some, pa.large_string()) for _, some in self._new)])
-        self._new, self._pending = [], 0
-        self._keys, rows = np.unique(keys, return_index=True)
-        self._texts = texts.take(pa.array(rows))
+        first, last = min(known), max(known)  # what these share, all in between share too
+        self._shared = first[: common_length(first, last)]
+        if len(self._distinct) >= _SETTLED:
+            self._settled = _preamble(self._shared, len(self._distinct))
+
+
+def common_length(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    differs = (index for index, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    return next(differs, min(len(one), len(other)))
+
+
+def _preamble(shared: str | None, texts: int) -> str:
+    """The whole lines or sentences of what several texts begin with, if they are long enough to be in the way."""
+    found = re.match(r".*(\n|[.:!?]\s)", shared or "", re.DOTALL) if texts > 1 else None
+    return found[0] if found and len(found[0]) >= _PREAMBLE else ""
 
 
 class Visits:
@@ -173,12 +116,11 @@ class Places:
 
 @dataclass
 class Rewards:
-    """What values rewards took."""
+    """What values rewards took; of more than a few different ones only the first are kept."""
 
-    zeros: int = 0
-    ones: int = 0
-    minus_ones: int = 0
-    others: int = 0
+    count: int = 0
+    familiar: int = 0
+    values: set[float] = field(default_factory=set)
     low: float = np.inf
     high: float = -np.inf
 
@@ -186,14 +128,41 @@ class Rewards:
         """Count some more."""
         if not len(reward):
             return
-        counts = [int(np.count_nonzero(reward == value)) for value in (0.0, 1.0, -1.0)]
-        self.zeros, self.ones, self.minus_ones = (
-            self.zeros + counts[0],
-            self.ones + counts[1],
-            self.minus_ones + counts[2],
-        )
-        self.others += len(reward) - sum(counts)
+        self.count += len(reward)
+        self.familiar += int(np.count_nonzero((reward == 0.0) | (np.abs(reward) == 1.0)))
         self.low, self.high = min(self.low, float(reward.min())), max(self.high, float(reward.max()))
+        if len(self.values) <= _FEW_VALUES:
+            self.values |= set(np.unique(reward)[: _FEW_VALUES + 1].tolist())
+
+    @property
+    def others(self) -> int:
+        """How many are neither 0, 1 nor -1."""
+        return self.count - self.familiar
+
+    @property
+    def tells_right(self) -> bool:
+        """Whether what is above 0 is known to be right: 0 and 1, -1 and 1, or any two values around it."""
+        if not self.count or self.values <= {0.0, 1.0}:
+            return True
+        known = self.values <= {-1.0, 0.0, 1.0} or len(self.values) == 2
+        return known and self.low <= 0.0 < self.high
+
+
+@dataclass(frozen=True)
+class Told:
+    """How prompts were told apart.
+
+    Attributes:
+        by: "texts" or "ids".
+        texts_of_an_id: most texts that one id stood for.
+        ids: different ids; 0 where there are none beside texts.
+        files_in_common: prompts that came in several files.
+    """
+
+    by: str
+    texts_of_an_id: int = 1
+    ids: int = 0
+    files_in_common: int = 0
 
 
 @dataclass(frozen=True)
@@ -205,7 +174,8 @@ class Log:
         prompt: who, as a position in what is kept by prompt.
         rollouts: how many were scored.
         successes: how many of them were right.
-        without_gradient: whether all rewards of the group were equal.
+        without_gradient: whether all advantages were zero, or all rewards equal where there are no advantages.
+        equal_rewards: whether all rewards of the group were equal.
         tokens: sum of lengths.
         measured: rollouts whose length was logged.
         matched: rollouts whose answer reads like the reference and that failed.
@@ -214,7 +184,13 @@ class Log:
         texts: by prompt, its first characters.
         categories: by prompt; empty where none was logged.
         several_arguments: whether rows of the group came from files that different arguments named.
+        several_files: whether they came from different files.
         repeated_steps: steps left out, since they hold the same rollouts as the step before them.
+        with_advantages: whether advantages decided on gradients.
+        resumption: what became of steps that were logged again; None where steps never go back.
+        told: how prompts were told apart.
+        fine: what answers and completions are kept by, sorted.
+        prompt_of_fine: the prompt of each of these.
     """
 
     step: Ints
@@ -222,16 +198,23 @@ class Log:
     rollouts: Ints
     successes: Ints
     without_gradient: NDArray[np.bool_]
+    equal_rewards: NDArray[np.bool_]
     tokens: Floats
     measured: Ints
     matched: Ints
     several_arguments: NDArray[np.bool_]
+    several_files: NDArray[np.bool_]
     keys: Keys
     seen: Ints
     texts: list[str]
     categories: list[str]
     rewards: Rewards
     repeated_steps: list[int]
+    with_advantages: bool
+    resumption: Resumption | None
+    told: Told
+    fine: Keys = field(repr=False)
+    prompt_of_fine: Ints = field(repr=False)
     answers: Agreement = field(repr=False)
     completions: Agreement = field(repr=False)
 
@@ -240,35 +223,63 @@ class Log:
         """Whether a group has both a success and a failure."""
         return (self.successes > 0) & (self.successes < self.rollouts)
 
+    def last(self, groups: int) -> Log:
+        """The last steps, with at most so many groups or else one step; what is kept by prompt stays as it is."""
+        start = len(self.step) - groups
+        if start <= 0:
+            return self
+        first = min(self.step[start - 1] + 1, self.step[-1])
+        kept = self.step >= first
+        by_group = (
+            "step", "prompt", "rollouts", "successes", "without_gradient", "equal_rewards", "tokens", "measured",
+            "matched", "several_arguments", "several_files",
+        )  # fmt: skip
+        return replace(self, **{name: getattr(self, name)[kept] for name in by_group})
+
+    def pairs(self, agreement: Agreement) -> tuple[Ints, Keys, Ints, Ints]:
+        """Prompt, key of a text, rollouts and successes of what is in `answers` or `completions`, each pair once."""
+        fine, text, rollouts, successes = agreement.pairs()
+        known = np.isin(fine, self.fine)  # others only came in attempts that do not count
+        prompt = self.prompt_of_fine[np.searchsorted(self.fine, fine[known])]
+        whole = Sums(rollouts=(np.add, np.int64), successes=(np.add, np.int64))
+        whole.add(prompt, text[known], rollouts=rollouts[known], successes=successes[known])
+        prompt, text, rollouts, successes = whole.columns()
+        return prompt, text, rollouts, successes
+
 
 class Accounts:
     """Adds up batches; `success_above` is the reward that a success exceeds."""
 
     def __init__(self, success_above: float) -> None:
         self._above = success_above
-        self._groups = Table(
-            rollouts=_COUNT, successes=_COUNT, low=(np.minimum, np.float64), high=(np.maximum, np.float64),
-            tokens=(np.add, np.float64), measured=_COUNT, matched=_COUNT, arguments=(np.bitwise_or, np.uint8),
+        self._groups = Sums(  # by step x 256 + attempt, and by group
+            fine=_KEY, rollouts=_COUNT, successes=_COUNT, low=(np.minimum, np.float64), high=(np.maximum, np.float64),
+            advantage=(np.fmax, np.float64), tokens=(np.add, np.float64), measured=_COUNT, matched=_COUNT,
+            arguments=(np.bitwise_or, np.uint8), files=(np.bitwise_or, np.uint8),
         )  # fmt: skip
-        self._steps = Table(rollouts=_COUNT, checksum=(np.add, np.uint64), varied=(np.maximum, np.uint8))
+        self._prompts = Sums(
+            first=np.uint64, texts=_KEY, first_file=(np.minimum, np.int32), last_file=(np.maximum, np.int32)
+        )
+        self._steps = Sums(rollouts=_COUNT, checksum=(np.add, np.uint64), varied=(np.maximum, np.uint8))
         self._places = Places()
-        self._texts, self._categories = Labels(), Labels()
+        self._texts, self._categories = Shown(), Labels()
         self._rewards = Rewards()
         self._visits = Visits()
-        self._preamble: str | None = None
-        self.answers = Agreement(Table(first=np.uint64, rollouts=_COUNT, successes=_COUNT), Labels(_MOST_ANSWERS))
-        self.completions = Agreement(Table(first=np.uint64, rollouts=_COUNT, successes=_COUNT), Labels(_MOST_ANSWERS))
+        self._attempts = Attempts()
+        self._advantages = False
+        self.answers = Agreement(Sums(first=np.uint64, rollouts=_COUNT, successes=_COUNT), Labels(_MOST_ANSWERS))
+        self.completions = Agreement(Sums(first=np.uint64, rollouts=_COUNT, successes=_COUNT), Labels(_MOST_ANSWERS))
 
     def add(self, batch: Batch) -> None:
         """Take in a batch."""
         rows = len(batch.prompt.codes)
         if not rows:
             return
-        key = batch.prompt.keys()[batch.prompt.codes]
-        step = batch.step if batch.step is not None else self._visits.steps(key)
-        self._texts.add(key, self._without_preamble(batch.text))
-        if batch.category is not None:
-            self._categories.add(key, batch.category)
+        texts = batch.prompt.row_keys() if batch.texts is None else batch.texts
+        key = texts if batch.ids is None else joined([texts, batch.ids])
+        group = key if batch.groups is None else joined([key, batch.groups])
+        step = batch.step if batch.step is not None else self._visits.steps(group)
+        self._add_prompts(batch, key, texts)
         if batch.rollouts is not None and batch.successes is not None:
             rollouts, successes = batch.rollouts, batch.successes
             low, high = (successes == rollouts).astype(np.float64), (successes > 0).astype(np.float64)
@@ -280,19 +291,30 @@ class Accounts:
             matched = self._compare(batch, step, key, successes)
         measured = np.zeros(rows, dtype=bool) if batch.tokens is None else np.isfinite(batch.tokens)
         tokens = np.zeros(rows) if batch.tokens is None else np.where(measured, batch.tokens, 0.0)
+        self._advantages = self._advantages or batch.advantage is not None
         self._groups.add(
-            step, key, rollouts=rollouts, successes=successes, low=low, high=high, tokens=tokens, measured=measured,
-            matched=matched, arguments=np.full(rows, 1 << batch.argument % 8),  # a bit each, shared from the ninth on
+            self._attempt(batch, step), group, fine=key, rollouts=rollouts, successes=successes, low=low, high=high,
+            advantage=np.full(rows, np.nan) if batch.advantage is None else batch.advantage, tokens=tokens,
+            measured=measured, matched=matched,
+            arguments=np.full(rows, 1 << batch.argument % 8),  # a bit each, shared from the ninth on
+            files=np.full(rows, 1 << batch.file % 8),
         )  # fmt: skip
 
-    def _without_preamble(self, texts: Encoded) -> Encoded:
-        """Texts to show: without the instructions that all prompts of the first batch begin with."""
-        if self._preamble is None and len(texts.values) > 1:
-            first, last = min(texts.values), max(texts.values)  # what these share, all in between share too
-            differs = (index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
-            sentences = re.match(r".*(\n|[.:!?]\s)", first[: next(differs, len(first))], re.DOTALL)
-            self._preamble = sentences[0] if sentences and len(sentences[0]) >= _PREAMBLE else ""
-        return Encoded([text.removeprefix(self._preamble or "") for text in texts.values], texts.codes)
+    def _attempt(self, batch: Batch, step: Ints) -> Ints:
+        """The step of each row, and in its last 8 bits the attempt at the run that the row is of."""
+        if batch.step is None or batch.rows is None:
+            return step << 8
+        return (step << 8) + self._attempts.of(step, batch.path, batch.argument, batch.rows)
+
+    def _add_prompts(self, batch: Batch, key: Keys, texts: Keys) -> None:
+        self._texts.add(key, batch.text)
+        if batch.category is not None:
+            self._categories.add(key, batch.category)
+        if batch.ids is not None or not batch.timed:
+            ids = np.zeros_like(key) if batch.ids is None else batch.ids
+            place = np.unique(key, return_index=True)[1]
+            file = np.full(len(place), batch.file)
+            self._prompts.add(key[place], ids[place], texts=texts[place], first_file=file, last_file=file)
 
     def _compare(self, batch: Batch, step: Ints, key: Keys, successes: Ints) -> Ints:
         """Keep what completions and answers tell of the grader; returns which failures read like the reference."""
@@ -315,36 +337,95 @@ class Accounts:
         hashes = np.append(completion.keys(), np.uint64(0))[completion.codes]
         with np.errstate(over="ignore"):
             content = (hashes * np.uint64(3) + key) * np.uint64(2) + successes.astype(np.uint64)
-            content = _mixed(content) + self._places.of(step)
+            content = mixed(content) + self._places.of(step)
         varied = np.append(False, (hashes[1:] != hashes[:-1]) & (key[1:] == key[:-1]))
-        self._steps.add(step, np.zeros_like(key), rollouts=np.ones_like(key), checksum=_mixed(content), varied=varied)
+        self._steps.add(step, np.zeros_like(key), rollouts=np.ones_like(key), checksum=mixed(content), varied=varied)
 
     def log(self) -> Log:
         """Everything so far, as groups."""
-        step, key, rollouts, successes, low, high, tokens, measured, matched, arguments = self._groups.columns()
+        groups, resumption = self._of_last_attempt()
+        step, _, fine, rollouts, successes, low, high, advantage, tokens, measured, matched, arguments, files = groups
         repeated = self._repeated()
         kept = ~np.isin(step, repeated)
-        keys, of_all = np.unique(key, return_inverse=True)
-        prompt = of_all[kept]  # whoever came only in repeated steps came in the step before them too
+        of_fine, fine_of_all = np.unique(fine, return_inverse=True)
+        keys, prompt_of_fine, told = self._tell_apart(of_fine, step, fine_of_all)
+        prompt = prompt_of_fine[fine_of_all][
+            kept
+        ]  # whoever came only in repeated steps came in the step before them too
+        equal = _equal(low, high)
+        labels = of_fine[np.unique(prompt_of_fine, return_index=True)[1]]
         return Log(
             step=step[kept],
             prompt=prompt.astype(np.int64),
             rollouts=rollouts[kept].astype(np.int64),
             successes=successes[kept].astype(np.int64),
-            without_gradient=low[kept] == high[kept],
+            without_gradient=_without_gradient(equal, advantage)[kept],
+            equal_rewards=equal[kept],
             tokens=tokens[kept],
             measured=measured[kept].astype(np.int64),
             matched=matched[kept].astype(np.int64),
-            several_arguments=(arguments & (arguments - np.uint8(1)))[kept] != 0,  # more than one bit
+            several_arguments=_several_bits(arguments)[kept],
+            several_files=_several_bits(files)[kept],
             keys=keys,
-            seen=np.bincount(of_all, rollouts, minlength=len(keys)).astype(np.int64),
-            texts=self._texts.of(keys),
-            categories=self._categories.of(keys),
+            seen=self._seen(of_fine, prompt_of_fine, len(keys)),
+            texts=self._texts.of(labels),
+            categories=self._categories.of(labels),
             rewards=self._rewards,
             repeated_steps=repeated,
+            with_advantages=self._advantages,
+            resumption=resumption,
+            told=told,
+            fine=of_fine,
+            prompt_of_fine=prompt_of_fine,
             answers=self.answers,
             completions=self.completions,
         )
+
+    def _of_last_attempt(self) -> tuple[list[NDArray[Any]], Resumption | None]:
+        """The groups: of steps that were logged again the last ones, of steps in parts the sum."""
+        first, group, *values = self._groups.columns()
+        step, attempt = first >> 8, first & MOST
+        if not self._attempts.descents:
+            return [step, group, *values], None
+        _, rollouts, _, low, high, advantage = values[:6]
+        gone = superseded(self._attempts, step, attempt, group, rollouts.astype(np.int64))
+        without = _without_gradient(_equal(low, high), advantage)
+        share = float(rollouts[without].sum() / rollouts.sum())
+        resumption = Resumption(tuple(self._attempts.descents), int(rollouts.sum()), share) if gone.any() else None
+        whole = self._groups.like()
+        named = dict(zip(self._groups.names, values, strict=True))
+        whole.add(step[~gone], group[~gone], **{name: value[~gone] for name, value in named.items()})
+        return whole.columns(), resumption
+
+    def _seen(self, fine: Keys, prompt_of_fine: Ints, prompts: int) -> Ints:
+        """Rollouts of each prompt, those of repeated steps and attempts included."""
+        _, _, every, rollouts, *_ = self._groups.columns()
+        known = np.isin(every, fine)
+        prompt = prompt_of_fine[np.searchsorted(fine, every[known])]
+        return np.bincount(prompt, rollouts[known], minlength=prompts).astype(np.int64)
+
+    def _tell_apart(self, fine: Keys, step: Ints, fine_of_all: Ints) -> tuple[Keys, Ints, Told]:
+        """The keys of prompts, and which prompt is what answers are kept by.
+
+        Ids count if each stands for one text and comes again with it; otherwise they are numbered anew somewhere, and
+        texts count.
+        """
+        known, ids, texts, first_file, last_file = self._prompts.columns()
+        several_files = int((np.isin(known, fine) & (first_file < last_file)).sum())
+        if not ids.any():
+            return fine, np.arange(len(fine)), Told("texts", files_in_common=several_files)
+        place = np.minimum(np.searchsorted(known, fine), len(known) - 1)
+        found = known[place] == fine  # files may differ in whether they have ids
+        ids, texts = (np.where(found, one[place], fine) for one in (ids, texts))
+        texts_of = np.unique(np.stack((ids, texts)), axis=1)
+        most = int(np.unique(texts_of[0], return_counts=True)[1].max())
+        by_id, by_text = (
+            len(np.unique(np.stack((one[fine_of_all], step.view(np.uint64))), axis=1)[0]) / len(np.unique(one))
+            for one in (ids, texts)
+        )
+        anew = most > 1 or (by_id == 1.0 and by_text > 1.0)
+        keys, prompt_of_fine = np.unique(texts if anew else ids, return_inverse=True)
+        return keys, prompt_of_fine, Told("texts" if anew else "ids", most, len(np.unique(ids)), several_files)
 
     def _repeated(self) -> list[int]:
         """Steps with the very rollouts of the step before, as TRL logs a generation batch at every update from it.
@@ -374,9 +455,16 @@ def _matched(answers: Encoded, references: Encoded) -> Ints:
     return matched
 
 
-def _mixed(values: Keys) -> Keys:
-    """Bits spread out, so that sums of different rows differ (the finaliser of splitmix64)."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+def _several_bits(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return (values & (values - np.uint8(1))) != 0
+
+
+def _equal(low: Floats, high: Floats) -> NDArray[np.bool_]:
+    """Whether rewards are all the same, up to what adding them up in 32 bits leaves."""
+    return high - low <= _EQUAL + _EQUAL_SHARE * np.maximum(np.abs(low), np.abs(high))
+
+
+def _without_gradient(equal: NDArray[np.bool_], advantage: Floats) -> NDArray[np.bool_]:
+    """Groups whose largest advantage is zero; where none is known, those whose rewards are equal."""
+    zero = (advantage <= _NO_ADVANTAGE) | (equal & (advantage <= _NOISE))
+    return np.where(np.isnan(advantage), equal, zero)

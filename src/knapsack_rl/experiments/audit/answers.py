@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from knapsack_rl.experiments.audit.accounting import Labels, Table
-    from knapsack_rl.experiments.audit.reading import Encoded
+from knapsack_rl.experiments.audit.sums import Labels, Sums
+from knapsack_rl.experiments.audit.values import Encoded
 
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -26,7 +25,7 @@ _BLANKS = re.compile(r"(?:\\[,;! ]|\s)+")
 def final_answer(completion: str) -> str | None:
     r"""What a completion gives as its answer, or None.
 
-    The last ``\boxed{...}``, else the last ``<answer>...</answer>``, else what follows the last ``####``, else the
+    The last `\boxed{...}`, else the last `<answer>...</answer>`, else what follows the last `####`, else the
     whole text if it is one short line.
     """
     start = completion.rfind(_BOXED)
@@ -41,7 +40,7 @@ def final_answer(completion: str) -> str | None:
 
 
 def same_answer(answer: str, reference: str) -> bool:
-    r"""Whether two answers read alike: ``\boxed``, ``\text``, dollar signs and a final dot aside, all blanks alike."""
+    r"""Whether two answers read alike: `\boxed`, `\text`, dollar signs and a final dot aside, all blanks alike."""
     wanted = final_answer(reference)
     return _plain(answer) == _plain(reference if wanted is None else wanted) != ""
 
@@ -52,7 +51,7 @@ class Agreement:
     Exact up to a million different pairs of prompt and text; beyond, pairs seen only once are forgotten (`lossy`).
     """
 
-    def __init__(self, table: Table, labels: Labels) -> None:
+    def __init__(self, table: Sums, labels: Labels) -> None:
         self._table = table
         self._labels = labels
         self.lossy = False

@@ -134,12 +134,8 @@ def expect(log: Log, plans: Replay, seed: int = 0) -> Expectation:
     """
     window, steps = _windows(log.step)
     era = window * _ERAS // (window.max() + 1)
-    rng = np.random.default_rng(seed)
-    clusters = min(len(log.keys), _BUCKETS)
-    bucket = (rng.permutation(len(log.keys)) % clusters)[log.prompt]
-    weights = np.concatenate(
-        [np.ones((1, clusters)), rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), _REPLICATES)]
-    )
+    weights, bucket_of_prompt = resampled(len(log.keys), seed)
+    clusters, bucket = weights.shape[1], bucket_of_prompt[log.prompt]
     cell = _cells(era, plans.belief)
     slots = (int(window.max()) + 1, clusters)
     slot = window * clusters + bucket
@@ -178,6 +174,19 @@ def expect(log: Log, plans: Replay, seed: int = 0) -> Expectation:
         effective_spent=effective["spent"],
         clusters=clusters,
     )
+
+
+def resampled(prompts: int, seed: int) -> tuple[Floats, Ints]:
+    """How often each bundle of prompts occurs in every resample, the first of which is what there is, and the bundles.
+
+    Returns:
+        Shapes (1 + resamples, bundles) and (prompts,).
+    """
+    rng = np.random.default_rng(seed)
+    clusters = min(prompts, _BUCKETS)
+    bucket = rng.permutation(prompts) % clusters
+    drawn = rng.multinomial(clusters, np.full(clusters, 1.0 / clusters), _REPLICATES)
+    return np.concatenate([np.ones((1, clusters)), drawn]), bucket
 
 
 def _windows(step: Ints) -> tuple[Ints, Ints]:

@@ -22,7 +22,7 @@ from knapsack_rl.experiments.pages.drawing import (
     styled,
 )
 
-_KIND_COLOURS = {"with gradient": BLUE, "all correct": VERMILLION, "all wrong": GREEN}
+_KIND_COLOURS = {"with gradient": BLUE, "all correct": VERMILLION, "all wrong": GREEN, "without gradient": VERMILLION}
 _SERIES = {
     "planned": ("planned, expected", BLUE, "-"),
     "spent": ("spent, expected", MUTED, "--"),

@@ -94,11 +94,11 @@ def _agreed(log: Log, share: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _agreement(log: Log) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
     """Of each prompt, the share of rollouts with its most frequent answer, and that answer's key."""
-    prompt, text, rollouts, _ = log.answers.pairs()
+    prompt, text, rollouts, _ = log.pairs(log.answers)
     share, answer = np.zeros(len(log.keys)), np.zeros(len(log.keys), dtype=np.uint64)
     order = np.lexsort((-rollouts, prompt))
     leaders = order[np.unique(prompt[order], return_index=True)[1]]
-    place = np.searchsorted(log.keys, prompt[leaders])
+    place = prompt[leaders]
     share[place] = rollouts[leaders] / log.seen[place]
     answer[place] = text[leaders]
     return share, answer
@@ -106,10 +106,9 @@ def _agreement(log: Log) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
 
 def _both_ways(log: Log) -> Ints:
     """Of each prompt, the rollouts whose completion was scored both right and wrong."""
-    prompt, _, rollouts, successes = log.completions.pairs()
+    prompt, _, rollouts, successes = log.pairs(log.completions)
     mixed = (successes > 0) & (successes < rollouts)
-    place = np.searchsorted(log.keys, prompt[mixed])
-    return np.bincount(place, rollouts[mixed], minlength=len(log.keys)).astype(np.int64)
+    return np.bincount(prompt[mixed], rollouts[mixed], minlength=len(log.keys)).astype(np.int64)
 
 
 def _chance(sums: pd.DataFrame, category: str) -> float:

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from knapsack_rl.experiments.audit import figures, graders, tables
-from knapsack_rl.experiments.audit.audit import Audit
+from knapsack_rl.experiments.audit.advice import advice, size_table
+from knapsack_rl.experiments.audit.as_json import as_json
+from knapsack_rl.experiments.audit.audit import FIGURES, Audit
 from knapsack_rl.experiments.audit.expectation import FEW_PROMPTS, Expectation
 from knapsack_rl.experiments.audit.findings import interval, remarks, summary
 from knapsack_rl.experiments.audit.replay import Replay
@@ -18,7 +20,10 @@ from knapsack_rl.experiments.pages.wording import percent
 
 _SUSPECTS = 30  # rows of the table
 _PROMPT_WIDTH = 70
-_STEPS_FROM = {"column": "the column", "file name": "the files' names", "order": "the order of rows"}
+_STEPS_FROM = {
+    "column": "the column", "file names": "the files' names (guessed)", "folder names": "the folders' names (guessed)",
+    "order": "the order of rows", "one group": "nowhere: all rows of a prompt are one group",
+}  # fmt: skip
 _INTERVAL = (
     "The interval of 95 % comes from resampling prompts, with all their steps, and fitting the priors anew. It covers "
     "which prompts were drawn and how their rollouts fell. It does not cover that the model would have learned "
@@ -28,7 +33,7 @@ _INTERVAL = (
 
 
 def write_report(audit: Audit, folder: Path, command: str) -> Path:
-    """Write ``report.html`` and its folder ``figures`` into `folder`, and return the page's path.
+    """Write `report.html` and its folder `figures` into `folder`, and return the page's path.
 
     Raises:
         InvalidInputError: the folder cannot be written.
@@ -40,8 +45,9 @@ def write_report(audit: Audit, folder: Path, command: str) -> Path:
         Section("Graders to look at", _graders(audit)),
         Section("Prompts that took the budget", _concentration(audit)),
         Section("What was read", _read(audit)),
+        Section("What to do about it", _advice(audit)),
     ]
-    return write_page(
+    page = write_page(
         folder / "report.html",
         kind="audit of a rollout log",
         title=folder.name,
@@ -50,18 +56,43 @@ def write_report(audit: Audit, folder: Path, command: str) -> Path:
         sections=sections,
         command=command,
     )
+    (folder / FIGURES).write_text(as_json(audit, page), encoding="utf-8")
+    return page
+
+
+def _advice(audit: Audit) -> list[Part]:
+    parts: list[Part] = [Note(sentence) for sentence in advice(audit)]
+    if audit.sizes is None or audit.all_single:
+        return parts
+    band = not np.isnan(audit.sizes.low).any()
+    table = size_table(audit, audit.sizes)
+    if not band:
+        table = table.drop(columns=["from", "to"])
+    shares = (*(name for name in table.columns if name.startswith("groups ")), "from", "to")
+    return [
+        *parts,
+        DataTable(
+            "group-sizes",
+            "Groups of other sizes",
+            "Share of groups with both successes and failures, expected at other sizes from how the success rates are "
+            f"spread{', with the 95 % interval' if band else ''}. “Cost” is in rollouts, against the mean of the "
+            "log. Sizes beyond what was drawn rest on a fitted beta distribution of success rates.",
+            table,
+            formats=dict.fromkeys(shares, percent) | {"cost": lambda cost: f"{cost:.2f}x"},
+        ),
+    ]
 
 
 def _gradients(audit: Audit) -> list[Part]:
-    data = tables.gradient_shares(audit.log)
+    data = tables.gradient_shares(audit.log, audit.knows_right)
     few = len(np.unique(audit.log.step)) < 30
     smoothing = "One point per step." if few else "Light: each step; bold: mean of the last twentieth of the steps."
     return [
         Chart(
             "gradient-shares",
             "Rollouts with and without gradient",
-            "Share of each step's rollouts in groups whose rewards differ (effective gradient ratio), and in groups "
-            f"whose rewards are all equal because all were correct or all wrong. {smoothing}",
+            "Share of each step's rollouts in groups with a gradient (effective gradient ratio), and in groups without"
+            f"{', since all were correct or all wrong' if audit.knows_right else ''}. {smoothing}",
             _source(audit),
             figures.gradient_shares,
             data,
@@ -171,6 +202,9 @@ def _tokens(audit: Audit) -> list[Part]:
 
 def _concentration(audit: Audit) -> list[Part]:
     table = tables.hungriest_prompts(audit.log)
+    table["prompt"] = tables.apart(table["prompt"].tolist(), _PROMPT_WIDTH)
+    if not audit.knows_right:
+        table = table.drop(columns="successes")
     parts: list[Part] = [
         Chart(
             "concentration",
@@ -197,6 +231,8 @@ def _concentration(audit: Audit) -> list[Part]:
 
 def _graders(audit: Audit) -> list[Part]:
     log = audit.log
+    if not audit.knows_right:
+        return [Note("Nothing could be looked for: it is not known which rollouts are right (--success-above X).")]
     parts: list[Part] = []
     unsolved = graders.unsolved_categories(log)
     if len(unsolved):
@@ -215,7 +251,8 @@ def _graders(audit: Audit) -> list[Part]:
     suspects = graders.suspicious_prompts(log)
     if len(suspects):
         shown = suspects.head(_SUSPECTS).copy()
-        shown["prompt"] = [log.texts[index] for index in shown["prompt"].tolist()]
+        texts = [log.texts[index] for index in shown["prompt"].tolist()]
+        shown["prompt"] = tables.apart(texts, _PROMPT_WIDTH)
         if any(log.categories):
             shown.insert(
                 1, "category", [log.categories[index] for index in suspects["prompt"].head(_SUSPECTS).tolist()]
@@ -266,7 +303,7 @@ def _looked_at(audit: Audit) -> str:
 
 def _read(audit: Audit) -> list[Part]:
     reading = audit.reading
-    files = [found.path for found in reading.files]
+    files = [found.path for found in reading.files.found]
     rows = {
         "Files": f"{files[0]}" if len(files) == 1 else f"{len(files):,}, {files[0]} to {files[-1]}",
         "Rows": f"{reading.rows:,}",
@@ -294,7 +331,7 @@ def _read(audit: Audit) -> list[Part]:
 
 def _source(audit: Audit) -> str:
     """The file that was read, or how many of which folders."""
-    files = [found.path for found in audit.reading.files]
+    files = [found.path for found in audit.reading.files.found]
     if len(files) == 1:
         return files[0].name
     return f"{len(files):,} files of {', '.join(dict.fromkeys(str(file.parent) for file in files))}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from knapsack_rl.experiments.audit.accounting import Log
+from knapsack_rl.experiments.audit.accounting import Log, common_length
 from knapsack_rl.experiments.audit.expectation import Expectation
 from knapsack_rl.experiments.audit.graders import by_prompt
 from knapsack_rl.experiments.audit.replay import BELIEFS, Replay
@@ -16,26 +18,42 @@ from knapsack_rl.experiments.audit.replay import BELIEFS, Replay
 Floats = NDArray[np.float64]
 
 BLOCKS = ("with gradient", "all correct", "all wrong")
+_ROOM = 12  # characters of a shown text that must be its own
 _TELLING = 0.01  # share of the rollouts from which it matters that successes are not all there is to gradients
 
 
-def gradient_shares(log: Log) -> pd.DataFrame:
-    """Share of each step's rollouts by what their group was; columns quantity, step, value, running_mean."""
+def gradient_shares(log: Log, knows_right: bool = True) -> pd.DataFrame:
+    """Share of each step's rollouts by what their group was; columns quantity, step, value, running_mean.
+
+    Args:
+        log: the log.
+        knows_right: whether groups without gradient are told apart by being right or wrong.
+    """
     steps, of_group = np.unique(log.step, return_inverse=True)
     total = np.bincount(of_group, log.rollouts)
     width = max(1, round(len(steps) / 20))
     parts = []
-    for quantity, groups in zip(BLOCKS, kinds(log), strict=True):
+    blocks = zip(BLOCKS, kinds(log), strict=True) if knows_right else _gradient_or_not(log)
+    for quantity, groups in blocks:
         share = pd.Series(np.bincount(of_group, log.rollouts * groups) / total)
         mean = share.rolling(width, min_periods=1).mean()
         parts.append(pd.DataFrame({"quantity": quantity, "step": steps, "value": share, "running_mean": mean}))
     return pd.concat(parts, ignore_index=True)
 
 
+def without_gradient(log: Log) -> float:
+    """Share of the rollouts in groups without gradient."""
+    return float(log.rollouts[log.without_gradient].sum() / log.rollouts.sum())
+
+
 def kinds(log: Log) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Which groups are of which of `BLOCKS`; mixed ones whose rewards add up to the same are of none."""
     correct, wrong = log.successes == log.rollouts, log.successes == 0
     return ~log.without_gradient, log.without_gradient & correct, log.without_gradient & wrong
+
+
+def _gradient_or_not(log: Log) -> list[tuple[str, NDArray[np.bool_]]]:
+    return [("with gradient", ~log.without_gradient), ("without gradient", log.without_gradient)]
 
 
 def only_successes(log: Log) -> bool:
@@ -81,6 +99,25 @@ def hungriest_prompts(log: Log, most: int = 30) -> pd.DataFrame:
     if log.measured.any():
         table["tokens without gradient"] = np.bincount(log.prompt, log.tokens * log.without_gradient, count)[top]
     return table if any(log.categories) else table.drop(columns="category")
+
+
+def apart(texts: Sequence[str], width: int) -> list[str]:
+    """Texts of one table, each in a line; of those that begin alike for long, the part in common is cut.
+
+    What is left of the beginning is half of the width, so that texts with other beginnings stay different.
+    """
+    lines = [" ".join(text.split()) for text in texts]
+    order = sorted(set(lines))
+    shared = dict.fromkeys(order, 0)
+    for one, other in pairwise(order):
+        alike = common_length(one, other)
+        shared[one], shared[other] = max(shared[one], alike), max(shared[other], alike)
+    shown = []
+    for line in lines:
+        start = line.rfind(" ", 0, shared[line] + 1) + 1
+        head = line[: width // 2]
+        shown.append(f"{head}… {line[start:]}" if shared[line] > width - _ROOM and start > len(head) else line)
+    return shown
 
 
 def expected_shares(expectation: Expectation) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""``knapsack-rl audit`` on what TRL and verl really write, from the command line."""
+"""`knapsack-rl audit` on what TRL and verl really write, from the command line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ import pandas as pd
 
 import knapsack_rl as kr
 from knapsack_rl.cli import main
+from knapsack_rl.experiments.audit.advice import advice
+from knapsack_rl.experiments.audit.asked import Asked
 from knapsack_rl.experiments.audit.audit import Audit, Options, audit, default_output
-from knapsack_rl.experiments.audit.columns import Asked
 from knapsack_rl.experiments.audit.findings import remarks, summary
 from knapsack_rl.experiments.audit.report import write_report
+from knapsack_rl.experiments.audit.tables import without_gradient
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -65,7 +67,9 @@ def test_verls_dumps_are_audited_from_the_command_line(capsys: pytest.CaptureFix
     ratio = kr.metrics.effective_gradient_ratio(counts["won"].to_numpy(), counts["rollouts"].to_numpy())
     assert f"{len(frame):,} rollouts of {frame['input'].nunique()} prompts in 6 steps" in out
     assert f"{100 * (1 - ratio):.1f}\N{NO-BREAK SPACE}%".replace("\N{NO-BREAK SPACE}", " ") in out
-    assert "prompt: input (guessed), reward: score (guessed), step: step (guessed)" in out
+    assert (
+        "prompt: input (guessed), told apart by: gts (guessed), reward: score (guessed), success: acc (guessed)" in out
+    )
     page = tmp_path / "page" / "report.html"
     assert page.is_file()
     assert (tmp_path / "page" / "figures" / "gradient-shares.csv").is_file()
@@ -87,7 +91,8 @@ def test_bad_rows_are_shown_and_do_not_stop_it(capsys: pytest.CaptureFixture[str
     [
         ('{"text": "a", "value": 1}\n', "Its columns are text, value. Looked for prompt, prompts, input"),
         ("", "no row of 1 file(s) could be used: files without rows (1)"),
-        ("not json\n", "no row of 1 file(s) could be used: files without rows (1)"),
+        ("not json\n", "no row of 1 file(s) could be used: files that cannot be read (1), first"),
+        ("not json\n", "log.jsonl: no line is a JSON object"),
         ('{"prompt": "a", "reward": null}\n', "rows without a reward (1)"),
     ],
 )
@@ -119,7 +124,7 @@ def test_options_that_cannot_be_are_refused(
     assert needle in err
 
 
-def audited(*logs: Path, above: float = 0.0, **columns: str) -> Audit:
+def audited(*logs: Path, above: float | None = None, **columns: str) -> Audit:
     return audit(logs, Options(columns=Asked(**columns), success_above=above))
 
 
@@ -149,7 +154,10 @@ def test_rewards_that_are_neither_0_nor_1_are_said(tmp_path: Path) -> None:
 def test_groups_of_one_rollout_are_questioned(tmp_path: Path) -> None:
     rows = [{"prompt": f"p{i}", "reward": 1, "step": 1} for i in range(5)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert "5 of 5 groups are of one rollout" in " ".join(remarks(audited(tmp_path / "log.jsonl")))
+    said = " ".join(summary(audited(tmp_path / "log.jsonl")))
+    assert "every group is of one rollout" in said
+    assert "no share is given" in said
+    assert "had no gradient" not in said
 
 
 @pytest.mark.parametrize(
@@ -204,14 +212,13 @@ def rewarded(prompts: int = 12, steps: int = 4, size: int = 4, seed: int = 0, **
 def test_rewards_that_all_exceed_the_threshold_give_no_shares_of_right_and_wrong(tmp_path: Path) -> None:
     rows = [row | {"reward": row["reward"] + 1} for row in rewarded()]
     found = audited(logged(tmp_path / "log.jsonl", rows))
-    first, spent, *others = summary(found)
-    assert "Every reward is above 0, between 1 and 2" in first
-    assert "--success-above X" in first
+    spent, unknown, *others = summary(found)
+    assert "Every reward is above 0, between 1 and 2" in unknown
+    assert "--success-above X" in unknown
     assert "had no gradient" in spent
     said = " ".join([spent, *others])
     assert not any(words in said for words in ("all correct", "never had", "expected to", "grader"))
     assert found.expectation is None
-    assert "No group had both successes and failures" in said
     above = " ".join(summary(audited(tmp_path / "log.jsonl", above=1.5)))
     assert "all correct" in above
     assert "Every reward is above" not in above
@@ -230,7 +237,7 @@ def test_where_gradients_are_not_only_of_successes_expectations_are_called_what_
     plain = audited(logged(tmp_path / "plain.jsonl", rows))
     for index, row in enumerate(rows):
         row["reward"] -= 0.1 * (index % 2)
-    shaped = audited(logged(tmp_path / "shaped.jsonl", rows))
+    shaped = audited(logged(tmp_path / "shaped.jsonl", rows), above=0.5)
     assert "would be expected to have a gradient" in " ".join(summary(plain))
     assert "would be expected to have both successes and failures" in " ".join(summary(shaped))
     page = write_report(shaped, tmp_path / "page", "command").read_text(encoding="utf-8")
@@ -241,10 +248,7 @@ def test_where_gradients_are_not_only_of_successes_expectations_are_called_what_
 
 def test_groups_whose_rewards_only_add_up_to_the_same_are_neither_right_nor_wrong(tmp_path: Path) -> None:
     rewards = [(1.0, 0.0), (0.0, 1.0)]
-    rows = [
-        {"step": 1, "prompt": "p", "completion": f"{a}", "accuracy_reward": a, "format_reward": b, "advantage": 0.0}
-        for a, b in rewards
-    ]
+    rows = [{"step": 1, "prompt": "p", "accuracy_reward": a, "format_reward": b} for a, b in rewards]
     spent = summary(audited(logged(tmp_path / "log.jsonl", rows)))[0].replace("\N{NO-BREAK SPACE}", " ")
     assert "0.0 % all correct, 0.0 % all wrong, 100.0 % mixed with rewards that add up to the same" in spent
 
@@ -283,25 +287,25 @@ def test_without_steps_it_is_said_that_plans_pair_visits_and_not_times(tmp_path:
 
 def test_groups_of_several_times_the_usual_size_are_questioned(tmp_path: Path) -> None:
     rows = rewarded()
-    assert "times the rollouts of the others" not in " ".join(remarks(audited(logged(tmp_path / "log.jsonl", rows))))
+    assert "times the rollouts of the others" not in " ".join(summary(audited(logged(tmp_path / "log.jsonl", rows))))
     twice = [row for row in rows if (row["step"], row["prompt"]) in ((1, "p3"), (2, "p4"))]
     found = audited(logged(tmp_path / "log.jsonl", rows + twice))
-    assert "2 groups had two or more times the rollouts of the others" in " ".join(remarks(found))
+    assert "2 groups had two or more times the rollouts of the others" in summary(found)[0]
 
 
 def test_plans_that_differ_by_prompt_are_not_taken_for_merged_groups(tmp_path: Path) -> None:
     rows = rewarded()
     more = [row for row in rows if row["prompt"] == "p3"][::2] + [row for row in rows if row["prompt"] == "p4"]
     found = audited(logged(tmp_path / "log.jsonl", rows + more))
-    assert "times the rollouts of the others" not in " ".join(remarks(found))
+    assert "times the rollouts of the others" not in " ".join(summary(found))
 
 
 def test_groups_that_come_from_several_runs_are_said_to_be_merged(tmp_path: Path) -> None:
     first, second = (logged(tmp_path / f"{name}.jsonl", rewarded(seed=seed)) for seed, name in enumerate("ab"))
-    assert "48 groups came from several of the LOGS" in " ".join(remarks(audited(first, second)))
-    assert "several of the LOGS" not in " ".join(remarks(audited(first)))
+    assert "48 groups came from several of the LOGS" in summary(audited(first, second))[0]
+    assert "several of the LOGS" not in " ".join(summary(audited(first)))
     ranks = logged(tmp_path / "c.jsonl", [row | {"prompt": "!" + row["prompt"]} for row in rewarded()])
-    assert "several of the LOGS" not in " ".join(remarks(audited(first, ranks)))
+    assert "several of the LOGS" not in " ".join(summary(audited(first, ranks)))
 
 
 def test_planned_and_spent_tokens_are_compared_over_the_same_groups(tmp_path: Path) -> None:
@@ -369,7 +373,7 @@ def test_what_trl_logs_is_audited(tmp_path: Path, trl_small: Any, chats: bool, s
     found = audited(tmp_path)
     assert found.reading.rows == len(frame) == 64
     assert not found.reading.problems.counts
-    assert [columns.reward for columns in found.reading.columns] == [(reward,)]
+    assert [columns.success for columns in found.reading.columns] == [(reward,)]
     counts = frame.assign(prompt=frame["prompt"].map(str)).groupby(["step", "prompt"])[reward].agg(["size", "sum"])
     assert sorted(zip(found.log.rollouts, found.log.successes, strict=True)) == sorted(
         zip(counts["size"], counts["sum"].astype(int), strict=True)
@@ -395,3 +399,101 @@ def test_the_batches_that_trl_logs_at_several_updates_count_once(tmp_path: Path,
     assert found.log.repeated_steps == [2, 4]
     assert int(found.log.rollouts.sum()) == 32
     assert "2 steps held exactly the rollouts of the step before" in " ".join(remarks(found))
+
+
+@pytest.mark.parametrize("scale", ["group", "none", "batch"])
+def test_what_had_a_gradient_is_what_trl_says_had_one(tmp_path: Path, trl_small: Any, scale: str) -> None:
+    from trl import GRPOTrainer
+
+    def some(completion_ids: list[list[int]], ease: list[float], log_extra: Any, **_: Any) -> list[float]:
+        """A part of the reward of what is right, and another of what is wrong: together .5 of everything."""
+        log_extra("difficulty", [1.0 - share for share in ease])
+        log_extra("words", ["w"] * len(ease))
+        return [0.25 if index % 2 else 0.5 for index in range(len(ease))]
+
+    def rest(completion_ids: list[list[int]], ease: list[float], **_: Any) -> list[float]:
+        won = trl_small.luck(completion_ids, ease)
+        return [one + (0.25 if index % 2 else 0.0) for index, one in enumerate(won)]
+
+    def metric_length(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [float(len(ids) + index % 3) for index, ids in enumerate(completion_ids)]
+
+    def accuracy(completion_ids: list[list[int]], ease: list[float], **_: Any) -> list[float]:
+        return trl_small.luck(completion_ids, ease)
+
+    trainer = GRPOTrainer(
+        model=trl_small.model(),
+        reward_funcs=[some, rest, metric_length, accuracy],
+        args=trl_small.config(
+            tmp_path, max_steps=4, log_completions=True, num_completions_to_print=0, scale_rewards=scale,
+            reward_weights=[1.0, 1.0, 0.0, 0.0],
+        ),
+        train_dataset=trl_small.rows(8),
+        processing_class=trl_small.tokenizer(),
+    )  # fmt: skip
+    trainer.train()
+    found = audited(tmp_path)
+    rewards = pd.concat([pd.read_parquet(file) for file in sorted((tmp_path / "completions").glob("*.parquet"))])
+    won = rewards["accuracy"].to_numpy().reshape(-1, 4).sum(axis=1)
+    share = float(((won == 0) | (won == 4)).mean())
+    assert without_gradient(found.log) == share
+    if scale != "batch":  # of a batch TRL says whether all of it is the same
+        said = [entry["frac_reward_zero_std"] for entry in trainer.state.log_history if "frac_reward_zero_std" in entry]
+        assert np.mean(said) == pytest.approx(share)
+    assert [columns.success for columns in found.reading.columns] == [("accuracy",)]
+    assert int(found.log.successes.sum()) == int(won.sum())
+
+
+def test_all_figures_are_printed_as_json_for_scripts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = verl_dump(tmp_path / "rollouts")
+    code = main(["audit", str(folder), "--json", "--output", str(tmp_path / "page")])
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert (code, captured.err) == (0, "")
+    assert found["spent"]["rollouts"] == 288
+    assert len(found["spent"]["by_step"]) == 6
+    assert 0.0 < found["spent"]["share_without_gradient"] < 1.0
+    assert found["right_and_wrong"]["prompts_never_right"] >= 1
+    assert set(found["plans"]["moved_by_strategy"]) >= {"knapsack", "adaptive"}
+    assert [row["rollouts in a group"] for row in found["advice"]["group_sizes"]] == [2, 4, 8, 16, 32]
+    assert sum(found["advice"]["waste"].values()) == pytest.approx(1.0)
+    assert found == json.loads((tmp_path / "page" / "audit.json").read_text(encoding="utf-8"))
+    assert found["report"] == str(tmp_path / "page" / "report.html")
+
+
+def test_what_is_not_known_is_null_in_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i}", "reward": i / 7, "step": 1} for i in range(5)]
+    log = logged(tmp_path / "log.jsonl", rows)
+    main(["audit", str(log), "--json", "--output", str(tmp_path / "page")])
+    found = json.loads(capsys.readouterr().out)
+    assert found["spent"]["share_without_gradient"] is None
+    assert found["right_and_wrong"] is found["plans"] is found["graders"] is None
+
+
+def test_the_page_of_other_logs_is_never_overwritten(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = (logged(tmp_path / folder / "log.jsonl", rewarded(steps=1)) for folder in "ab")
+    pages = []
+    for log in (first, second, first, second):
+        _, out, _ = run(capsys, log)
+        pages.append(out.rpartition("report ")[2].strip())
+    assert pages == ["runs/audit/log/report.html", "runs/audit/log-2/report.html"] * 2
+    (tmp_path / "runs/audit/log/audit.json").unlink()  # whose page that is cannot be told any more
+    assert default_output([first]) == Path("runs", "audit", "log-3")
+
+
+def test_the_advice_follows_from_the_figures(tmp_path: Path) -> None:
+    page = write_report(audited(logged(tmp_path / "log.jsonl", rewarded())), tmp_path / "page", "command")
+    text = page.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    last = text[text.rindex("What to do about it") :]
+    assert "Groups of other sizes" in last
+    assert "Of the rollouts without gradient" in last
+    assert "The plans of" in last
+    assert "of the training time after generation" in last
+    solved = rewarded() + [row | {"prompt": f"easy {i}", "reward": 1.0} for i in range(40) for row in rewarded()[:4]]
+    said = " ".join(advice(audited(logged(tmp_path / "solved.jsonl", solved))))
+    assert "Leave out prompts that are always solved" in said
+    mixed = [row | {"reward": float(index % 2)} for index, row in enumerate(rewarded())]
+    assert "Rollouts were not the bottleneck" in " ".join(advice(audited(logged(tmp_path / "mixed.jsonl", mixed))))

@@ -17,7 +17,14 @@ import pages
 from knapsack_rl.experiments.audit.audit import Options, audit
 from knapsack_rl.experiments.audit.report import write_report
 
-TABLES = {"plans-by-belief", "plans-by-window", "hungriest-prompts", "unsolved-categories", "suspicious-prompts"}
+TABLES = {
+    "plans-by-belief",
+    "plans-by-window",
+    "hungriest-prompts",
+    "unsolved-categories",
+    "suspicious-prompts",
+    "group-sizes",
+}
 
 
 @pytest.fixture(scope="module")

@@ -495,6 +495,35 @@ def test_a_dry_run_tells_what_would_run(recipe_path: Path, capsys: pytest.Captur
     assert "oracle, 2 to 16 rollouts per prompt" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("strategy", [*kr.strategies(), "oracle"])
+def test_every_strategy_trains(strategy: str, recipe_path: Path, tmp_path: Path) -> None:
+    directory = run(recipe_path, tmp_path, f"allocator.strategy={strategy}", "training.steps=5", "evaluation.every=5")
+    table = allocations(directory)
+    assert table.groupby("step")["rollouts"].sum().tolist() == [32] * 5
+    assert table["rollouts"].between(2, 16).all()
+    assert (table["rollouts"].nunique() > 1) == (strategy != "uniform")
+
+
+def test_a_strategy_of_ones_own_is_named_by_its_module(
+    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_rule.py").write_text(
+        "import knapsack_rl as kr\nfrom knapsack_rl.estimators import DiscountedBeta\n"
+        "def hardest(view, amount):\n    return view.plan(view.even(amount, view.belief.mean < 0.5))\n"
+        "MINE = kr.Strategy(DiscountedBeta, hardest)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    directory = run(recipe_path, tmp_path, "allocator.strategy=own_rule:MINE", "training.steps=5")
+    assert allocations(directory)["rollouts"].nunique() > 1
+
+
+def test_plans_that_cannot_differ_are_said_before_the_run(
+    recipe_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(recipe_path, tmp_path, "allocator.min_rollouts=4", "training.steps=1")
+    assert "the same number of rollouts whatever the strategy. Lower min_rollouts." in capsys.readouterr().out
+
+
 # Dynamic sampling
 
 
@@ -566,7 +595,9 @@ def test_a_step_in_waves_spends_its_budget_exactly_and_scores_each_rollout_once(
         rollouts = step.rollouts
         assert step.planned.sum() == len(rollouts) == 32
         assert np.bincount(rollouts.groups, minlength=8).tolist() == step.planned.tolist()
-        assert (np.bincount(rollouts.groups, rollouts.rewards, 8) / step.planned).tolist() == step.rewards.tolist()
+        assert (np.bincount(rollouts.groups, rollouts.rewards, 8) / step.planned).tolist() == minimal.mean_rewards(
+            step
+        ).tolist()
         waves.add(step.waves)
     assert max(waves) == 3
 

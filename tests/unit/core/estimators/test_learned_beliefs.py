@@ -196,7 +196,7 @@ class TestLateOutcomes:
         visits = [(many, steps[0]), ((keys(1), counts(1), counts(4)), steps[1])]
         for visit, began in visits[::-1] if late else visits:
             estimator.update(*visit, NONE, began)
-        state = estimator.prompts.state_dict()
+        state = estimator.table.state_dict()
         state.pop("visited", None)  # an age, which counts visits
         return {name: float(column[list(state["keys"]).index(1)]) for name, column in state.items()}
 
@@ -316,9 +316,9 @@ class TestRegression:
         late = estimator.begin()
         estimator.update(keys(1), counts(6), counts(8))
         estimator.update(keys(1), counts(0), counts(4), NONE, late)
-        of_the_first = {name: float(estimator.prompts.read(name, np.array([0]))[0]) for name in ("won", "tried")}
+        of_the_first = {name: float(estimator.table.read(name, np.array([0]))[0]) for name in ("won", "tried")}
         assert of_the_first == {"won": 6.0, "tried": 8.0}
-        losses = estimator.prompts.read("losses", np.array([0]))[0]
+        losses = estimator.table.read("losses", np.array([0]))[0]
         assert losses == pytest.approx((1 * 0.6 + 4) * 0.6 + 2)
 
     def test_evidence_is_as_old_as_the_step_that_made_it(self) -> None:
@@ -330,7 +330,7 @@ class TestRegression:
             estimator.update(keys(prompt), counts(4), counts(8))
         estimator.update(keys(10), counts(4), counts(8), NONE, began)
         estimator.update(keys(11), counts(4), counts(8))
-        ages = estimator.clock - estimator.prompts.read("visited", np.arange(12))
+        ages = estimator.clock - estimator.table.read("visited", np.arange(12))
         assert ages.tolist() == [*range(11, 1, -1), 9, 0]
 
     def test_a_column_that_says_nothing_gets_no_weight(self) -> None:

@@ -21,8 +21,9 @@ from knapsack_rl.experiments.audit.expectation import (
     predicted_mixed,
     unbiased_mixed,
 )
-from knapsack_rl.experiments.audit.reading import Batch, Encoded
 from knapsack_rl.experiments.audit.replay import replay
+from knapsack_rl.experiments.audit.rows import Batch
+from knapsack_rl.experiments.audit.values import Encoded
 
 
 def log_of(step: np.ndarray, prompt: np.ndarray, rollouts: np.ndarray, successes: np.ndarray) -> Log:

@@ -12,7 +12,8 @@ from knapsack_rl.experiments.audit import answers as answers_module
 from knapsack_rl.experiments.audit.accounting import Accounts, Log
 from knapsack_rl.experiments.audit.answers import final_answer, same_answer
 from knapsack_rl.experiments.audit.graders import suspicious_prompts, unsolved_categories
-from knapsack_rl.experiments.audit.reading import Batch, Encoded
+from knapsack_rl.experiments.audit.rows import Batch
+from knapsack_rl.experiments.audit.values import Encoded
 
 
 def encoded(texts: list[str | None]) -> Encoded:

@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.experiments.audit import reading as reading_module
 from knapsack_rl.experiments.audit.accounting import Accounts, Log
-from knapsack_rl.experiments.audit.columns import Asked
-from knapsack_rl.experiments.audit.reading import Found, Reading, find_files
+from knapsack_rl.experiments.audit.asked import Asked
+from knapsack_rl.experiments.audit.files import Found, find_files
+from knapsack_rl.experiments.audit.readers import delimited, json_text, parquet
+from knapsack_rl.experiments.audit.reading import Reading
 
 Row = dict[str, Any]
 ROWS: list[Row] = [
@@ -111,9 +112,10 @@ def test_how_rows_are_ordered_and_split_does_not_matter(
     for index, (start, end) in enumerate(zip([0, *cuts], [*cuts, len(rows)], strict=True)):
         write(folder / f"part-{index}.{names[index]}", rows[start:end])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading_module, "_BATCH_ROWS", data.draw(st.integers(1, 50)))
-        patch.setattr(reading_module, "_JSON_BLOCK", data.draw(st.integers(1, 300)))
-        patch.setattr(reading_module, "_JSON_SAMPLE", data.draw(st.integers(1, 300)))
+        for module in (delimited, parquet, json_text):
+            patch.setattr(module, "BATCH_ROWS", data.draw(st.integers(1, 50)))
+        patch.setattr(json_text, "BLOCK", data.draw(st.integers(1, 300)))
+        patch.setattr(json_text, "SAMPLE", data.draw(st.integers(1, 300)))
         assert groups(read(folder)[0]) == counted(ROWS)
 
 
@@ -147,10 +149,14 @@ def test_bad_rows_of_csv_are_counted_and_shown_and_the_rest_is_read(tmp_path: Pa
     assert groups(log) == counted(ROWS)
     assert reading.problems.counts == {
         "rows with too few or too many columns": 1,
-        "rows without a reward": 2,
+        "rows without a reward": 1,
+        "rows whose reward is no number": 1,
         "rows without a prompt": 1,
         "rows without a step": 1,
     }
+    assert reading.problems.examples["rows whose reward is no number"] == [
+        f"{path}, row {len(ROWS) + 3}: reward holds 'high'"
+    ]
     assert "'p,1.0,2,3,4'" in reading.problems.examples["rows with too few or too many columns"][0]
 
 
@@ -212,7 +218,7 @@ def test_steps_come_from_the_names_of_files_where_no_column_has_them(tmp_path: P
         write(tmp_path / f"{step}.jsonl", [{"prompt": "p", "score": 1}])
     log, reading = read(tmp_path)
     assert log.step.tolist() == [2, 10]
-    assert reading.steps_from == "file name"
+    assert reading.steps_from == "file names"
 
 
 def test_without_any_step_a_run_of_rows_of_one_prompt_is_a_visit_also_across_files(tmp_path: Path) -> None:
@@ -226,12 +232,12 @@ def test_without_any_step_a_run_of_rows_of_one_prompt_is_a_visit_also_across_fil
 def test_files_come_by_number_and_folders_of_frameworks_are_known(tmp_path: Path) -> None:
     for name in ("10.jsonl", "9.jsonl", "notes.txt"):
         (tmp_path / name).write_text("{}")
-    assert [found.path.name for found in find_files([tmp_path])] == ["9.jsonl", "10.jsonl"]
-    assert [found.path.name for found in find_files([str(tmp_path / "*.jsonl")])] == ["9.jsonl", "10.jsonl"]
+    assert [found.path.name for found in find_files([tmp_path]).found] == ["9.jsonl", "10.jsonl"]
+    assert [found.path.name for found in find_files([str(tmp_path / "*.jsonl")]).found] == ["9.jsonl", "10.jsonl"]
     completions = tmp_path / "completions"
     completions.mkdir()
     write(completions / "completions_00001.parquet", ROWS)
-    assert find_files([tmp_path]) == [Found(completions / "completions_00001.parquet", 0, named=False)]
+    assert find_files([tmp_path]).found == [Found(completions / "completions_00001.parquet", 0, named=False)]
 
 
 @pytest.mark.parametrize(("name", "needle"), [("none.jsonl", "is no file"), ("log.txt", r"\.jsonl"), (".", "holds no")])
@@ -276,9 +282,10 @@ def test_the_parquet_of_run_directories_has_a_group_in_a_row(tmp_path: Path) -> 
 
 
 def trl_steps(folder: Path, *steps: Sequence[Row]) -> tuple[Log, Reading]:
-    """What the audit makes of these as the steps of TRL, each of them a file."""
+    """What the audit makes of these as the steps of TRL, each of them a file, with an advantage if they have none."""
     for step, rows in enumerate(steps, start=1):
-        write(folder / f"completions_{step:05d}.parquet", [{"step": step} | row | {"advantage": 0.0} for row in rows])
+        logged = [{"step": step} | row | {"advantage": row.get("advantage", 0.0)} for row in rows]
+        write(folder / f"completions_{step:05d}.parquet", logged)
     return read(folder)
 
 
@@ -302,7 +309,7 @@ def test_the_same_rollouts_in_another_order_are_another_batch(tmp_path: Path) ->
 def test_a_repeated_batch_is_recognised_however_its_rows_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading_module, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(parquet, "_BATCH_BYTES", 1)
     rng = np.random.default_rng(0)
     batch = [{"prompt": f"p{i // 8}", "completion": str(rng.integers(4)), "reward": 1.0} for i in range(800)]
     moved = [*batch[400:], *batch[:400]]
@@ -329,17 +336,34 @@ def test_equal_steps_of_logs_without_advantages_or_without_steps_are_all_counted
     assert int(log.rollouts.sum()) == 60
 
 
-def test_gradients_come_from_the_sum_of_all_reward_functions_and_successes_from_one(tmp_path: Path) -> None:
-    def rows(prompt: str, pairs: list[tuple[float, float]]) -> list[Row]:
-        return [{"prompt": prompt, "completion": f"{i}", "correct": a, "fmt": b} for i, (a, b) in enumerate(pairs)]
+def test_gradients_come_from_advantages_and_successes_from_one_reward_function(tmp_path: Path) -> None:
+    def rows(prompt: str, triples: list[tuple[float, float, float]]) -> list[Row]:
+        return [
+            {"prompt": prompt, "completion": f"{i}", "correct": a, "fmt": b, "advantage": c}
+            for i, (a, b, c) in enumerate(triples)
+        ]
 
-    batch = rows("a", [(0, 0.5), (0, 0)]) + rows("b", [(1, 0), (0, 1)]) + rows("c", [(1, 1), (1, 1)])
+    batch = rows("a", [(0, 0.5, 0.7), (0, 0, -0.7)]) + rows("b", [(1, 0, 0), (0, 1, 0)]) + rows("c", [(1, 1, 0)] * 2)
     log, reading = trl_steps(tmp_path, batch)
     by_name = dict(
         zip([log.texts[p] for p in log.prompt], zip(log.successes, log.without_gradient, strict=True), strict=True)
     )
     assert by_name == {"a": (0, False), "b": (1, True), "c": (2, True)}
-    assert "correct, fmt" in next(iter(reading.columns)).remarks[0]
+    assert "correct decides on what is a success, and the column advantage on" in next(iter(reading.columns)).remarks[0]
+
+
+def test_without_advantages_the_sum_of_all_rewards_decides_on_gradients(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": prompt, "step": 1, "accuracy_reward": a, "format_reward": b}
+        for prompt, pairs in {"a": [(0, 0.5), (0, 0)], "b": [(1, 0), (0, 1)], "c": [(1, 1), (1, 1)]}.items()
+        for a, b in pairs
+    ]
+    log, reading = read(write(tmp_path / "log.jsonl", rows))
+    by_name = dict(
+        zip([log.texts[p] for p in log.prompt], zip(log.successes, log.without_gradient, strict=True), strict=True)
+    )
+    assert by_name == {"a": (0, False), "b": (1, True), "c": (2, True)}
+    assert "the unweighted sum of accuracy_reward, format_reward on" in next(iter(reading.columns)).remarks[0]
 
 
 def test_a_rollout_that_the_chosen_function_does_not_judge_counts_by_the_others(tmp_path: Path) -> None:
@@ -416,7 +440,7 @@ def test_json_means_the_same_by_the_fast_way_and_by_the_careful_one(
     lines = [json.dumps({"prompt": prompt, "reward": 1, "step": 1}) for prompt in prompts]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     fast, fast_reading = read(tmp_path / "log.jsonl")
-    monkeypatch.setattr(reading_module, "_plain_columns", lambda *_: None)
+    monkeypatch.setattr(json_text, "_plain_columns", lambda *_: None)
     careful, careful_reading = read(tmp_path / "log.jsonl")
     assert sorted(fast.texts) == sorted(careful.texts)
     assert sorted(fast.keys) == sorted(careful.keys)
@@ -448,16 +472,15 @@ def test_parquet_whose_texts_are_not_utf_8_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": texts, "reward": rewards}), tmp_path / "log.parquet")
     log, reading = read(tmp_path / "log.parquet")
     assert sorted(log.texts) == ["b", "\N{REPLACEMENT CHARACTER}" * 2]
-    assert reading.problems.counts == {"rows without a reward": 1}
+    assert reading.problems.counts == {"rows whose reward is no number": 1}
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a_json_array_is_said_to_be_one(tmp_path: Path, indent: int | None) -> None:
+def test_a_json_array_is_read_as_rows(tmp_path: Path, indent: int | None) -> None:
     (tmp_path / "log.json").write_text(json.dumps(ROWS, indent=indent))
-    _, reading = read(tmp_path / "log.json")
-    assert reading.problems.examples == {
-        "files that cannot be read": [f"{tmp_path / 'log.json'}: expected one JSON object a line (found a JSON array)"]
-    }
+    log, reading = read(tmp_path / "log.json")
+    assert groups(log) == counted(ROWS)
+    assert reading.rows == len(ROWS)
 
 
 def test_rows_that_an_unclosed_quote_swallows_are_all_counted(tmp_path: Path) -> None:
@@ -475,7 +498,7 @@ def test_rows_that_an_unclosed_quote_swallows_are_all_counted(tmp_path: Path) ->
 def test_files_whose_steps_come_from_different_places_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", ROWS)
     write(tmp_path / "b.jsonl", [{"prompt": "p", "reward": 1.0}])
-    with pytest.raises(InvalidInputError, match=r"b\.jsonl takes its steps from the order, the files before it from"):
+    with pytest.raises(InvalidInputError, match=r"b\.jsonl takes its steps from the order, .*a\.csv from the column"):
         read(tmp_path)
 
 
@@ -493,8 +516,8 @@ def test_files_of_a_folder_that_are_no_logs_are_counted_and_skipped(tmp_path: Pa
 
 
 def test_a_column_that_is_named_may_begin_late_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading_module, "_SAMPLE_ROWS", 5)
-    monkeypatch.setattr(reading_module, "_JSON_SAMPLE", 300)
+    monkeypatch.setattr(json_text, "SAMPLE_ROWS", 5)
+    monkeypatch.setattr(json_text, "SAMPLE", 300)
     rows = [row if i < 60 else row | {"size": i} for i, row in enumerate(ROWS)]
     log, _ = read(write(tmp_path / "log.jsonl", rows), length="size")
     assert (int(log.measured.sum()), int(log.tokens.sum())) == (len(ROWS) - 60, sum(range(60, len(ROWS))))

@@ -34,8 +34,7 @@ from knapsack_rl.tasks import Task
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Columns = dict[str, list[Any]]
-"""Of a data set: `prompt`, `id`, and whatever the verifier needs."""
+Columns = dict[str, list[Any]]  # of a data set: `prompt`, `id`, and whatever the verifier needs
 
 
 @dataclass(frozen=True)
@@ -69,19 +68,97 @@ class Rollouts:
         return successes, np.bincount(self.groups[~np.isnan(self.rewards)], minlength=prompts)
 
 
-def joined(parts: list[Rollouts], padding: int) -> Rollouts:
-    """Rollouts of several rounds as one."""
-    longest = max(part.tokens.shape[1] for part in parts)
-    tokens = [
-        torch.nn.functional.pad(part.tokens, (0, longest - part.tokens.shape[1]), value=padding) for part in parts
-    ]
-    return Rollouts(
-        np.concatenate([part.groups for part in parts]),
-        np.concatenate([part.rows for part in parts]),
-        torch.cat(tokens),
-        torch.cat([part.lengths for part in parts]),
-        np.concatenate([part.rewards for part in parts]),
-    )
+@dataclass(frozen=True)
+class Collected:
+    """What was generated and scored of a step; lists and arrays have one entry per prompt, but for `rollouts`."""
+
+    rows: list[int]
+    rollouts: Rollouts
+    planned: Ints
+    visited: NDArray[np.bool_]
+    belief: kr.Belief
+    """About the prompts, from before the step."""
+    fallback: int
+    waves: int
+    seconds: float
+    """Spent on planning and on learning what came back."""
+
+
+class Loop:
+    """One run: the policy, the problems, the allocator, and the random numbers of each purpose."""
+
+    def __init__(self, recipe: Recipe, task: Task, policy: Policy) -> None:
+        self.recipe, self.task, self.policy = recipe, task, policy
+        self.allocator = ingredients.allocator(recipe)
+        self.order = prompt_order(len(task.train), recipe.training.prompts_per_step, recipe.seed)
+        self.random = torch.Generator().manual_seed(recipe.seed)
+        self.columns: Columns = {name: list(task.train[name]) for name in task.train.column_names}
+        self.features = ingredients.feature_columns(recipe, task)
+
+    def step(self) -> tuple[Collected, float]:
+        """One step of training: what was collected, and the loss."""
+        collected = self.collect([next(self.order) for _ in range(self.recipe.training.prompts_per_step)])
+        return collected, self.update(collected.rollouts)
+
+    def collect(self, rows: list[int], known: dict[str, Any] | None = None) -> Collected:
+        """Ask, generate, score and tell until the budget of these prompts is spent, in one wave or several.
+
+        Args:
+            rows: of the data set.
+            known: what is known about the prompts beside the recipe's features, by column.
+        """
+        features = {name: [self.columns[name][row] for row in rows] for name in self.features}
+        ids, parts, fallback, waves, generating = [self.columns["id"][row] for row in rows], [], 0, 0, 0.0
+        started = time.perf_counter()
+        step = self.allocator.step(ids, {**features, **(known or {})}, waves=self.recipe.allocator.waves)
+        visited, belief = step.visited, step.belief
+        while step.remaining:
+            plan = step.ask()
+            begun = time.perf_counter()
+            parts.append(self.generate(rows, plan.rollouts, self.random))
+            generating += time.perf_counter() - begun
+            step.tell(*parts[-1].counts(len(rows)))
+            fallback, waves = fallback + plan.fallback, waves + 1
+        rollouts = joined(parts, self.policy.tokenizer.pad_token_id)
+        seconds = time.perf_counter() - started - generating
+        return Collected(rows, rollouts, step.placed, visited, belief, fallback, waves, seconds)
+
+    def update(self, rollouts: Rollouts) -> float:
+        """Update the policy on these rollouts; returns the loss."""
+        prompts = [self.columns["prompt"][row] for row in rollouts.rows]
+        return self.policy.update(prompts, rollouts, self.advantages(rollouts), self.random)
+
+    def advantages(self, rollouts: Rollouts) -> Floats:
+        """Of each rollout, over the groups as they are: clipped, and weighed as suits the strategy."""
+        training = self.recipe.training
+        kind = training.rollout_weights or self.allocator.rollout_weights
+        weights = kr.advantages.rollout_weights(rollouts.groups, kind, training.group_size)
+        values = kr.advantages.group_advantages(rollouts.rewards, rollouts.groups).values
+        return kr.advantages.bounded(values, training.advantage_clip, weights)
+
+    def generate(self, rows: list[int], counts: Ints, random: torch.Generator) -> Rollouts:
+        """`counts[i]` scored rollouts of the problem in row `rows[i]`."""
+        some = np.flatnonzero(counts)
+        problems = {name: [values[rows[position]] for position in some] for name, values in self.columns.items()}
+        tokens, lengths, rewards = self.sampled(problems, counts[some], self.recipe.training, random)
+        groups = np.repeat(np.arange(len(rows)), counts)
+        return Rollouts(groups, np.asarray(rows)[groups], tokens, lengths, rewards)
+
+    def sampled(
+        self, problems: Columns, counts: Ints, how: Sampling | Training, random: torch.Generator
+    ) -> tuple[Tensor, Tensor, Floats]:
+        """Completions of these problems, `counts[i]` of the i-th: tokens, lengths and rewards."""
+        tokens, lengths = self.policy.sample(
+            problems["prompt"], counts, how.max_completion_length, how.temperature, how.top_p, random
+        )
+        texts = self.policy.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        repeated = {
+            name: [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+            for name, values in problems.items()
+        }
+        prompts = repeated.pop("prompt")
+        rewards = self.task.reward(prompts=prompts, completions=texts, **repeated)
+        return tokens, lengths, np.array(rewards, dtype=np.float64)
 
 
 class Policy:
@@ -207,102 +284,16 @@ def prompt_order(problems: int, prompts_per_step: int, seed: int) -> Iterator[in
         yield from order[: problems - problems % prompts_per_step]
 
 
-@dataclass(frozen=True)
-class Collected:
-    """What was generated and scored of a step; lists and arrays have one entry per prompt, but for `rollouts`."""
-
-    rows: list[int]
-    rollouts: Rollouts
-    planned: Ints
-    visited: NDArray[np.bool_]
-    belief: kr.Belief
-    """About the prompts, from before the step."""
-    fallback: int
-    waves: int
-    seconds: float
-    """Spent on planning and on learning what came back."""
-
-    @property
-    def rewards(self) -> Floats:
-        """Mean reward of each prompt, NaN where there is none."""
-        _, scored = self.rollouts.counts(len(self.rows))
-        with np.errstate(invalid="ignore"):
-            total = np.bincount(self.rollouts.groups, np.nan_to_num(self.rollouts.rewards), len(self.rows))
-            return np.asarray(total / scored)
-
-
-class Loop:
-    """One run: the policy, the problems, the allocator, and the random numbers of each purpose."""
-
-    def __init__(self, recipe: Recipe, task: Task, policy: Policy) -> None:
-        self.recipe, self.task, self.policy = recipe, task, policy
-        self.allocator = ingredients.allocator(recipe)
-        self.order = prompt_order(len(task.train), recipe.training.prompts_per_step, recipe.seed)
-        self.random = torch.Generator().manual_seed(recipe.seed)
-        self.columns: Columns = {name: list(task.train[name]) for name in task.train.column_names}
-        self.features = ingredients.feature_columns(recipe, task)
-
-    def step(self) -> tuple[Collected, float]:
-        """One step of training: what was collected, and the loss."""
-        collected = self.collect([next(self.order) for _ in range(self.recipe.training.prompts_per_step)])
-        return collected, self.update(collected.rollouts)
-
-    def collect(self, rows: list[int], known: dict[str, Any] | None = None) -> Collected:
-        """Ask, generate, score and tell until the budget of these prompts is spent, in one wave or several.
-
-        Args:
-            rows: of the data set.
-            known: what is known about the prompts beside the recipe's features, by column.
-        """
-        features = {name: [self.columns[name][row] for row in rows] for name in self.features}
-        ids, parts, fallback, waves, generating = [self.columns["id"][row] for row in rows], [], 0, 0, 0.0
-        started = time.perf_counter()
-        step = self.allocator.step(ids, {**features, **(known or {})}, waves=self.recipe.allocator.waves)
-        visited, belief = step.visited, step.belief
-        while step.remaining:
-            plan = step.ask()
-            begun = time.perf_counter()
-            parts.append(self.generate(rows, plan.rollouts, self.random))
-            generating += time.perf_counter() - begun
-            step.tell(*parts[-1].counts(len(rows)))
-            fallback, waves = fallback + plan.fallback, waves + 1
-        rollouts = joined(parts, self.policy.tokenizer.pad_token_id)
-        seconds = time.perf_counter() - started - generating
-        return Collected(rows, rollouts, step.placed, visited, belief, fallback, waves, seconds)
-
-    def update(self, rollouts: Rollouts) -> float:
-        """Update the policy on these rollouts; returns the loss."""
-        prompts = [self.columns["prompt"][row] for row in rollouts.rows]
-        return self.policy.update(prompts, rollouts, self.advantages(rollouts), self.random)
-
-    def advantages(self, rollouts: Rollouts) -> Floats:
-        """Of each rollout, over the groups as they are: clipped, and weighed as suits the strategy."""
-        training, how = self.recipe.training, kr.advantages
-        kind = training.rollout_weights or self.allocator.rollout_weights
-        weights = how.rollout_weights(rollouts.groups, kind, training.group_size)
-        values = how.group_advantages(rollouts.rewards, rollouts.groups).values
-        return how.bounded(values, training.advantage_clip, weights)
-
-    def generate(self, rows: list[int], counts: Ints, random: torch.Generator) -> Rollouts:
-        """`counts[i]` scored rollouts of the problem in row `rows[i]`."""
-        some = np.flatnonzero(counts)
-        problems = {name: [values[rows[position]] for position in some] for name, values in self.columns.items()}
-        tokens, lengths, rewards = self.sampled(problems, counts[some], self.recipe.training, random)
-        groups = np.repeat(np.arange(len(rows)), counts)
-        return Rollouts(groups, np.asarray(rows)[groups], tokens, lengths, rewards)
-
-    def sampled(
-        self, problems: Columns, counts: Ints, how: Sampling | Training, random: torch.Generator
-    ) -> tuple[Tensor, Tensor, Floats]:
-        """Completions of these problems, `counts[i]` of the i-th: tokens, lengths and rewards."""
-        tokens, lengths = self.policy.sample(
-            problems["prompt"], counts, how.max_completion_length, how.temperature, how.top_p, random
-        )
-        texts = self.policy.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        repeated = {
-            name: [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
-            for name, values in problems.items()
-        }
-        prompts = repeated.pop("prompt")
-        rewards = self.task.reward(prompts=prompts, completions=texts, **repeated)
-        return tokens, lengths, np.array(rewards, dtype=np.float64)
+def joined(parts: list[Rollouts], padding: int) -> Rollouts:
+    """Rollouts of several rounds as one."""
+    longest = max(part.tokens.shape[1] for part in parts)
+    tokens = [
+        torch.nn.functional.pad(part.tokens, (0, longest - part.tokens.shape[1]), value=padding) for part in parts
+    ]
+    return Rollouts(
+        np.concatenate([part.groups for part in parts]),
+        np.concatenate([part.rows for part in parts]),
+        torch.cat(tokens),
+        torch.cat([part.lengths for part in parts]),
+        np.concatenate([part.rewards for part in parts]),
+    )

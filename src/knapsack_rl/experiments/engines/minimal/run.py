@@ -15,7 +15,7 @@ import knapsack_rl as kr
 from knapsack_rl.errors import KnapsackError, StateError
 from knapsack_rl.experiments.engines import ingredients
 from knapsack_rl.experiments.engines.minimal import dynamic_sampling
-from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop, Policy
+from knapsack_rl.experiments.engines.minimal.grpo import Collected, Floats, Loop, Policy
 from knapsack_rl.experiments.engines.minimal.oracle import Oracle
 from knapsack_rl.experiments.engines.schedule import sampling
 from knapsack_rl.experiments.recipe import recipe_file
@@ -58,6 +58,8 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
 def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Console) -> None:
     title = f"[bold]{recipe.name}[/] · {recipe.allocator.strategy} · seed {recipe.seed} · CPU"
     transformers.logging.disable_progress_bar()
+    for _, remark in ingredients.remarks(recipe):
+        console.print(remark, markup=False, highlight=False, soft_wrap=True)
     with Display(console, title, recipe.training.steps) as display, Interruption(display.stopping).listening():
         task, model, tokenizer = ingredients.problems_and_model(recipe, display)
         loop = Loop(recipe, task, Policy(model, tokenizer, recipe.training))
@@ -144,7 +146,7 @@ def step_record(collected: list[Collected], loss: float) -> dict[str, float]:
         planned,
         successes,
         scored=scored,
-        rewards=np.concatenate([done.rewards for done in collected]),
+        rewards=np.concatenate([mean_rewards(done) for done in collected]),
         visited=np.concatenate([done.visited for done in collected]),
         belief=_beliefs(collected),
         fallback=sum(done.fallback for done in collected),
@@ -153,6 +155,14 @@ def step_record(collected: list[Collected], loss: float) -> dict[str, float]:
     length = sum(int(done.rollouts.lengths.sum()) for done in collected) / planned.sum()
     seconds = sum(done.seconds for done in collected)
     return {"loss": loss, **found, "completions/mean_length": length, "allocation_seconds": seconds}
+
+
+def mean_rewards(done: Collected) -> Floats:
+    """Mean reward of each prompt, NaN where there is none."""
+    _, scored = done.rollouts.counts(len(done.rows))
+    with np.errstate(invalid="ignore"):
+        total = np.bincount(done.rollouts.groups, np.nan_to_num(done.rollouts.rewards), len(done.rows))
+        return np.asarray(total / scored)
 
 
 def _beliefs(collected: list[Collected]) -> kr.Belief:

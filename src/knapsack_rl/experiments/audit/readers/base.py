@@ -1,0 +1,97 @@
+"""What readers share: the first look at a file, its parts, and what could not be used of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from knapsack_rl.experiments.audit.shapes import Row, Shape
+from knapsack_rl.experiments.audit.values import Ints
+
+BATCH_ROWS = 1 << 15
+SAMPLE_ROWS = 200
+_EXAMPLES_OF_A_KIND = 3
+_EXAMPLE_WIDTH = 240
+
+Raw = dict[str, Any]  # columns by name: arrow arrays, or lists of what JSON held
+
+
+class Unreadable(Exception):
+    """A file is something else than its name says, or is written in a way that is not read; the message says which."""
+
+
+DAMAGE = (pa.ArrowException, OSError, EOFError, UnicodeError, Unreadable)
+"""What reading raises for files that are cut off, no such files, or not in UTF-8."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A first look at a file.
+
+    Attributes:
+        names: its columns, in order; none where the file has no rows. Parts of objects are `object.part`.
+        numeric: those of them that hold numbers or truth values.
+        rows: its first rollouts.
+        shapes: what its rows went through to become rollouts.
+    """
+
+    names: list[str]
+    numeric: frozenset[str]
+    rows: list[Row]
+    shapes: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a file.
+
+    Attributes:
+        rows: numbers of the rows, from 1; repeated where a row holds several rollouts.
+        columns: those that were asked for.
+        names: all columns that these rows have, as far as the reader knows.
+    """
+
+    rows: Ints
+    columns: Raw
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Problems:
+    """What could not be used: counts by kind, and where the first few of each kind are."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, kind: str, where: str, count: int = 1) -> None:
+        """`count` rows (or a file) of a kind, the first of them at `where`."""
+        self.counts[kind] += count
+        shown = self.examples.setdefault(kind, [])
+        if len(shown) < _EXAMPLES_OF_A_KIND:
+            shown.append(where if len(where) <= _EXAMPLE_WIDTH else where[: _EXAMPLE_WIDTH - 3] + "...")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How files of a kind are read."""
+
+    look: Callable[[Path, tuple[str, ...]], Look]
+    parts: Callable[[Path, Look, list[str], Problems], Iterator[Part]]
+
+
+def first_bytes(path: Path, count: int = 256) -> bytes:
+    """The beginning of a file, of a compressed one what is inside."""
+    with pa.input_stream(str(path), compression="detect") as stream:
+        return bytes(stream.read(count))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what a library adds below."""
+    if isinstance(error, UnicodeError):
+        return f"its text is not in UTF-8: convert it, say with iconv ({error})"
+    return str(error).partition("\n")[0]
