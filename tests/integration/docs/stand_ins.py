@@ -66,16 +66,22 @@ def leave_logs(folder: Path, seed: int = 0) -> None:
     subject = np.where(table["problem"] % 2, "odd", "even")
 
     trl = pd.DataFrame({"step": table["step"], "prompt": asked, "completion": said})
-    trl = trl.assign(accuracy=table["right"].astype(float), advantage=0.5)
+    right = table["right"].astype(float)
+    mean = right.groupby([table["step"], table["problem"]]).transform("mean")
+    trl = trl.assign(accuracy=right, advantage=right - mean)
     verl = pd.DataFrame({"input": asked, "output": said, "gts": (2 * table["problem"]).astype(str)})
     verl = verl.assign(score=np.where(table["right"], 1.0, -1.0), step=table["step"], data_source=subject)
     verl = verl.assign(response_length=table["tokens"])
-    for name in ("outputs/completions", "rollouts", "logs"):
+    for name in ("outputs/completions", "rollouts", "logs", "dapo"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for step, part in trl.groupby("step"):
         part.to_parquet(folder / f"outputs/completions/completions_{step:05}.parquet")
     for step, part in verl.groupby("step"):
         part.to_json(folder / f"rollouts/{step}.jsonl", orient="records", lines=True)
+    for step, part in verl.assign(acc=table["right"], score=right - table["tokens"] / 100.0).groupby("step"):
+        part.to_json(folder / f"dapo/{step}.jsonl", orient="records", lines=True)
+    passes = pd.DataFrame({"task_id": asked, "passed": table["right"]}).sort_values("task_id", kind="stable")
+    passes.to_json(folder / "samples.jsonl", orient="records", lines=True)
     named = pd.DataFrame({"problem": asked, "passed": table["right"].astype(int), "iteration": table["step"]})
     named.to_csv(folder / "log.csv", index=False)
     for rank in (0, 1):

@@ -6,10 +6,12 @@ import ast
 import doctest
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -46,6 +48,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, place: Path, mo
     if "knapsack_rl.trl" in (ROOT / page).read_text(encoding="utf-8"):
         trl = pytest.importorskip("trl", reason="needs the extra 'trl'")
         monkeypatch.setattr(trl, "GRPOConfig", trl.GRPOConfig)  # put back what a setup changes
+    monkeypatch.setitem(sys.modules, "__page__", ModuleType("__page__"))  # where dataclasses look for their module
     namespace: dict[str, Any] = {"__name__": "__page__", "monkeypatch": monkeypatch}
     printed = StringIO()
     on_page = list(blocks(page))
