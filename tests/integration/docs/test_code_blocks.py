@@ -165,7 +165,7 @@ def cheaper(given: list[str], folder: Path) -> list[str] | None:
     if given[0] in ("train", "compare"):
         return [*given, *([] if "--dry-run" in given else ["--dry-run"]), "--output", str(folder)]
     if given[0] == "simulate":
-        small = [] if "--theory" in given else ["--world", "small", "--steps", "20", "--seed", "0"]
+        small = [] if "--theory" in given else ["--world", "small", "--steps", "4", "--seed", "0"]
         if "--world" in given:
             from knapsack_rl.experiments.simulate.worlds import WORLDS
 
