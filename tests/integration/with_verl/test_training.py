@@ -64,6 +64,14 @@ EVERY = [content_id(letter + "a") for letter in "abcdefghijklmnop"]
 """The prompts of a data set of 16, whose success rates go from 0 to 1."""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_every_strategy_makes_a_step(strategy: str, tmp_path: Path) -> None:
+    run = trained(tmp_path, f"+trainer.v1.knapsack.strategy={strategy}", steps=1)
+    assert run.of("knapsack/rollouts/sum") == [BUDGET]
+    assert sum(optimizer_steps(tmp_path)) >= BUDGET
+
+
 @pytest.fixture(scope="module")
 def adaptive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps, three epochs, on two data-parallel ranks: stopped after four, continued by a second process."""
