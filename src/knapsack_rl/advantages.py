@@ -17,6 +17,8 @@ from knapsack_rl.validation import as_counts, as_floats, one_of
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+ROLLOUT_WEIGHTS = ("none", "sqrt")
+"""What `rollout_weights` may be."""
 EPSILON = 1e-6  # the paper's, beside equation 3; TRL has 1e-4
 
 
@@ -127,7 +129,7 @@ def rollout_weights(groups: Ints, kind: str, group_size: float) -> Floats:
     Raises:
         InvalidInputError: an unknown kind.
     """
-    if one_of("rollout_weights", kind, ("none", "sqrt")) == "none":
+    if one_of("rollout_weights", kind, ROLLOUT_WEIGHTS) == "none":
         return np.ones(len(groups))
     _, of, count = np.unique(groups, return_inverse=True, return_counts=True)
     return np.asarray(np.sqrt(group_size / count[of]))

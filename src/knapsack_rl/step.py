@@ -234,7 +234,7 @@ class Step:
         if not remaining:  # first of all, since it may refuse the features
             estimator, features = self._prompts.estimator, self._prompts.features
             if self._on_step is not None:
-                _ = self._prompts.belief, self._prompts.costs  # as they were before the step
+                _ = self._prompts.belief  # as it was before the step
             estimator.update(self._prompts.keys, won, tried, features, self._began)
             self._prompts.spending.update(self._prompts.keys, *spent, features)
         self.successes, self.scored, self.remaining = won, tried, remaining

@@ -12,13 +12,12 @@ from numpy.typing import DTypeLike, NDArray
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.estimators.features import NONE, Features
+from knapsack_rl.estimators.state import MOST_ROLLOUTS
 from knapsack_rl.estimators.table import Table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
-
-_MOST = 2.0**53  # rollouts of a prompt that any count of a state can hold exactly
 
 
 class Began(NamedTuple):
@@ -202,9 +201,9 @@ class Estimator(ABC):
         right, scored = self.counts
         won, tried = prompts[right], prompts[scored]
         whole = (won == np.floor(won)) & (tried == np.floor(tried))
-        if not np.all(whole & (won >= 0) & (won <= tried) & (tried > 0) & (tried < _MOST)):
+        if not np.all(whole & (won >= 0) & (won <= tried) & (tried > 0) & (tried < MOST_ROLLOUTS)):
             raise StateError(
-                f"state: expected whole numbers 0 <= {right} <= {scored}, and {scored} between 1 and {_MOST:g}."
+                f"state: expected whole numbers 0 <= {right} <= {scored}, and {scored} between 1 and {MOST_ROLLOUTS:g}."
             )
         prompts["step"][:] = _ranked(prompts["step"])
         return prompts

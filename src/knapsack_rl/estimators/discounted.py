@@ -12,14 +12,13 @@ from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
 from knapsack_rl.estimators.base import Estimator, Visits
 from knapsack_rl.estimators.features import Features
-from knapsack_rl.estimators.state import numbers
+from knapsack_rl.estimators.state import MOST_ROLLOUTS, numbers
 from knapsack_rl.estimators.table import Table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
-_MOST = 2.0**53
 _FADING = 0.9  # of the evidence behind the prior, at each update
 _RHO = (0.02, 0.9)  # bounds of the intra-class correlation
 
@@ -94,8 +93,8 @@ def check_memory(table: Table) -> None:
     Raises:
         StateError: a count is negative, or larger than any can become.
     """
-    if not all(np.all((table[name] >= 0) & (table[name] < _MOST)) for name in ("wins", "losses")):
-        raise StateError(f"state: expected wins and losses between 0 and {_MOST:g}.")
+    if not all(np.all((table[name] >= 0) & (table[name] < MOST_ROLLOUTS)) for name in ("wins", "losses")):
+        raise StateError(f"state: expected wins and losses between 0 and {MOST_ROLLOUTS:g}.")
 
 
 def discounted(table: Table, rows: Ints, visits: Visits, discount: float) -> None:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from knapsack_rl.errors import StateError
 
+MOST_ROLLOUTS = 2.0**53
+"""Rollouts of a prompt that any count of a state can hold exactly."""
+
 
 def whole_number(state: Mapping[str, Any], name: str, least: int = 0) -> int:
     """An integer of a saved state.

@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from knapsack_rl.advantages import ROLLOUT_WEIGHTS
 from knapsack_rl.allocation import Plan, total_value
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError
@@ -26,7 +27,6 @@ Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 E = TypeVar("E", bound=Estimator)
 
-ROLLOUT_WEIGHTS = ("none", "sqrt")
 _ROUNDING = 1e-9
 """Relative difference up to which a cost counts as equal to its limit, since sums of floats depend on their order."""
 

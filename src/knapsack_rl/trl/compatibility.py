@@ -12,6 +12,7 @@ from datasets import Dataset
 from packaging.specifiers import SpecifierSet
 from trl import GRPOConfig, GRPOTrainer
 
+from knapsack_rl.advantages import ROLLOUT_WEIGHTS
 from knapsack_rl.allocator import BudgetAllocator
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.validation import one_of
@@ -133,7 +134,7 @@ def check_weights(args: GRPOConfig, rollout_weights: str) -> None:
     Raises:
         InvalidInputError: unknown weights, or a loss that is not known to be proportional to advantages.
     """
-    if one_of("rollout_weights", rollout_weights, ("none", "sqrt")) != "none" and (
+    if one_of("rollout_weights", rollout_weights, ROLLOUT_WEIGHTS) != "none" and (
         args.loss_type not in HOMOGENEOUS_LOSSES
     ):
         raise InvalidInputError(
