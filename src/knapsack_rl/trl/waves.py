@@ -29,6 +29,8 @@ class Wave:
     """What TRL's `_generate` returned for them."""
     rewards: torch.Tensor
     """Of all processes, in order of their rank: (rollouts, reward functions)."""
+    tokens: torch.Tensor
+    """That were generated for each rollout of all processes, in the same order."""
     metrics: dict[str, float]
     """What `_generate` logged, over all processes."""
 
@@ -46,6 +48,7 @@ class WavesTrainer(GRPOTrainer):
 
     num_generations: int
     _rewards_per_func = torch.empty(0)  # of the newest batch, all processes: (rollouts, reward functions)
+    _tokens_per_rollout = torch.empty(0, dtype=torch.int64)  # that were generated, of the newest batch, all processes
     _playing: list[Row] | None = None
     _replayed: tuple[Any, ...] | None = None
 
@@ -58,7 +61,7 @@ class WavesTrainer(GRPOTrainer):
             self._generate_groups(rows, group_size=1)
         except _Rewarded as end:
             metrics = {name: values[-1] for name, values in self._metrics["train"].items()}
-            return Wave(rows, end.generated, end.rewards, metrics)
+            return Wave(rows, end.generated, end.rewards, self._tokens_per_rollout, metrics)
         finally:
             self._metrics["train"] = logged
             self._playing = None
@@ -67,7 +70,9 @@ class WavesTrainer(GRPOTrainer):
     def _replay(self, waves: Sequence[Wave]) -> dict[str, Any]:
         """TRL's output for all rows of the step: process by process, and within a process wave by wave."""
         self._replayed = merge_generated([wave.generated for wave in waves], [len(wave.rows) for wave in waves])
-        self._rewards_per_func = merge_rewards([wave.rewards for wave in waves], self.accelerator.num_processes)
+        processes = self.accelerator.num_processes
+        self._rewards_per_func = merge_gathered([wave.rewards for wave in waves], processes)
+        self._tokens_per_rollout = merge_gathered([wave.tokens for wave in waves], processes)
         sizes = [len(wave.rewards) for wave in waves]
         for name, number in merge_metrics([wave.metrics for wave in waves], sizes).items():
             if name == "num_tokens":  # a running total, of which TRL keeps the newest
@@ -91,9 +96,11 @@ class WavesTrainer(GRPOTrainer):
         if self._replayed is not None:
             return self._replayed
         generated: tuple[Any, ...] = super()._generate(prompts)
+        _, completion_ids, tool_mask, completions, _, extra_fields, *_ = generated
+        counted = [len(ids) for ids in completion_ids] if tool_mask is None else [sum(mask) for mask in tool_mask]
+        self._tokens_per_rollout = self.accelerator.gather(torch.tensor(counted, device=self.accelerator.device))
         if self._playing is None:
             return generated
-        _, completion_ids, _, completions, _, extra_fields, *_ = generated
         for i, row in enumerate(self._playing):  # as TRL does for reward functions
             for name, values in extra_fields.items():
                 if not isinstance(values, list):
@@ -129,9 +136,15 @@ def _merged(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     return parts[-1]
 
 
-def merge_rewards(waves: Sequence[torch.Tensor], processes: int) -> torch.Tensor:
-    """Rewards of a whole step, process by process, from those of its waves, each of them process by process."""
-    return torch.cat([rewards.reshape(processes, -1, rewards.shape[1]) for rewards in waves], dim=1).flatten(0, 1)
+def merge_gathered(waves: Sequence[torch.Tensor], processes: int) -> torch.Tensor:
+    """What there is of each rollout of a step, process by process, from the same of its waves, each process by process.
+
+    Args:
+        waves: tensors whose first dimension is the rollouts.
+        processes: how many there are; each has the same number of rollouts in a wave.
+    """
+    parts = [wave.reshape(processes, -1, *wave.shape[1:]) for wave in waves]
+    return torch.cat(parts, dim=1).flatten(0, 1)
 
 
 def merge_metrics(waves: Sequence[dict[str, float]], sizes: Sequence[int]) -> dict[str, float]:
