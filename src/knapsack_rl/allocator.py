@@ -221,7 +221,7 @@ class BudgetAllocator:
         with self._lock:
             listening = self.on_step is not None and bool(tried.any())
             prompts = Prompts(keys, given, self.estimator, self._spending, self._greedy)
-            before = (self.estimator.known(keys), prompts.belief) if listening else None
+            before = (self.estimator.known(keys), prompts.belief, prompts.learned_costs) if listening else None
             if outcomes is None:
                 self.estimator.update(keys, won, tried, given)
             else:
@@ -230,8 +230,10 @@ class BudgetAllocator:
             if spent is not None:
                 self._spending.update(keys, spent, tried, given)
         if self.on_step is not None and before is not None:
-            visited, belief = before
-            self.on_step(metrics.step_metrics(tried, won, visited=visited, belief=belief))
+            visited, belief, expected = before
+            self.on_step(
+                metrics.step_metrics(tried, won, visited=visited, belief=belief, costs=spent, expected_costs=expected)
+            )
 
     def step(
         self, prompt_ids: Iterable[str | int], features: Any = None, budget: int | None = None, *, waves: bool = True
@@ -350,7 +352,9 @@ class BudgetAllocator:
         return twin
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that was learned, as numbers, texts and numpy arrays (21 to 36 bytes a known prompt).
+        """Everything that was learned, as numbers, texts and numpy arrays.
+
+        These are 21 to 36 bytes a known prompt, and 16 more where costs were told.
 
         It names the strategy and the settings of its estimator. Group size, bounds, seed and the other arguments are
         not in it: they may change from one run to the next, and what was learned stays true.

@@ -109,6 +109,8 @@ def step_metrics(
     belief: Belief | None = None,
     fallback: int | None = None,
     waves: int | None = None,
+    costs: ArrayLike | None = None,
+    expected_costs: ArrayLike | None = None,
 ) -> dict[str, float]:
     """What every trainer logs of a step, by the names that they all use. Arrays have shape (M,), an entry per prompt.
 
@@ -124,12 +126,15 @@ def step_metrics(
         belief: about the success rates, from before the step.
         fallback: rollouts that the fallback moved.
         waves: waves of the step.
+        costs: what the rollouts of each prompt have cost together, in tokens or whatever the caller counts.
+        expected_costs: what one rollout of each prompt was expected to cost before the step.
 
     Returns:
         `effective_gradient_ratio` (equation 4), `effective_prompts`, `zero_gradient_ratio/all_positive` and
         `/all_negative`, `rollouts/sum`, `/min`, `/q25`, `/median`, `/q75`, `/max`, `prompt_success` (the mean success
         rate over prompts); and `prompt_reward`, `never_visited`, `belief/log_score` (nats a prompt),
-        `fallback_rollouts` and `waves`, where these were given. Means of nothing are NaN.
+        `fallback_rollouts`, `waves`, `cost/real` (sum of `costs`), `cost/expected` (of these rollouts) and `cost/even`
+        (expected of even groups of as many rollouts), where these were given. Means of nothing are NaN.
 
     Raises:
         InvalidInputError: lengths differ, or a count is out of range.
@@ -145,6 +150,8 @@ def step_metrics(
         ("rewards", rewards),
         ("visited", visited),
         ("belief", beliefs),
+        ("costs", costs),
+        ("expected_costs", expected_costs),
     ):
         if values is not None and np.shape(values) != won.shape:
             raise InvalidInputError(
@@ -171,6 +178,11 @@ def step_metrics(
         found["never_visited"] = _mean(~np.asarray(visited, dtype=bool))
     if belief is not None:
         found["belief/log_score"] = _mean(belief.log_likelihood(won, tried)[judged])
+    if costs is not None:
+        found["cost/real"] = as_floats("costs", costs).sum()
+    if expected_costs is not None:
+        expected = as_floats("expected_costs", expected_costs)
+        found |= {"cost/expected": expected @ count, "cost/even": _mean(expected) * count.sum()}
     found |= {name: n for name, n in (("fallback_rollouts", fallback), ("waves", waves)) if n is not None}
     return {name: float(number) for name, number in found.items()}
 

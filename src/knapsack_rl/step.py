@@ -82,6 +82,12 @@ class Step:
             return self._prompts.belief
 
     @property
+    def expected_costs(self) -> Floats | None:
+        """What one rollout of each prompt was expected to cost before the step; None before any cost was told."""
+        with self._lock:
+            return self._prompts.learned_costs
+
+    @property
     def in_flight(self) -> Ints:
         """Rollouts of each prompt that were placed and not reported yet, shape (M,); for `place` and `report`."""
         with self._lock:
@@ -234,7 +240,7 @@ class Step:
         if not remaining:  # first of all, since it may refuse the features
             estimator, features = self._prompts.estimator, self._prompts.features
             if self._on_step is not None:
-                _ = self._prompts.belief  # as it was before the step
+                _ = self._prompts.belief, self._prompts.learned_costs  # as they were before the step
             estimator.update(self._prompts.keys, won, tried, features, self._began)
             self._prompts.spending.update(self._prompts.keys, *spent, features)
         self.successes, self.scored, self.remaining = won, tried, remaining
@@ -252,6 +258,8 @@ class Step:
             belief=self._prompts.belief,
             fallback=self._fallback,
             waves=self._wave if self._placement is None else None,
+            costs=self.spent if self._counted.any() else None,
+            expected_costs=self._prompts.learned_costs,
         )
 
     def _say(self, found: dict[str, float] | None) -> None:

@@ -91,6 +91,11 @@ class Prompts(Generic[E]):
         """What one rollout of each is expected to cost, above 0."""
         return self.spending.expected(self.keys, self.features)
 
+    @cached_property
+    def learned_costs(self) -> Floats | None:
+        """`costs`; None where no cost was told yet."""
+        return self.costs if len(self.spending) else None
+
 
 @dataclass(frozen=True)
 class View(Generic[E]):

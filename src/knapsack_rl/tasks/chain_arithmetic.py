@@ -46,9 +46,16 @@ class ChainArithmeticConfig(Config):
     operations: int = Field(default=3, ge=1, le=6)
     """Operations of a chain. All chains have the same length: with several, a small model spends most of its warm
     start on finding out which operation is next."""
+    hardest_operations: int | None = Field(default=None, ge=1, le=6)
+    """Operations of the chains of the least known rule. Rules that are known better have fewer, evenly down to
+    `operations`, so that the harder a problem is, the longer is its answer. `null`: all have `operations`."""
 
     @model_validator(mode="after")
     def _check_that_problems_suffice(self) -> ChainArithmeticConfig:
+        if self.hardest_operations is not None and self.hardest_operations < self.operations:
+            raise ValueError(
+                f"hardest_operations: expected at least operations ({self.operations}), got {self.hardest_operations}"
+            )
         wanted = self.train_problems + self.eval_problems
         available = len(RULE_NAMES) * _chains(self.operations) // 2  # the other half is for the warm start
         if wanted > available:
@@ -102,6 +109,14 @@ def rules(seed: int) -> list[Rule]:
     ]
 
 
+def operations_of(rule: Rule, config: ChainArithmeticConfig) -> int:
+    """Operations of the rule's chains."""
+    if config.hardest_operations is None:
+        return config.operations
+    rank = RIGHT_SHARES.index(rule.right_share) / (len(RIGHT_SHARES) - 1)
+    return config.operations + round(rank * (config.hardest_operations - config.operations))
+
+
 def load(config: ChainArithmeticConfig, seed: int) -> Task:
     """Problems drawn evenly from all rules, none of them twice; the held-out benchmark is called "held-out"."""
     problems = _problems(config, seed)
@@ -125,17 +140,20 @@ def supervised_pairs(config: ChainArithmeticConfig, seed: int, count: int) -> li
     """
     random = np.random.default_rng([seed, 2])
     known = rules(seed)
+    lengths = [operations_of(rule, config) for rule in known]
     kept_out = {problem["prompt"] for problem in _problems(config, seed)}
     pairs: list[tuple[str, str]] = []
     while len(pairs) < count:
         drawn = zip(
             random.integers(len(RULE_NAMES), size=_BLOCK).tolist(),
-            random.integers(_chains(config.operations), size=_BLOCK).tolist(),
+            random.integers(_chains(max(lengths)), size=_BLOCK).tolist(),
             random.random(_BLOCK).tolist(),
             strict=True,
         )
         for rule_number, chain_number, luck in drawn:
-            rule, chain = known[rule_number], _chain(chain_number, config.operations)
+            rule, operations = known[rule_number], lengths[rule_number]
+            # The longest chains are a multiple of the others, so that the remainder makes all equally likely.
+            chain = _chain(chain_number % _chains(operations), operations)
             prompt = _prompt(rule, *chain)
             if prompt not in kept_out:
                 constant = rule.constant if luck < rule.right_share else rule.misconception
@@ -172,11 +190,12 @@ def _problems(config: ChainArithmeticConfig, seed: int) -> list[dict[str, str]]:
     """All problems, training ones first; the rules take turns."""
     random = np.random.default_rng([seed, 1])
     known = rules(seed)
-    drawn = [random.permutation(_chains(config.operations)) for _ in known]
+    lengths = [operations_of(rule, config) for rule in known]
+    drawn = [random.permutation(_chains(operations)) for operations in lengths]
     problems = []
     for number in range(config.train_problems + config.eval_problems):
         turn, which = divmod(number, len(known))
-        rule, chain = known[which], _chain(int(drawn[which][turn]), config.operations)
+        rule, chain = known[which], _chain(int(drawn[which][turn]), lengths[which])
         prompt = _prompt(rule, *chain)
         problems.append(
             {

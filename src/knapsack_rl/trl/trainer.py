@@ -5,7 +5,7 @@ the loader alone and re-deals the rows at the last moment, right before generati
 
     plan      gather the M distinct rows, ask the allocator, deal the same number of rows to every process
     generate  TRL, told that every row is a group of its own
-    score     advantages over the real groups, outcomes back to the allocator, metrics
+    score     advantages over the real groups, outcomes and token counts back to the allocator, metrics
 
 A strategy that looks at the first rollouts before it places the rest has several plans in a step, each generated and
 rewarded before the next is made (`waves`), all with the same policy. Where a plan is even (a first epoch, or the
@@ -62,16 +62,20 @@ class StepRecord:
     """Rollouts that could be judged: those with the reward that decides success."""
     rewards: Floats
     """Mean reward of the rollouts that got any, NaN where there are none."""
+    tokens: Ints
+    """Completion tokens that were generated for the rollouts."""
     belief: Belief
     """What was believed about the prompts before the step."""
 
 
 class _Prompts(NamedTuple):
-    """The M prompts of a step, and what was believed of them before it."""
+    """The M prompts of a step, and what was known of them before it."""
 
     rows: list[Row]
     visited: NDArray[np.bool_]
     belief: Belief
+    expected_tokens: Floats | None
+    """Of one rollout; None before any were counted."""
 
 
 class _Generation(NamedTuple):
@@ -93,7 +97,8 @@ class KnapsackTrainer(IdleTrainer):
     Takes what TRL's trainer takes, and trains on exactly as many rollouts.
 
     Args:
-        allocator: whose `group_size` is `args.num_generations`; by default `BudgetAllocator(strategy="knapsack")`.
+        allocator: whose `group_size` is `args.num_generations`; by default `BudgetAllocator(strategy="knapsack")`. It
+            is told the completion tokens of every prompt, so that a `cost_limit` bounds those of a step.
         success_threshold: a rollout is a success when its reward is above this.
         success_reward: name of the reward function that decides success; by default the weighted sum of all. Give it
             when some functions reward style or format.
@@ -173,7 +178,7 @@ class KnapsackTrainer(IdleTrainer):
         started, self._generation_seconds = time.perf_counter(), 0.0
         rows = self._distinct_rows(inputs)
         step = self._opened(rows)
-        prompts = _Prompts(rows, step.visited, step.belief)
+        prompts = _Prompts(rows, step.visited, step.belief, step.expected_costs)
         if step.ask().rollouts.sum() == step.remaining:
             done = self._generate_at_once(step, prompts.rows, inputs)
         else:
@@ -264,7 +269,7 @@ class KnapsackTrainer(IdleTrainer):
             jobs = dispatch.shuffled_jobs(late + plans[-1].rollouts, processes, seed)
             share = min(len(part) for part in jobs)
             late = np.bincount(np.concatenate([part[share:] for part in jobs]), minlength=len(rows))
-            successes = scored = np.zeros(len(rows), dtype=np.int64)
+            outcomes = (np.zeros(len(rows), dtype=np.int64),) * 3
             if share:
                 deal = np.stack([np.sort(part[:share]) for part in jobs])
                 mine = [copy.deepcopy(rows[group]) for group in deal[self.accelerator.process_index]]
@@ -272,8 +277,8 @@ class KnapsackTrainer(IdleTrainer):
                 waves.append(self._play(mine))
                 self._generation_seconds += time.perf_counter() - started
                 deals.append(deal)
-                successes, scored = self._outcomes(self._newest_rewards(), deal.ravel(), len(rows))
-            step.tell(successes, scored)
+                outcomes = self._outcomes(self._newest_rewards(), deal.ravel(), len(rows))
+            step.tell(*outcomes)
         started = time.perf_counter()
         output = self._replay(waves)
         self._generation_seconds += time.perf_counter() - started
@@ -315,18 +320,25 @@ class KnapsackTrainer(IdleTrainer):
             deciding = rewards[:, self.reward_func_names.index(self.success_reward)]
         return core.is_success(deciding, self.success_threshold), ~np.isnan(deciding)
 
-    def _outcomes(self, rewards: Floats, groups: Ints, prompts: int) -> tuple[Ints, Ints]:
-        """Successes of each prompt, and its rollouts that could be judged."""
+    def _newest_tokens(self, groups: Ints, prompts: int, chosen: NDArray[np.bool_] | slice = slice(None)) -> Ints:
+        """Completion tokens of each prompt's newest rollouts, or of some of these."""
+        tokens = self._tokens_per_rollout.cpu().numpy()
+        return np.bincount(groups[chosen], tokens[chosen], prompts).astype(np.int64)
+
+    def _outcomes(self, rewards: Floats, groups: Ints, prompts: int) -> tuple[Ints, Ints, Ints]:
+        """Successes of each prompt, its rollouts that could be judged, and their completion tokens."""
         won, judged = self._judged(rewards)
-        return np.bincount(groups[won], minlength=prompts), np.bincount(groups[judged], minlength=prompts)
+        successes, scored = (np.bincount(groups[which], minlength=prompts) for which in (won, judged))
+        return successes, scored, self._newest_tokens(groups, prompts, judged)
 
     def _record(self, prompts: _Prompts, done: _Generation, rewards: Floats) -> StepRecord:
         total = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
         known = ~np.isnan(total)
         with np.errstate(invalid="ignore"):
             means = np.bincount(done.groups, np.where(known, total, 0.0)) / np.bincount(done.groups, known)
-        successes, scored = self._outcomes(rewards, done.groups, len(prompts.rows))
-        return StepRecord(prompts.rows, done.plan, successes, scored, means, prompts.belief)
+        successes, scored, _ = self._outcomes(rewards, done.groups, len(prompts.rows))
+        tokens = self._newest_tokens(done.groups, len(prompts.rows))
+        return StepRecord(prompts.rows, done.plan, successes, scored, means, tokens, prompts.belief)
 
     def _log_step(
         self, record: StepRecord, advantages: Floats, done: _Generation, prompts: _Prompts, seconds: float
@@ -342,6 +354,8 @@ class KnapsackTrainer(IdleTrainer):
             belief=prompts.belief,
             fallback=record.plan.fallback,
             waves=done.waves,
+            costs=record.tokens,
+            expected_costs=prompts.expected_tokens,
         )
         found["allocation_seconds"] = seconds
         for name, number in found.items():
@@ -409,9 +423,9 @@ class KnapsackGRPOTrainer(KnapsackTrainer, GRPOTrainer):
     def _divisor(self) -> str | None:
         return DIVISORS.get(self.loss_type)
 
-    def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], list[Any], dict[str, Any]]:
-        _, completion_ids, _, completions, _, extra_fields, *_ = generated
-        return completion_ids, completions, extra_fields
+    def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], Any, list[Any], dict[str, Any]]:
+        _, completion_ids, tool_mask, completions, _, extra_fields, *_ = generated
+        return completion_ids, tool_mask, completions, extra_fields
 
     @property
     def _normalises(self) -> bool:
@@ -445,9 +459,9 @@ class KnapsackRLOOTrainer(KnapsackTrainer, RLOOTrainer):
     def _divisor(self) -> str | None:
         return "rows"
 
-    def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], Any, list[Any], dict[str, Any]]:
         _, completion_ids, completions = generated
-        return completion_ids, completions, {}
+        return completion_ids, None, completions, {}
 
     @property
     def _normalises(self) -> bool:

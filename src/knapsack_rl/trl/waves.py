@@ -35,6 +35,8 @@ class Wave:
     """What TRL's `_generate` returned for them."""
     rewards: torch.Tensor
     """Of all processes, in order of their rank: (rollouts, reward functions)."""
+    tokens: torch.Tensor
+    """That were generated for each rollout of all processes, in the same order."""
     metrics: dict[str, float]
     """What `_generate` logged, over all processes."""
 
@@ -52,6 +54,7 @@ class WavesTrainer(Mixin):
 
     num_generations: int
     _rewards_per_func = torch.empty(0)  # of the newest batch, all processes: (rollouts, reward functions)
+    _tokens_per_rollout = torch.empty(0, dtype=torch.int64)  # that were generated, of the newest batch, all processes
     _playing: list[Row] | None = None
     _replayed: tuple[Any, ...] | None = None
 
@@ -64,7 +67,7 @@ class WavesTrainer(Mixin):
             self._generate_groups(rows, group_size=1)
         except _Rewarded as end:
             metrics = {name: values[-1] for name, values in self._metrics["train"].items()}
-            return Wave(rows, end.generated, end.rewards, metrics)
+            return Wave(rows, end.generated, end.rewards, self._tokens_per_rollout, metrics)
         finally:
             self._metrics["train"] = logged
             self._playing = None
@@ -73,7 +76,9 @@ class WavesTrainer(Mixin):
     def _replay(self, waves: Sequence[Wave]) -> dict[str, Any]:
         """TRL's output for all rows of the step: process by process, and within a process wave by wave."""
         self._replayed = merge_generated([wave.generated for wave in waves], [len(wave.rows) for wave in waves])
-        self._rewards_per_func = merge_rewards([wave.rewards for wave in waves], self.accelerator.num_processes)
+        processes = self.accelerator.num_processes
+        self._rewards_per_func = merge_gathered([wave.rewards for wave in waves], processes)
+        self._tokens_per_rollout = merge_gathered([wave.tokens for wave in waves], processes)
         sizes = [len(wave.rewards) for wave in waves]
         for name, number in merge_metrics([wave.metrics for wave in waves], sizes).items():
             if name == "num_tokens":  # a running total, of which TRL keeps the newest
@@ -97,9 +102,11 @@ class WavesTrainer(Mixin):
         if self._replayed is not None:
             return self._replayed
         generated: tuple[Any, ...] = super()._generate(prompts)
+        completion_ids, tool_mask, completions, extra_fields = self._completions(generated)
+        counted = [len(ids) for ids in completion_ids] if tool_mask is None else [sum(mask) for mask in tool_mask]
+        self._tokens_per_rollout = self.accelerator.gather(torch.tensor(counted, device=self.accelerator.device))
         if self._playing is None:
             return generated
-        completion_ids, completions, extra_fields = self._completions(generated)
         for i, row in enumerate(self._playing):  # as TRL does for reward functions
             for name, values in extra_fields.items():
                 if not isinstance(values, list):
@@ -108,8 +115,10 @@ class WavesTrainer(Mixin):
                     row[name] = values[i]
         raise _Rewarded(generated, self._calculate_rewards(self._playing, prompts, completions, completion_ids))
 
-    def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], list[Any], dict[str, Any]]:
-        """Of what TRL's `_generate` returns: the completions' tokens, the completions, a rollout function's extras."""
+    def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], Any, list[Any], dict[str, Any]]:
+        """Of what TRL's `_generate` returns: the completions' tokens, which of them tools did not write (None: all), the
+        completions, and a rollout function's extra fields.
+        """  # noqa: D205
         raise NotImplementedError
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -139,9 +148,15 @@ def _merged(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     return parts[-1]
 
 
-def merge_rewards(waves: Sequence[torch.Tensor], processes: int) -> torch.Tensor:
-    """Rewards of a whole step, process by process, from those of its waves, each of them process by process."""
-    return torch.cat([rewards.reshape(processes, -1, rewards.shape[1]) for rewards in waves], dim=1).flatten(0, 1)
+def merge_gathered(waves: Sequence[torch.Tensor], processes: int) -> torch.Tensor:
+    """What there is of each rollout of a step, process by process, from the same of its waves, each process by process.
+
+    Args:
+        waves: tensors whose first dimension is the rollouts.
+        processes: how many there are; each has the same number of rollouts in a wave.
+    """
+    parts = [wave.reshape(processes, -1, *wave.shape[1:]) for wave in waves]
+    return torch.cat(parts, dim=1).flatten(0, 1)
 
 
 def merge_metrics(waves: Sequence[dict[str, float]], sizes: Sequence[int]) -> dict[str, float]:

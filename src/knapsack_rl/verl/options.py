@@ -52,6 +52,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_rollouts": ("an integer", _is_integer),
     "fallback": ("true or false", _is_bool),
     "confidence": ("a number", _is_finite),
+    "cost_limit": ("a number or null", lambda value: value is None or _is_finite(value)),
     "seed": ("an integer", _is_integer),
     "id_field": ("a column or null", _is_text_or_null),
     "feature_fields": ("a list of columns, [NAME, ...]", _is_list_of_text),
@@ -70,7 +71,7 @@ class KnapsackOptions:
     """What `trainer.v1.knapsack` may hold.
 
     Attributes:
-        strategy, min_rollouts, max_rollouts, fallback, confidence, seed: those of `BudgetAllocator`.
+        strategy, min_rollouts, max_rollouts, fallback, confidence, cost_limit, seed: those of `BudgetAllocator`.
         id_field: a column of the data set that tells prompts with the same text apart; by default their data source.
         feature_fields: columns that tell the allocator more about a prompt: text (a category) or numbers.
         success_threshold: a rollout is a success when its reward is above this.
@@ -86,6 +87,7 @@ class KnapsackOptions:
     max_rollouts: int = 128
     fallback: bool = True
     confidence: float = 0.9
+    cost_limit: float | None = None
     seed: int = 0
     id_field: str | None = None
     feature_fields: tuple[str, ...] = ()
@@ -136,6 +138,7 @@ class KnapsackOptions:
             algorithm=ALGORITHMS[estimator],
             fallback=self.fallback,
             confidence=self.confidence,
+            cost_limit=self.cost_limit,
         )
 
 

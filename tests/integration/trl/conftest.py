@@ -62,6 +62,7 @@ class Observing:
                 "rewards": self._rewards_per_func.double().numpy().copy(),
                 "advantages": output["advantages"].double().numpy().copy(),
                 "logged": list(self._logs["advantages"])[-len(inputs) :],
+                "tokens": output["completion_mask"].sum(dim=1).numpy(),
                 "record": self.last_step,
                 "metrics": {name: values[-1] for name, values in self._metrics["train"].items()},
             }

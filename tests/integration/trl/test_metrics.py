@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from knapsack_rl import BudgetAllocator
+from knapsack_rl.step import Step
 
 
 def test_metrics_of_a_step_follow_from_its_logged_completions(make, tmp_path):
@@ -59,6 +62,43 @@ def test_share_of_never_visited_prompts_falls_to_none_after_an_epoch(make):
     trainer.train()
     shares = [step["never_visited"] for step in trainer.state.log_history if "never_visited" in step]
     assert shares == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "knapsack", "adaptive"])
+def test_the_allocator_is_told_the_tokens_that_trl_counts(make, observed, strategy):
+    """Even plans, uneven ones in one shot, and waves; the oracle is TRL's own mask and its own mean."""
+    steps: list[Step] = []
+
+    class Listening(BudgetAllocator):
+        def step(self, prompt_ids, *more, **options):
+            steps.append(super().step(prompt_ids, *more, **options))
+            return steps[-1]
+
+    trainer = make({"max_steps": 8}, kind=observed, allocator=Listening(strategy, group_size=4, max_rollouts=10))
+    trainer.train()
+    uneven = 0
+    for batch, step in zip(trainer.batches, steps, strict=True):
+        record = batch["record"]
+        tokens = Counter()
+        for prompt, count in zip(batch["prompts"], batch["tokens"], strict=True):
+            tokens[prompt] += int(count)
+        assert record.tokens.tolist() == step.spent.tolist() == [tokens[row["prompt"]] for row in record.rows]
+        mean = batch["metrics"]["completions/mean_length"]
+        assert batch["metrics"]["cost/real"] == record.tokens.sum() == pytest.approx(16 * mean)
+        uneven += len(set(record.plan.rollouts)) > 1
+    assert len({int(count) for batch in trainer.batches for count in batch["tokens"]}) > 1, "this would show nothing"
+    assert bool(uneven) == (strategy != "uniform")
+
+
+@pytest.mark.parametrize("strategy", ["knapsack", "adaptive"])
+def test_a_step_is_expected_to_cost_no_more_than_its_limit_allows(make, strategy):
+    allocator = BudgetAllocator(strategy, group_size=4, max_rollouts=10, cost_limit=1.0)
+    trainer = make({"max_steps": 9}, allocator=allocator)
+    trainer.train()
+    steps = [step for step in trainer.state.log_history if "cost/real" in step]
+    assert ["cost/expected" in step for step in steps] == [False] + [True] * 8  # nothing is known before the first
+    assert all(step["cost/expected"] <= step["cost/even"] * (1 + 1e-8) for step in steps[1:])
+    assert any(step["rollouts/max"] > 4 for step in steps)
 
 
 def test_metrics_reach_tensorboard_through_trls_logging(make, tmp_path, monkeypatch):

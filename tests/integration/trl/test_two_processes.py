@@ -58,6 +58,14 @@ def test_advantages_reach_the_process_whose_rollouts_they_belong_to(runs):
             assert sum(a > 0 for a in group) == (successes if 0 < successes < rollouts else 0)
 
 
+def test_the_tokens_of_a_prompt_are_counted_over_both_processes(runs):
+    for batch in runs["whole"][0]["batches"]:
+        tokens = Counter()
+        for prompt, count in zip(batch["prompts"], batch["tokens"], strict=True):
+            tokens[prompt] += count
+        assert batch["told"] == [tokens[prompt] for prompt in batch["plan"]]
+
+
 def test_a_resumed_run_is_the_uninterrupted_run(runs):
     whole, resumed = runs["whole"], runs["resumed"]
     for rank in range(2):

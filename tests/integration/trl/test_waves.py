@@ -13,7 +13,7 @@ import torch
 
 from knapsack_rl import BudgetAllocator, InvalidInputError
 from knapsack_rl.trl.compatibility import HOMOGENEOUS_LOSSES
-from knapsack_rl.trl.waves import merge_generated, merge_metrics, merge_rewards
+from knapsack_rl.trl.waves import merge_gathered, merge_generated, merge_metrics
 
 
 def adaptive(**options: Any) -> BudgetAllocator:
@@ -128,7 +128,7 @@ def test_metrics_of_waves_are_those_of_all_their_rollouts_together():
 
 def test_parts_of_waves_are_joined_process_by_process_and_fill_in_what_a_wave_does_not_have():
     first, second = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0], [4.0], [5.0]])
-    assert merge_rewards([first, second], processes=2).flatten().tolist() == [0, 2, 3, 1, 4, 5]
+    assert merge_gathered([first, second], processes=2).flatten().tolist() == [0, 2, 3, 1, 4, 5]
     waves = [([[1], [2]], None, {"score": [5, 6], "model": "m"}, None), ([[3]], None, {"model": "m"}, ["image"])]
     expected = ([[1], [2], [3]], None, {"model": "m", "score": [5, 6, None]}, [None, None, "image"])
     assert merge_generated(waves, [2, 1]) == expected

@@ -34,6 +34,8 @@ class Observing:
                 "logged": list(self._logs["advantages"]),
                 "plan": {r["prompt"]: int(n) for r, n in zip(record.rows, record.plan.rollouts, strict=True)},
                 "successes": record.successes.tolist(),
+                "told": record.tokens.tolist(),
+                "tokens": gather_object(output["completion_mask"].sum(dim=1).tolist()),
                 "waves": self._metrics["train"]["waves"][-1],
             }
         )
@@ -73,8 +75,9 @@ def main(folder: Path, algorithm: str, strategy: str, resume: str | None) -> Non
     trainer.train(resume_from_checkpoint=resume)
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())
-    state = trainer.allocator.state_dict()["estimator"]
-    beliefs = b"".join(array.tobytes() for array in state.values() if hasattr(array, "tobytes"))
+    state = trainer.allocator.state_dict()
+    learned = [*state["estimator"].values(), *state["costs"].values()]
+    beliefs = b"".join(array.tobytes() for array in learned if hasattr(array, "tobytes"))
     report = {
         "batches": trainer.batches,
         "weights": hashlib.sha256(weights).hexdigest(),

@@ -102,6 +102,12 @@ class TestStepMetrics:
         assert found["effective_gradient_ratio"] == found["effective_prompts"] == 0.5
         assert found["zero_gradient_ratio/all_positive"] == 0.0
 
+    def test_costs_are_added_up_beside_what_was_expected_of_these_and_of_even_groups(self) -> None:
+        """By hand: 12 and 4 rollouts at 10 and 30 tokens; 8 each would be 80 + 240."""
+        found = kr.metrics.step_metrics([12, 4], [3, 0], costs=[130, 110], expected_costs=[10.0, 30.0])
+        assert (found["cost/real"], found["cost/expected"], found["cost/even"]) == (240.0, 240.0, 320.0)
+        assert not any(name.startswith("cost/") for name in kr.metrics.step_metrics([12, 4], [3, 0]))
+
     def test_of_no_prompts_are_not_numbers(self) -> None:
         assert np.isnan(kr.metrics.step_metrics([], [])["effective_gradient_ratio"])
 
@@ -113,6 +119,8 @@ class TestStepMetrics:
             ({"live": [9, 0]}, "live: expected at most the rollouts"),
             ({"scored": [9, 8]}, "scored: expected at most the rollouts"),
             ({"belief": kr.Belief(np.ones(3), np.ones(3))}, "belief: expected one entry"),
+            ({"costs": [1.0]}, "costs: expected one entry"),
+            ({"expected_costs": [1.0, 2.0, 3.0]}, "expected_costs: expected one entry"),
         ],
     )
     def test_what_does_not_fit_is_refused_by_name(self, arguments, message: str) -> None:

@@ -604,6 +604,22 @@ class TestOnStep:
         assert [metrics["effective_gradient_ratio"] for metrics in heard] == [0.5, 0.5]
         assert [metrics["never_visited"] for metrics in heard] == [1.0, 0.0]
 
+    def test_costs_are_in_the_metrics_as_they_were_expected_before_the_step(self) -> None:
+        heard: list[dict[str, float]] = []
+        allocator = kr.BudgetAllocator("adaptive", on_step=heard.append)
+        allocator.tell(["a", "b"], [4, 0], [8, 8], costs=[80.0, 240.0])
+        expected = allocator.expected_costs(["a", "b"])
+        step = allocator.step(["a", "b"])
+        assert step.expected_costs.tolist() == expected.tolist()
+        while step.remaining:
+            plan = step.ask().rollouts
+            step.tell(plan // 2, plan, costs=7.0 * plan)
+        assert heard[0]["cost/real"] == 320.0
+        assert "cost/expected" not in heard[0]  # nothing was known
+        assert heard[1]["cost/real"] == 7.0 * 16
+        assert heard[1]["cost/expected"] == pytest.approx(expected @ step.placed)
+        assert heard[1]["cost/even"] == pytest.approx(8 * expected.sum())
+
     def test_what_it_raises_loses_nothing(self) -> None:
         def broken(metrics: dict[str, float]) -> None:
             raise OSError("no tracker")

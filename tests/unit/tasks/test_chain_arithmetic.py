@@ -84,6 +84,23 @@ def test_each_rule_is_taught_rightly_in_its_share_of_the_pairs_and_otherwise_by_
         assert np.mean(outcomes) == pytest.approx(known[name].right_share, abs=0.056)
 
 
+def test_with_longest_chains_answers_grow_with_difficulty_and_pairs_are_of_the_same_lengths() -> None:
+    config = SMALL.model_copy(update={"operations": 2, "hardest_operations": 6})
+    task = load_task(config, seed=4)
+    by_difficulty = sorted(rules(4), key=lambda rule: -rule.right_share)
+    lengths = {
+        category.removeprefix("rule "): len(answer.split())
+        for category, answer in zip(task.train["category"], task.train["answer"], strict=True)
+    }
+    ordered = [lengths[rule.name] for rule in by_difficulty]
+    assert ordered == sorted(ordered)
+    assert (ordered[0], ordered[-1], set(ordered)) == (2, 6, {2, 3, 4, 5, 6})
+    for problem in task.train:
+        assert problem["answer"] == solved(problem["prompt"], 4)
+    for prompt, completion in supervised_pairs(config, 4, 500):
+        assert len(completion.split()) == len(prompt.split()) - 2 == lengths[prompt.split()[1][0]]
+
+
 def test_a_misconception_is_never_the_truth() -> None:
     assert all(rule.misconception != rule.constant for seed in range(50) for rule in rules(seed))
 
@@ -111,6 +128,7 @@ def test_tokenizer_knows_all_words_pads_left_and_decodes_to_what_the_reward_comp
         ({"operations": 0}, "operations"),
         ({"operations": 1, "train_problems": 1024}, "at most 400 with 1 operations"),
         ({"train_problems": 0}, "train_problems"),
+        ({"operations": 4, "hardest_operations": 3}, "hardest_operations: expected at least operations"),
         ({"difficulty": 3}, "difficulty"),
     ],
 )

@@ -78,6 +78,7 @@ def allocator(recipe: Recipe) -> kr.BudgetAllocator:
         max_rollouts=settings.max_rollouts,
         fallback=settings.fallback,
         confidence=settings.confidence,
+        cost_limit=settings.cost_limit,
         seed=recipe.seed,
     )
 

@@ -61,6 +61,9 @@ class Allocator(Config):
     """Whether surplus goes to prompts that were never solved."""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
     """Chance of a gradient that a prompt's cost aims at."""
+    cost_limit: Annotated[float, Field(ge=1.0)] | None = None
+    """How many times what even groups would be expected to cost a step may be expected to cost, in generated tokens;
+    `null` for no limit."""
     oracle_samples: PositiveInt = 64
     """Rollouts per prompt from which the strategy `oracle` knows its success rate. They are not charged: neither
     the budget nor any metric counts them."""
@@ -112,6 +115,9 @@ class Training(Config):
     """Of the sampling: the share of probability that is sampled from."""
     max_completion_length: PositiveInt
     """Tokens of a completion."""
+    skip_idle: bool = False
+    """`trainer: trl`: whether rollouts without gradient are left out of the update, which is the same but for rounding.
+    `minimal` always leaves them out."""
     checkpoint_every: PositiveInt = 50
     """Steps between checkpoints. The two newest are kept (`trl: {save_total_limit: ...}`)."""
 

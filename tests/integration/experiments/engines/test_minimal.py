@@ -417,6 +417,7 @@ def test_allocations_hold_every_rollout_and_agree_with_the_metrics(finished: Pat
         assert record["effective_gradient_ratio"] == pytest.approx(step["rollouts"][mixed].sum() / 32)
         assert record["prompt_reward"] == pytest.approx((step["successes"] / step["scored"]).mean())
         assert record["zero_gradient_ratio/all_negative"] == pytest.approx((step["successes"] == 0).mean())
+        assert record["cost/real"] == pytest.approx(32 * record["completions/mean_length"])
 
 
 def test_the_same_recipe_gives_the_same_run_bit_for_bit(recipe_path: Path, finished: Path, tmp_path: Path) -> None:
@@ -603,6 +604,28 @@ def test_a_step_in_waves_spends_its_budget_exactly_and_scores_each_rollout_once(
         ).tolist()
         waves.add(step.waves)
     assert max(waves) == 3
+
+
+@pytest.mark.parametrize("strategy", ["knapsack", "adaptive", "oracle"])
+def test_a_step_is_told_its_tokens_and_expected_to_take_no_more_than_the_limit(
+    strategy: str, recipe_path: Path
+) -> None:
+    recipe = recipe_file.read(recipe_path, [f"allocator.strategy={strategy}", "allocator.cost_limit=1.0"])
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+    oracle = Oracle(loop) if strategy == "oracle" else None
+    twin = kr.BudgetAllocator("uniform", group_size=4)  # is told what the tokens say
+    for number in range(8):
+        rows = [next(loop.order) for _ in range(8)]
+        step = loop.collect(rows, oracle.look(rows) if oracle else None)
+        ids, known = ([loop.columns[name][row] for row in rows] for name in ("id", "category"))
+        if number:
+            assert step.expected_costs == pytest.approx(twin.expected_costs(ids, {"category": known}))
+            assert step.expected_costs @ step.planned <= step.expected_costs.mean() * 32 * (1 + 1e-8)
+        written = (step.rollouts.tokens != loop.policy.tokenizer.pad_token_id).sum(dim=1).numpy()
+        spent = np.bincount(step.rollouts.groups, written, 8)
+        assert step.rollouts.costs(8).tolist() == spent.tolist()
+        twin.tell(ids, *step.rollouts.counts(8), {"category": known}, costs=spent)
+    assert len(set(twin.expected_costs(ids))) > 1, "the test would show nothing"
 
 
 def test_later_waves_add_nothing_to_groups_that_are_mixed_already(recipe_path: Path) -> None:

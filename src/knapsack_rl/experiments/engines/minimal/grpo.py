@@ -5,7 +5,7 @@ A step, in `Loop.step`, is
     ask       the allocator splits the step's budget over its prompts           plan = step.ask()
     generate  each prompt is read once, its rollouts share the cache            policy.sample(...)
     score     the task's verifier: right or wrong                               task.reward(...)
-    tell      the allocator learns what came back, or plans the next wave       step.tell(successes, scored)
+    tell      the allocator learns what came back, or plans the next wave       step.tell(successes, scored, tokens)
     update    clipped policy gradient on the rollouts with an advantage         policy.update(...)
 
 It trains what TRL's GRPOTrainer trains with the same recipe (the `dapo` loss without KL term, AdamW, the same order of
@@ -67,6 +67,11 @@ class Rollouts:
         successes = np.bincount(self.groups[kr.advantages.is_success(self.rewards)], minlength=prompts)
         return successes, np.bincount(self.groups[~np.isnan(self.rewards)], minlength=prompts)
 
+    def costs(self, prompts: int, *, scored: bool = False) -> Floats:
+        """Tokens that were generated for each of the step's prompts, or those of its scored rollouts alone."""
+        chosen = ~np.isnan(self.rewards) if scored else slice(None)
+        return np.bincount(self.groups[chosen], self.lengths.numpy()[chosen], prompts).astype(np.float64)
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -78,6 +83,8 @@ class Collected:
     visited: NDArray[np.bool_]
     belief: kr.Belief
     """About the prompts, from before the step."""
+    expected_costs: Floats | None
+    """Tokens of one rollout, from before the step; None where none were known."""
     fallback: int
     waves: int
     seconds: float
@@ -111,17 +118,17 @@ class Loop:
         ids, parts, fallback, waves, generating = [self.columns["id"][row] for row in rows], [], 0, 0, 0.0
         started = time.perf_counter()
         step = self.allocator.step(ids, {**features, **(known or {})}, waves=self.recipe.allocator.waves)
-        visited, belief = step.visited, step.belief
+        visited, belief, expected = step.visited, step.belief, step.expected_costs
         while step.remaining:
             plan = step.ask()
             begun = time.perf_counter()
             parts.append(self.generate(rows, plan.rollouts, self.random))
             generating += time.perf_counter() - begun
-            step.tell(*parts[-1].counts(len(rows)))
+            step.tell(*parts[-1].counts(len(rows)), costs=parts[-1].costs(len(rows), scored=True))
             fallback, waves = fallback + plan.fallback, waves + 1
         rollouts = joined(parts, self.policy.tokenizer.pad_token_id)
         seconds = time.perf_counter() - started - generating
-        return Collected(rows, rollouts, step.placed, visited, belief, fallback, waves, seconds)
+        return Collected(rows, rollouts, step.placed, visited, belief, expected, fallback, waves, seconds)
 
     def update(self, rollouts: Rollouts) -> float:
         """Update the policy on these rollouts; returns the loss."""

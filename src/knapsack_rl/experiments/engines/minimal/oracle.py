@@ -30,6 +30,8 @@ def oracle(view: kr.View[Any], amount: int) -> kr.Plan:
         settings.max_rollouts,
         fallback=settings.fallback,
         confidence=settings.confidence,
+        costs=None if settings.cost_limit is None else view.costs,
+        cost_budget=view.cost_budget(amount),
     )
 
 

@@ -142,6 +142,7 @@ def step_record(collected: list[Collected], loss: float) -> dict[str, float]:
     counts = [done.rollouts.counts(len(done.rows)) for done in collected]
     successes, scored = (np.concatenate(column) for column in zip(*counts, strict=True))
     planned = np.concatenate([done.planned for done in collected])
+    expected = [done.expected_costs for done in collected if done.expected_costs is not None]
     found = kr.metrics.step_metrics(
         planned,
         successes,
@@ -151,6 +152,8 @@ def step_record(collected: list[Collected], loss: float) -> dict[str, float]:
         belief=_beliefs(collected),
         fallback=sum(done.fallback for done in collected),
         waves=sum(done.waves for done in collected),
+        costs=np.concatenate([done.rollouts.costs(len(done.rows)) for done in collected]),
+        expected_costs=np.concatenate(expected) if len(expected) == len(collected) else None,
     )
     length = sum(int(done.rollouts.lengths.sum()) for done in collected) / planned.sum()
     seconds = sum(done.seconds for done in collected)

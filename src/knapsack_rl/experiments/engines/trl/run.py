@@ -174,7 +174,7 @@ def _trainer(recipe: Recipe, config: GRPOConfig, recorder: Recorder, display: Di
         callbacks=[recorder],
         peft_config=models.peft_config(lora) if lora else None,
         allocator=ingredients.allocator(recipe),
-        skip_idle=False,  # the same update but for rounding; the figures of docs/evidence were made without
+        skip_idle=recipe.training.skip_idle,
         advantage_clip=recipe.training.advantage_clip,
         rollout_weights=recipe.training.rollout_weights,
         waves=recipe.allocator.waves,

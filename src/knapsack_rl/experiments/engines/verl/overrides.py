@@ -125,6 +125,7 @@ def _settings(recipe: Recipe, directory: Path) -> dict[str, Any]:
         f"{knapsack}.max_rollouts": allocator.max_rollouts,
         f"{knapsack}.fallback": allocator.fallback,
         f"{knapsack}.confidence": allocator.confidence,
+        f"{knapsack}.cost_limit": allocator.cost_limit,
         f"{knapsack}.seed": recipe.seed,
         f"{knapsack}.waves": allocator.waves,
         f"{knapsack}.id_field": "id",
