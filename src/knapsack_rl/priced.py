@@ -101,9 +101,23 @@ def largest_gains_within_cost(
         slack = cost_budget - float(costs @ units)
         bought, missing = _searched(near, choice, budget is None, slack, bound - near.gained(choice.bought), enough)
         choice = choice._replace(bought=bought)
-    at_prices = bound - near.gained(choice.bought)
+    gained = near.gained(choice.bought)
+    at_prices = bound - gained
+    if budget is None and missing > enough:
+        missing = min(missing, problem.bound_of_number() - gained)
     missing = max(min(missing, at_prices), 0.0)
     return Priced(near.units(choice.bought), missing, max(at_prices, missing), choice.per_cost, choice.per_rollout)
+
+
+def _affordable(costs: Floats, room: Ints, cost_budget: float) -> int:
+    """How many of the cheapest units `cost_budget` pays for."""
+    order = np.argsort(costs)
+    costs, room = costs[order], room[order]
+    before = np.append(0.0, np.cumsum(costs * room))
+    full = int(np.searchsorted(before, cost_budget, side="right")) - 1
+    if full == len(costs):
+        return int(room.sum())
+    return int(room[:full].sum()) + int((cost_budget - before[full]) / costs[full] + 1e-9)
 
 
 def cheapest(costs: Floats, room: Ints, budget: int, order: Ints | None = None) -> Ints:
@@ -249,6 +263,16 @@ class _Problem:
         if self.budget is None:
             return _as_many_as_pay(near, left)
         return _exactly(near, self.budget - int(near.sure.sum()), left, guess, self.tolerance)
+
+    def bound_of_number(self) -> float:
+        """A bound from the most units that the cost budget could pay for; infinite where one without them is lower.
+
+        Where costs are nearly equal, it is their number that keeps a slack from being spent.
+        """
+        most = _affordable(self.costs, self.room, self.cost_budget)
+        problem = _Problem(self.gains, self.costs, self.room, self.cost_budget * (1 + 1e-9), most)
+        near, choice = problem.solved()
+        return problem.bound(near, choice) if choice.per_rollout >= 0.0 else np.inf
 
     def bound(self, near: _Near, choice: _Choice) -> float:
         """The value of the Lagrangian dual at these prices."""
