@@ -173,6 +173,10 @@ class _Rule:
 
     def plan(self, budget: int, costs: Floats | None = None) -> Plan:
         """The plan of `budget` rollouts, whatever they cost."""
+        return self._plan(*self._placed(budget), costs)
+
+    def _placed(self, budget: int) -> tuple[Ints, int]:
+        """The rollouts of that plan, and how many of them the fallback moved."""
         rollouts = np.full(len(self.rates), self.low, dtype=np.int64)
         unvisited = int(self.unvisited.sum())
         rollouts[self.unvisited] = _even_shares(budget * unvisited // max(len(rollouts), 1), unvisited)
@@ -188,7 +192,7 @@ class _Rule:
         left -= moved + knapsack
         left -= self._spread(rollouts, self.unsolved | self.unvisited, left)
         self._spread(rollouts, self.rates == 1.0, left)
-        return self._plan(rollouts, moved, costs)
+        return rollouts, moved
 
     def plan_within(self, cost_budget: float, costs: Floats, budget: int | None) -> Plan:
         """The plan that costs at most `cost_budget`; of exactly `budget` rollouts where that is given."""
@@ -197,9 +201,9 @@ class _Rule:
             affordable = int(min(limit / costs[0], 2.0**62)) if count else 0
             return self.plan(min(affordable, count * self.high), costs)
         if budget is not None:
-            plan = self.plan(budget, costs)
-            if float(costs @ plan.rollouts) <= limit:
-                return plan
+            rollouts, moved = self._placed(budget)
+            if float(costs @ rollouts) <= limit:
+                return self._plan(rollouts, moved, costs)
 
         order = np.argsort(costs, kind="stable") if not self.learnable.all() else None
 
@@ -229,24 +233,25 @@ class _Rule:
         rest = None if budget is None else budget - int(rollouts.sum())
         solved = largest_gains_within_cost(self.gains, costs / cost_budget, room, left / cost_budget, rest)
         prices = solved.per_cost * costs / cost_budget + solved.per_rollout
-        elsewhere = float(((rollouts - self.low) * np.maximum(prices, 0.0))[~self.learnable].sum())
-        bound = self.value(rollouts) + solved.bound + elsewhere
+        others = (rollouts - self.low)[~self.learnable]
+        elsewhere = float(others @ np.maximum(prices[~self.learnable], 0.0))
+        missing = solved.missing_at_prices + elsewhere if others.any() else solved.missing
         rollouts = rollouts + solved.units
         gaining = self.learnable & (rollouts < self.high) & (self.gains.next(rollouts) > 0.0)
         if budget is None and not gaining.any():
             for receivers in (self.unsolved | self.unvisited, self.rates == 1.0):
                 rollouts, _ = self._raised(rollouts, receivers, count * self.high, fits)
-        return self._plan(rollouts, moved, costs, bound)
+        return self._plan(rollouts, moved, costs, missing)
 
-    def _plan(self, rollouts: Ints, moved: int, costs: Floats | None, bound: float | None = None) -> Plan:
-        """These rollouts as a plan; without a bound they are the largest gains, but for what others got."""
+    def _plan(self, rollouts: Ints, moved: int, costs: Floats | None, missing: float | None = None) -> Plan:
+        """These rollouts as a plan; unless told what is missing, the largest gains but for what others got."""
         value = self.value(rollouts)
-        if bound is None:
+        if missing is None:
             # Weak duality: at the price of the best gain left out, nothing that others got could have gained more.
             elsewhere = int((rollouts - self.low)[~self.learnable].sum())
             room = self.learnable & (rollouts < self.high)
-            bound = value + elsewhere * (float(self.gains.next(rollouts)[room].max(initial=0.0)) if elsewhere else 0.0)
-        return Plan(rollouts, value, moved, None if costs is None else float(costs @ rollouts), max(bound, value))
+            missing = elsewhere * (float(self.gains.next(rollouts)[room].max(initial=0.0)) if elsewhere else 0.0)
+        return Plan(rollouts, value, moved, None if costs is None else float(costs @ rollouts), value + missing)
 
     def _spread(self, rollouts: Ints, receivers: Mask, amount: int) -> int:
         """Add up to `amount` rollouts evenly to the receivers, in place, none above the maximum; returns the number."""

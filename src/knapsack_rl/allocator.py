@@ -24,7 +24,16 @@ from knapsack_rl.estimators.greedy import GreedyResponses
 from knapsack_rl.step import OnStep, Step
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
-from knapsack_rl.validation import as_confidence, as_costs, as_floats, as_integer, as_positive, as_successes, one_of
+from knapsack_rl.validation import (
+    as_confidence,
+    as_costs,
+    as_floats,
+    as_integer,
+    as_positive,
+    as_successes,
+    as_truncated,
+    one_of,
+)
 from knapsack_rl.values import ALGORITHMS
 
 Floats = NDArray[np.float64]
@@ -188,11 +197,14 @@ class BudgetAllocator:
         features: Any = None,
         costs: ArrayLike | None = None,
         greedy: ArrayLike | None = None,
+        truncated: ArrayLike | None = None,
     ) -> None:
         """Learn what came back: `successes[i]` of `rollouts[i]` scored rollouts of prompt i were right.
 
         `costs[i]`, 0 or more, is what these rollouts took together, in tokens, seconds or any other unit that stays the
-        same; `expected_costs` and `cost_limit` go by it.
+        same; `expected_costs` and `cost_limit` go by it. `truncated[i]` is how many of them were cut off at the longest
+        allowed length; None for none. They count with what they have cost: under the same limit that is what the next
+        ones will cost. `truncation_rates` shows them.
 
         `greedy[i]`, for `algorithm="remax"` only: whether the greedy response to prompt i was right, 1 or 0, NaN where
         that is not known. What was told last decides the prompt's value. It is not among the rollouts, and counts as
@@ -204,8 +216,9 @@ class BudgetAllocator:
         appears twice in a call has its counts added up; one with no scored rollouts is not counted as visited.
 
         Raises:
-            InvalidInputError: lengths differ, a count is negative or no whole number, successes exceed rollouts, or a
-                column of `features` (see `ask`) does not fit. Nothing has been learned then.
+            InvalidInputError: lengths differ, a count is negative or no whole number, there are more successes or
+                truncated rollouts than rollouts, or truncated ones without costs, or a column of `features` (see
+                `ask`) does not fit. Nothing has been learned then.
 
         Cost: O(M), whatever the number of known prompts; for `adaptive` with d features O(M d^2 + d^3).
         """
@@ -218,6 +231,7 @@ class BudgetAllocator:
             )
         given = as_features(features, len(keys))
         spent = None if costs is None else as_costs("costs", costs, len(keys), or_zero=True)
+        cut = None if truncated is None else as_truncated(truncated, tried, costs)
         with self._lock:
             listening = self.on_step is not None and bool(tried.any())
             prompts = Prompts(keys, given, self.estimator, self._spending, self._greedy)
@@ -228,7 +242,7 @@ class BudgetAllocator:
                 self.estimator.update(keys, won + (outcomes == 1.0), tried + ~np.isnan(outcomes), given)
                 self._greedy.update(keys, outcomes)
             if spent is not None:
-                self._spending.update(keys, spent, tried, given)
+                self._spending.update(keys, spent, tried, given, cut)
         if self.on_step is not None and before is not None:
             visited, belief, expected = before
             self.on_step(
@@ -321,6 +335,17 @@ class BudgetAllocator:
         """What one rollout of each of these prompts is expected to cost, float64; 1 before any cost was told."""
         with self._lock:
             return self._prompts(prompt_ids, features).costs
+
+    def truncation_rates(self, prompt_ids: Iterable[str | int], features: Any = None) -> Floats:
+        """Share of the rollouts of each of these prompts that is expected to be cut off, float64 in [0, 1].
+
+        0 before any truncated rollout was told. Without a limit on their length, rollouts would cost about
+        expected_costs / (1 - truncation_rates), if how much of one is left does not depend on how long it is already
+        (exponential lengths). That is infinite where all rollouts of all prompts were cut off.
+        """
+        with self._lock:
+            prompts = self._prompts(prompt_ids, features)
+            return self._spending.truncation_rates(prompts.keys, prompts.features)
 
     def metrics(self) -> dict[str, float]:
         """What is believed about all known prompts. O(known prompts).

@@ -10,7 +10,8 @@ and for all prices that are not negative (that of an exact number of rollouts ma
     bound = sum of max(gain - per_cost * cost - per_rollout, 0) + per_cost * cost budget + per_rollout * budget
 
 is at least what any plan can gain (Everett, 1963; Fisher, 1981). Since gains fall, a plan at the best prices misses the
-bound by no more than what a unit or two gain. Exchanges of units near the prices make it less.
+bound by no more than what a unit or two gain. Where that is too much, a search near the prices finds a better plan, or
+proves that there is none.
 
 Prices come from a sample first (every eighth prompt, whose prices come from every eighth of those). Only units whose
 gain is close to these prices are looked at one by one; the others are bought or left unseen.
@@ -19,8 +20,6 @@ gain is close to these prices are looked at one by one; the others are bought or
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -31,21 +30,21 @@ from knapsack_rl.solver import Gains
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 _SAMPLED = 8  # of so many prompts one is in the sample
 _SMALL = 40  # prompts up to which all units are looked at
 _ROWS = 4096  # prompts whose gains are computed together, so that they stay in the processor's cache
 _COLUMNS = 16  # units shown of each in the first round
-_WIDTH = 2.0  # how far prices may be from those of a sample, in 1 / sqrt(items of the sample), relatively
+_WIDTH = 10.0  # how far prices may be from those of a sample, in 1 / sqrt(items of the sample), relatively
+_WIDEST = 0.35  # of the first guess
 _FARTHEST = 1e3  # relative distance from the sample's prices beyond which all units are looked at
 _STEP = 1.2  # ratio of the first prices tried to those of the sample
 _PRICES = 60  # tried at most; a dozen are enough
-_CORE = (
-    256,
-    32,
-    16,
-)  # bought and other units, the nearest to the prices, exchanged one by one, in pairs, and in threes
-_EXCHANGES = 8  # at most
+_TURNED = 400  # units that the search may turn over
+_STATES = 1000  # that it keeps
+_NEVER = 1e200  # loss of a unit that there is not; infinity times nothing is no number
+_GOLDEN = 0.6180339887498949  # multiples of it are spread evenly between the integers
 _ENOUGH = 1e-4  # of the bound: what may be missing
 _ROUNDING = 1e-13  # relative difference of two values up to which they count as equal
 _ROUGHLY = 0.03  # the same in a sample, divided by its items
@@ -56,13 +55,15 @@ class Priced(NamedTuple):
 
     Attributes:
         units: int64, shape (M,).
-        bound: no choice of units within these budgets gains more.
+        missing: no choice of units within these budgets gains more than these do by more than this.
+        missing_at_prices: the same as the prices alone prove it; it stays true, at these prices, of other budgets.
         per_cost: the price of a unit of cost, 0 or more; 0 where the cost is no limit.
         per_rollout: the price of a rollout; 0 where their number is free.
     """
 
     units: Ints
-    bound: float
+    missing: float
+    missing_at_prices: float
     per_cost: float
     per_rollout: float
 
@@ -81,18 +82,42 @@ def largest_gains_within_cost(
             bought then.
 
     Returns:
-        The units, and a bound that shows how near to the optimum they are.
+        The units, and how near to the optimum they are at the least.
 
     Cost: O(M + units) time and memory where the sample's prices are near; more where it misleads, up to O(room.sum()).
+        Where more than `_ENOUGH` is missing, up to `_TURNED` steps of the search, each O(`_STATES` log `_STATES`).
     """
     problem = _Problem(gains, costs, room, cost_budget, budget)
     near, choice = problem.solved()
     bound = problem.bound(near, choice)
-    slack = cost_budget - float(costs @ near.sure) - float(near.cost[choice.bought].sum())
-    missing = bound - near.worth - float(near.gain[choice.bought].sum())
-    bought = _exchanged(near, choice, budget is None, slack, missing, _ENOUGH * abs(bound))
-    units = near.sure + np.bincount(near.owner[bought], minlength=len(room))
-    return Priced(units, bound, choice.per_cost, choice.per_rollout)
+    missing, enough = bound - near.gained(choice.bought), _ENOUGH * abs(bound)
+    if missing > enough:
+        # A plan with a unit turned over that is farther from the prices than this is worse than the one at hand.
+        paid = choice.per_cost * costs + choice.per_rollout
+        low = paid - missing if budget is not None else np.maximum(paid - missing, 0.0)
+        units = near.units(choice.bought)
+        near = problem.near(low, paid + missing)
+        choice = choice._replace(bought=near.first(units))
+        slack = cost_budget - float(costs @ units)
+        bought, missing = _searched(near, choice, budget is None, slack, bound - near.gained(choice.bought), enough)
+        choice = choice._replace(bought=bought)
+    gained = near.gained(choice.bought)
+    at_prices = bound - gained
+    if budget is None and missing > enough:
+        missing = min(missing, problem.bound_of_number() - gained)
+    missing = max(min(missing, at_prices), 0.0)
+    return Priced(near.units(choice.bought), missing, max(at_prices, missing), choice.per_cost, choice.per_rollout)
+
+
+def _affordable(costs: Floats, room: Ints, cost_budget: float) -> int:
+    """How many of the cheapest units `cost_budget` pays for."""
+    order = np.argsort(costs)
+    costs, room = costs[order], room[order]
+    before = np.append(0.0, np.cumsum(costs * room))
+    full = int(np.searchsorted(before, cost_budget, side="right")) - 1
+    if full == len(costs):
+        return int(room.sum())
+    return int(room[:full].sum()) + int((cost_budget - before[full]) / costs[full] + 1e-9)
 
 
 def cheapest(costs: Floats, room: Ints, budget: int, order: Ints | None = None) -> Ints:
@@ -111,11 +136,12 @@ def _first(room: Ints, budget: int) -> Ints:
     return np.asarray(np.clip(budget - np.cumsum(room) + room, 0, room), dtype=np.int64)
 
 
-def _extremes(costs: Floats, room: Ints, budget: int) -> tuple[float, float]:
-    """What `budget` units cost at the least and at the most."""
+def _extremes(costs: Floats, room: Ints, budget: int) -> tuple[float, float, float]:
+    """What `budget` units cost at the least, in equal shares of the room, and at the most."""
     order = np.argsort(costs)
+    even = budget * float(costs @ room) / max(int(room.sum()), 1)
     costs, room = costs[order], room[order]
-    return float(costs @ _first(room, budget)), float(costs[::-1] @ _first(room[::-1], budget))
+    return float(costs @ _first(room, budget)), even, float(costs[::-1] @ _first(room[::-1], budget))
 
 
 class _Near(NamedTuple):
@@ -127,11 +153,28 @@ class _Near(NamedTuple):
     cost: Floats
     owner: Ints
 
+    def units(self, bought: Mask) -> Ints:
+        """Units per item, the sure ones and these."""
+        return self.sure + np.bincount(self.owner[bought], minlength=len(self.sure))
+
+    def gained(self, bought: Mask) -> float:
+        """What the sure ones and these gain."""
+        return self.worth + float(self.gain[bought].sum())
+
+    def first(self, units: Ints) -> Mask:
+        """The units near the prices among the first so many of each item, of which they are none, some, or all."""
+        order = np.argsort(self.owner, kind="stable")
+        in_order = self.owner[order]
+        number = np.arange(len(order)) - np.searchsorted(in_order, in_order)
+        first = np.empty(len(order), dtype=bool)
+        first[order] = number < (units - self.sure)[in_order]
+        return first
+
 
 class _Choice(NamedTuple):
     """Which of the near units are bought, as a mask, and the prices at which they are."""
 
-    bought: NDArray[np.bool_]
+    bought: Mask
     per_cost: float
     per_rollout: float
 
@@ -157,7 +200,7 @@ class _Problem:
         sample = self.sample() if len(self.room) > _SMALL else None
         guess, width = _NONE, _FARTHEST
         if sample is not None:
-            guess, width = sample.solved()[1], _WIDTH / np.sqrt(len(sample.room))
+            guess, width = sample.solved()[1], min(_WIDTH / np.sqrt(len(sample.room)), _WIDEST)
         while width < _FARTHEST:
             price = guess.per_cost * self.costs + guess.per_rollout
             reach = width * (guess.per_cost * self.costs + abs(guess.per_rollout))
@@ -168,7 +211,9 @@ class _Problem:
                 paid = choice.per_cost * self.costs + choice.per_rollout
                 if np.all((low <= paid) & (paid <= high)):
                     return near, choice
-                guess = choice if paid.any() else guess
+                if paid.any():
+                    guess = choice
+                    continue
             width *= 2.0
         near = self.near(lowest, highest)
         choice = self.choice(near, guess.per_cost)
@@ -183,11 +228,9 @@ class _Problem:
         if self.budget is None:
             return _Problem(self._of(some), costs, room, self.cost_budget * costs.sum() / self.costs.sum(), None)
         budget = round(self.budget * (room.sum() / max(self.room.sum(), 1)))
-        least, most = _extremes(self.costs, self.room, self.budget)
-        tight = (self.cost_budget - least) / (most - least) if most > least else 1.0
-        least, most = _extremes(costs, room, budget)
-        enough = (1.0 + 1e-9) * least + max(tight, 0.0) * (most - least)
-        return _Problem(self._of(some), costs, room, enough, budget, _ROUGHLY / len(some))
+        least, even, most = _extremes(costs, room, budget)
+        enough = np.interp(self.cost_budget, _extremes(self.costs, self.room, self.budget), (least, even, most))
+        return _Problem(self._of(some), costs, room, (1.0 + 1e-9) * float(enough), budget, _ROUGHLY / len(some))
 
     def _of(self, some: Ints) -> Gains:
         return lambda items, start, width: self.gains(some[items], start, width)
@@ -220,6 +263,16 @@ class _Problem:
         if self.budget is None:
             return _as_many_as_pay(near, left)
         return _exactly(near, self.budget - int(near.sure.sum()), left, guess, self.tolerance)
+
+    def bound_of_number(self) -> float:
+        """A bound from the most units that the cost budget could pay for; infinite where one without them is lower.
+
+        Where costs are nearly equal, it is their number that keeps a slack from being spent.
+        """
+        most = _affordable(self.costs, self.room, self.cost_budget)
+        problem = _Problem(self.gains, self.costs, self.room, self.cost_budget * (1 + 1e-9), most)
+        near, choice = problem.solved()
+        return problem.bound(near, choice) if choice.per_rollout >= 0.0 else np.inf
 
     def bound(self, near: _Near, choice: _Choice) -> float:
         """The value of the Lagrangian dual at these prices."""
@@ -289,13 +342,13 @@ def _exactly(near: _Near, count: int, left: float, guess: float, tolerance: floa
     return _Choice(bought, price, plan.edge)
 
 
-def _mask(near: _Near, units: Ints) -> NDArray[np.bool_]:
+def _mask(near: _Near, units: Ints) -> Mask:
     mask = np.zeros(len(near.gain), dtype=bool)
     mask[units] = True
     return mask
 
 
-def _mixture(near: _Near, cheap: NDArray[np.bool_], dear: NDArray[np.bool_], slack: float) -> NDArray[np.bool_]:
+def _mixture(near: _Near, cheap: Mask, dear: Mask, slack: float) -> Mask:
     """The cheap plan with as many of its units replaced by those of the dear one as the slack pays for."""
     gone, come = np.flatnonzero(cheap & ~dear), np.flatnonzero(dear & ~cheap)
     gone, come = (units[np.argsort(near.cost[units], kind="stable")] for units in (gone, come))
@@ -306,54 +359,176 @@ def _mixture(near: _Near, cheap: NDArray[np.bool_], dear: NDArray[np.bool_], sla
     return bought
 
 
-def _exchanged(near: _Near, choice: _Choice, free: bool, slack: float, missing: float, enough: float) -> Ints:
-    """The units bought after exchanges that raise the value most, each within the slack, until `enough` is missing.
+class _Turns(NamedTuple):
+    """Units that may be turned over (given up if bought, bought if not), in the order in which the search tries them.
 
-    An exchange gives up to three bought units for as many others, or for fewer or more where their number is free.
+    Attributes:
+        unit: which they are.
+        gain: what each gains more when it is turned over; negative for one given up. So are `cost` and `number`.
+        cost: what it costs more.
+        number: 1 or -1.
+        loss: how far its gain is from the prices.
     """
-    nothing = len(near.gain)
-    gain, cost, bought = np.append(near.gain, 0.0), np.append(near.cost, 0.0), np.append(choice.bought, False)
-    loss = np.abs(near.gain - choice.per_cost * near.cost - choice.per_rollout)
-    sides = np.flatnonzero(choice.bought), np.flatnonzero(~choice.bought)
-    core = np.concatenate([side[np.argsort(loss[side], kind="stable")[: _CORE[0]]] for side in sides])
-    core = core[np.argsort(loss[core], kind="stable")]
-    for _ in range(_EXCHANGES):
-        if missing <= enough:
+
+    unit: Ints
+    gain: Floats
+    cost: Floats
+    number: Ints
+    loss: Floats
+
+    @staticmethod
+    def near(near: _Near, choice: _Choice, most: float) -> _Turns:
+        """Those whose loss is below `most`, by turns one to give up and one to buy, those nearest in price first.
+
+        Where many are equally near, cheap and dear ones follow on each other, so that many sums of costs come soon.
+        """
+        loss = np.abs(near.gain - choice.per_cost * near.cost - choice.per_rollout)
+        units = np.flatnonzero(loss < most)
+        scattered = np.empty(len(units))
+        scattered[np.argsort(near.cost[units], kind="stable")] = np.arange(len(units)) * _GOLDEN % 1.0
+        far = np.round(loss[units] / near.cost[units] / (choice.per_cost or 1.0), 9)
+        units = units[np.lexsort((scattered, far))]
+        bought = choice.bought[units]
+        rank = np.where(bought, np.cumsum(bought), np.cumsum(~bought))
+        units = units[np.argsort(rank, kind="stable")]
+        sign = np.where(choice.bought[units], -1, 1)
+        return _Turns(units, sign * near.gain[units], sign * near.cost[units], sign, loss[units])
+
+
+class _States(NamedTuple):
+    """Plans that the search has on its hands, an entry each: gain, cost and number of units beyond those of the first.
+
+    `origin` is the position of the plan that each was made of among those of the step before, plus their number where
+    the unit of the step was turned over.
+    """
+
+    gain: Floats
+    cost: Floats
+    number: Ints
+    origin: Ints
+
+    def of(self, which: Ints | Mask) -> _States:
+        """Some of them."""
+        return _States(self.gain[which], self.cost[which], self.number[which], self.origin[which])
+
+    def doubled(self, turns: _Turns, step: int) -> _States:
+        """All of them as they are, then all of them with one unit turned over."""
+        return _States(
+            np.concatenate((self.gain, self.gain + turns.gain[step])),
+            np.concatenate((self.cost, self.cost + turns.cost[step])),
+            np.concatenate((self.number, self.number + turns.number[step])),
+            np.arange(2 * len(self.gain)),
+        )
+
+    def undominated(self, free: bool) -> _States:
+        """Without those that cost as much or more than another (of as many rollouts), and gain less or the same."""
+        number = np.zeros_like(self.number) if free else self.number
+        states = self.of(np.lexsort((-self.gain, self.cost, number)))
+        level = states.gain - states.gain.min()
+        if not free:  # those of every further number stand above all of the one before
+            further = np.diff(states.number, prepend=states.number[0]) > 0
+            level += np.cumsum(further) * 1.5 * (float(np.ptp(level)) or 1.0)
+        best = np.maximum.accumulate(level)
+        return states.of(np.append(True, level[1:] > best[:-1]))
+
+
+class _Outlook(NamedTuple):
+    """What the units that are still to be turned over, from each step on, lose at least; shape (units + 1,).
+
+    Attributes:
+        buying: the least loss of one that would be bought.
+        giving: the same of one that would be given up.
+        spending: the least loss for a unit of cost more, which is no more than the price of leaving it unspent.
+        saving: the least loss for a unit of cost less.
+    """
+
+    buying: Floats
+    giving: Floats
+    spending: Floats
+    saving: Floats
+
+    @staticmethod
+    def of(turns: _Turns, per_cost: float) -> _Outlook:
+        """That of all steps."""
+
+        def least(losses: Floats, which: Mask) -> Floats:
+            after = np.append(np.where(which, losses, _NEVER), _NEVER)
+            return np.minimum.accumulate(after[::-1])[::-1]
+
+        buy, give, ratio = turns.number > 0, turns.number < 0, turns.loss / np.abs(turns.cost)
+        spending = np.minimum(least(ratio, buy), per_cost)
+        return _Outlook(least(turns.loss, buy), least(turns.loss, give), spending, least(ratio, give))
+
+    def lost(self, states: _States, choice: _Choice, slack: float, free: bool, step: int) -> Floats:
+        """What every plan that can still be made of a state gains less than the bound, at least; shape (states,)."""
+        lost = choice.per_cost * states.cost + choice.per_rollout * states.number - states.gain
+        over = states.cost - slack
+        more = np.where(over > 0.0, over * self.saving[step], -over * self.spending[step])
+        more = np.maximum(more, min(self.buying[step], self.giving[step]))  # plans without another unit are known
+        if not free:
+            short = np.where(states.number > 0, self.giving[step], self.buying[step])
+            more = np.maximum(more, np.abs(states.number) * short)
+        return np.asarray(lost + more)
+
+
+def _searched(
+    near: _Near, choice: _Choice, free: bool, slack: float, missing: float, enough: float
+) -> tuple[Mask, float]:
+    """The units bought in the best plan that the search finds, and what is missing from it at most.
+
+    A dynamic programme over the units nearest to the prices, in the way of Pisinger's minimal algorithm (1997). What a
+    plan gains less than the bound is the losses of the units turned over and the price of the slack that it leaves. So
+    a state that loses as much as is missing from the best plan, but for `enough`, is of no use. Of too many states some
+    are dropped. By the least loss among all that was dropped or never tried the bound can be lowered.
+    """
+    turns = _Turns.near(near, choice, missing - enough)
+    outlook = _Outlook.of(turns, choice.per_cost)
+    start = np.zeros(1, dtype=np.int64)
+    states, lost = _States(np.zeros(1), np.zeros(1), start, start), np.zeros(min(len(turns.unit), 1))
+    best, chosen, least, origins = 0.0, start[:0], missing - enough, list[tuple[int, Ints]]()
+    for step in range(min(len(turns.unit), _TURNED)):
+        before = len(states.gain)
+        states = states.doubled(turns, step)
+        gained = np.where((states.cost <= slack) & (free | (states.number == 0)), states.gain, -np.inf)
+        position = int(gained.argmax())
+        if gained[position] > best:
+            best, chosen = float(gained[position]), _turned([*origins, (before, states.origin)], position)
+            if missing - best <= enough:
+                break
+        states = states.undominated(free)
+        lost = outlook.lost(states, choice, slack, free, step + 1)
+        kept, dropped = _kept(lost, missing - best - enough)
+        states, lost, least = states.of(kept), lost[kept], min(least, dropped)
+        origins.append((before, states.origin))
+        if not len(lost):
             break
-        ours, others = (np.append(core[side], nothing) for side in (bought[core], ~bought[core]))
-        best, out, come = 0.0, ours[:0], others[:0]
-        for sizes in ((0, 1, 2, 3),) if free else ((1,), (2,), (3,)):
-            ours_in, others_in = ours[_subsets(len(ours) - 1, sizes)], others[_subsets(len(others) - 1, sizes)]
-            if len(ours_in) and len(others_in):
-                more, i, j = _best_exchange(gain, cost, ours_in, others_in, slack)
-                if more > best:
-                    best, out, come = more, ours_in[i], others_in[j]
-        if best <= 0.0:
-            break
-        slack -= float(cost[come].sum() - cost[out].sum())
-        missing -= best
-        bought[out], bought[come] = False, True
-    return np.flatnonzero(bought[:-1])
+    bought = choice.bought.copy()
+    bought[turns.unit[chosen]] ^= True
+    elsewhere = missing - choice.per_cost * slack  # but for rounding nothing is missing besides the price of the slack
+    lower = min(least, missing - best, float(lost.min(initial=_NEVER))) - max(elsewhere, 0.0)
+    return bought, missing - best - max(lower, 0.0)
 
 
-def _best_exchange(gain: Floats, cost: Floats, ours: Ints, others: Ints, slack: float) -> tuple[float, int, int]:
-    """What one of `ours`, given for one of `others`, gains at most within the slack, and which; rows are groups."""
-    given, freed = gain[ours].sum(axis=1), cost[ours].sum(axis=1) + slack
-    order = np.argsort(freed, kind="stable")
-    least = np.append(np.minimum.accumulate(given[order][::-1])[::-1], np.inf)  # of those that free as much or more
-    first = np.searchsorted(freed[order], cost[others].sum(axis=1))
-    more = gain[others].sum(axis=1) - least[first]
-    come = int(more.argmax())
-    enough = order[first[come] :]
-    return float(more[come]), int(enough[given[enough].argmin()]) if len(enough) else 0, come
+def _kept(lost: Floats, most: float) -> tuple[Ints, float]:
+    """Which states to keep, those that lose less than `most`, and the least that the others lose.
+
+    Of too many neighbours in cost one each is kept, the one that loses least. The best of all would be too much alike.
+    """
+    useful = np.flatnonzero(lost < most)
+    together = -(-len(useful) // _STATES)
+    if together > 1:
+        groups = np.append(lost[useful], np.full(-len(useful) % together, np.inf)).reshape(-1, together)
+        useful = useful[groups.argmin(axis=1) + together * np.arange(len(groups))]
+    others = np.ones(len(lost), dtype=bool)
+    others[useful] = False
+    return useful, float(lost[others].min(initial=_NEVER))
 
 
-@lru_cache(maxsize=256)
-def _subsets(count: int, sizes: tuple[int, ...]) -> Ints:
-    """Subsets of these sizes of the first units of `count`, a row each; `count` stands for nothing."""
-    rows = [
-        (*chosen, *[count] * (max(sizes) - size))
-        for size in sizes
-        for chosen in combinations(range(min(count, _CORE[max(size - 1, 0)])), size)
-    ]
-    return np.array(rows, dtype=np.int64).reshape(len(rows), max(sizes))
+def _turned(origins: list[tuple[int, Ints]], position: int) -> Ints:
+    """The steps whose units were turned over to make the state at this position; see `_States.origin`."""
+    steps = []
+    for step in range(len(origins) - 1, -1, -1):
+        before, origin = origins[step]
+        turned, position = divmod(int(origin[position]), before)
+        steps += [step] * turned
+    return np.array(steps, dtype=np.int64)

@@ -17,7 +17,7 @@ from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View, one_wave
 from knapsack_rl.strategies.placement import Placement, placement
-from knapsack_rl.validation import as_costs, as_counts, as_integer, as_successes
+from knapsack_rl.validation import as_costs, as_counts, as_integer, as_successes, as_truncated
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -66,7 +66,8 @@ class Step:
         self._began = prompts.estimator.begin()
         self.visited = prompts.estimator.known(prompts.keys)
         self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompts.keys)), dtype=np.int64)
-        self.spent, self._counted = np.zeros(len(prompts.keys)), np.zeros(len(prompts.keys), dtype=np.int64)
+        self.spent = np.zeros(len(prompts.keys))
+        self._counted, self._truncated = np.zeros((2, len(prompts.keys)), dtype=np.int64)
         self._wave = self._fallback = 0
         self._asked: Plan | None = None
         self._placement: Placement | None = None
@@ -115,10 +116,16 @@ class Step:
                 self._asked = self._strategy.wave(self._wave, view, self.remaining)
             return self._asked
 
-    def tell(self, successes: ArrayLike, rollouts: ArrayLike, costs: ArrayLike | None = None) -> None:
+    def tell(
+        self,
+        successes: ArrayLike,
+        rollouts: ArrayLike,
+        costs: ArrayLike | None = None,
+        truncated: ArrayLike | None = None,
+    ) -> None:
         """What came back of this wave, per prompt; fewer rollouts than asked for are legal (some may have failed).
 
-        `costs` as in `BudgetAllocator.tell`.
+        `costs` and `truncated` as in `BudgetAllocator.tell`.
 
         Raises:
             StateError: nothing was asked.
@@ -131,7 +138,7 @@ class Step:
             won, tried = self._counts(successes, rollouts)
             most = self.placed + self._asked.rollouts - self.scored  # late ones of earlier waves may come with this one
             _refuse_more("rollouts", tried, most, "were asked for so far and have not come back")
-            spent = self._with(costs, tried)
+            spent = self._with(costs, truncated, tried)
             self._learn(won, tried, spent, self.remaining - int(self._asked.rollouts.sum()))
             self.placed = self.placed + self._asked.rollouts
             self._fallback += self._asked.fallback
@@ -163,7 +170,12 @@ class Step:
             return plan
 
     def report(
-        self, successes: ArrayLike, rollouts: ArrayLike, failed: ArrayLike = 0, costs: ArrayLike | None = None
+        self,
+        successes: ArrayLike,
+        rollouts: ArrayLike,
+        failed: ArrayLike = 0,
+        costs: ArrayLike | None = None,
+        truncated: ArrayLike | None = None,
     ) -> None:
         """What has come back since the last report, per prompt: any part of what was placed, in any order.
 
@@ -172,6 +184,7 @@ class Step:
             rollouts: those that came back with a reward.
             failed: those that never will; they are spent. 0 for none.
             costs: what all of these, failed ones included, have cost; as in `BudgetAllocator.tell`.
+            truncated: how many of these, failed ones included, were cut off; as there.
 
         Raises:
             StateError: the step was not begun with `place`.
@@ -194,7 +207,7 @@ class Step:
                 _refuse_more(name, came, self.in_flight, "are in flight")
             back = tried + lost
             _refuse_more("rollouts, failed", back, self.in_flight, "are in flight")
-            spent = self._with(costs, back)
+            spent = self._with(costs, truncated, back)
             if not back.any():
                 return  # what is empty must not end the step a second time
             self._learn(won, tried, spent, self.remaining - int(back.sum()))
@@ -228,13 +241,15 @@ class Step:
             )
         return won, tried
 
-    def _with(self, costs: ArrayLike | None, rollouts: Ints) -> tuple[Floats, Ints]:
-        """What was spent with what these rollouts have cost, and how many rollouts that was for."""
+    def _with(self, costs: ArrayLike | None, truncated: ArrayLike | None, rollouts: Ints) -> tuple[Floats, Ints, Ints]:
+        """What was spent with what these rollouts have cost, for how many, and how many of them were cut off."""
+        cut = np.zeros_like(rollouts) if truncated is None else as_truncated(truncated, rollouts, costs)
         if costs is None:
-            return self.spent, self._counted
-        return self.spent + as_costs("costs", costs, len(self), or_zero=True), self._counted + rollouts
+            return self.spent, self._counted, self._truncated
+        more = as_costs("costs", costs, len(self), or_zero=True)
+        return self.spent + more, self._counted + rollouts, self._truncated + cut
 
-    def _learn(self, won: Ints, tried: Ints, spent: tuple[Floats, Ints], remaining: int) -> None:
+    def _learn(self, won: Ints, tried: Ints, spent: tuple[Floats, Ints, Ints], remaining: int) -> None:
         """Add up what came back; if nothing remains, that was a visit of the step's prompts."""
         won, tried = self.successes + won, self.scored + tried
         if not remaining:  # first of all, since it may refuse the features
@@ -242,9 +257,10 @@ class Step:
             if self._on_step is not None:
                 _ = self._prompts.belief, self._prompts.learned_costs  # as they were before the step
             estimator.update(self._prompts.keys, won, tried, features, self._began)
-            self._prompts.spending.update(self._prompts.keys, *spent, features)
+            costs, counted, truncated = spent
+            self._prompts.spending.update(self._prompts.keys, costs, counted, features, truncated)
         self.successes, self.scored, self.remaining = won, tried, remaining
-        self.spent, self._counted = spent
+        self.spent, self._counted, self._truncated = spent
 
     def _metrics(self) -> dict[str, float] | None:
         """Those of the step, if it is over and somebody wants them."""

@@ -113,6 +113,24 @@ def as_costs(name: str, values: ArrayLike, prompts: int, *, or_zero: bool = Fals
     return costs
 
 
+def as_truncated(values: ArrayLike, rollouts: NDArray[np.int64], costs: ArrayLike | None) -> NDArray[np.int64]:
+    """`values` as how many rollouts of each prompt were cut off, at most all; refused without their costs."""
+    truncated = as_counts("truncated", values)
+    if costs is None:
+        raise InvalidInputError("truncated: expected it together with the costs of the rollouts, got no costs.")
+    if truncated.shape != rollouts.shape:
+        raise InvalidInputError(
+            f"truncated: expected one number for each of the {len(rollouts)} prompts, got shape {truncated.shape}."
+        )
+    if (truncated > rollouts).any():
+        position = _first(truncated > rollouts)
+        raise InvalidInputError(
+            f"truncated: expected at most the {rollouts[position]} rollouts that came back, got {truncated[position]} "
+            f"at position {position}."
+        )
+    return truncated
+
+
 def as_confidence(value: Any) -> float:
     """`value` as a float strictly between 0 and 1."""
     if not isinstance(value, numbers.Real) or not 0.0 < float(value) < 1.0:

@@ -1,4 +1,7 @@
-"""What holds for every plan under a budget of cost, whatever the rates, costs and bounds."""
+"""What holds for every plan under a budget of cost, whatever the rates, costs and bounds.
+
+`pytest tests/property/test_costs_invariants.py -m slow` looks at fifty thousand cases.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +46,37 @@ class Case:
             **self.options,
         )
 
+    def best(self) -> float:
+        """The value of the best of all plans, looked at one by one."""
+        every = np.array(list(itertools.product(range(self.low, self.high + 1), repeat=len(self.rates))))
+        every = every[every @ np.array(self.costs) <= self.cost_budget * EXACT]
+        every = every if self.budget is None else every[every.sum(axis=1) == self.budget]
+        return float(np.nansum(kr.value(every, self.rates, self.options["algorithm"]), axis=1).max())
+
+    def check(self) -> kr.Plan:
+        """See that its plan keeps to the bounds and the budgets, and is not above its own bound."""
+        plan = self.plan()
+        assert plan.rollouts.dtype == np.int64
+        assert plan.rollouts.min() >= self.low
+        assert plan.rollouts.max() <= self.high
+        assert self.budget is None or plan.rollouts.sum() == self.budget
+        assert plan.cost == float(np.array(self.costs) @ plan.rollouts)
+        assert plan.cost <= self.cost_budget * EXACT
+        assert plan.value <= plan.bound
+        return plan
+
+
+def cost_budget(costs: list[float], budget: int | None, low: int, high: int, tight: float) -> float:
+    """What the cheapest plan costs (at `tight` 0), what the full one does (at 1), or something between."""
+    count = len(costs)
+    rollouts, left = np.full(count, low), 0 if budget is None else budget - count * low
+    for position in np.argsort(costs):
+        added = min(left, high - low)
+        rollouts[position] += added
+        left -= added
+    least, most = float(rollouts @ np.array(costs)), high * sum(costs)
+    return least + tight * (most - least)
+
 
 @st.composite
 def cases(draw: st.DrawFn, largest: int = 24, highest: int = 128) -> Case:
@@ -51,27 +86,15 @@ def cases(draw: st.DrawFn, largest: int = 24, highest: int = 128) -> Case:
     low = draw(st.integers(1, 3))
     high = draw(st.integers(low, highest))
     budget = draw(st.one_of(st.none(), st.integers(count * low, count * high)))
-    rollouts, left = np.full(count, low), 0 if budget is None else budget - count * low
-    for position in np.argsort(costs):  # the cheapest plan
-        added = min(left, high - low)
-        rollouts[position] += added
-        left -= added
-    least, most = float(rollouts @ np.array(costs)), high * sum(costs)
-    cost_budget = least + draw(st.floats(0.0, 1.1)) * (most - least)
+    spend = cost_budget(costs, budget, low, high, draw(st.floats(0.0, 1.1)))
     options = {"algorithm": draw(st.sampled_from(["grpo", "reinforce"])), "fallback": draw(st.booleans())}
-    return Case(drawn, costs, cost_budget, budget, low, high, options)
+    return Case(drawn, costs, spend, budget, low, high, options)
 
 
 @settings(max_examples=300, deadline=None)
 @given(cases())
 def test_both_budgets_and_the_bounds_hold(case: Case) -> None:
-    plan = case.plan()
-    assert plan.rollouts.dtype == np.int64
-    assert plan.rollouts.min() >= case.low
-    assert plan.rollouts.max() <= case.high
-    assert case.budget is None or plan.rollouts.sum() == case.budget
-    assert plan.cost == float(np.array(case.costs) @ plan.rollouts)
-    assert plan.cost <= case.cost_budget * EXACT
+    case.check()
 
 
 @settings(max_examples=300, deadline=None)
@@ -92,11 +115,7 @@ def test_no_plan_drawn_at_random_is_above_the_bound(case: Case, seed: int) -> No
 @settings(max_examples=200, deadline=None)
 @given(cases(largest=4, highest=6))
 def test_the_bound_is_at_least_the_best_of_all_plans(case: Case) -> None:
-    plan = case.plan()
-    every = np.array(list(itertools.product(range(case.low, case.high + 1), repeat=len(case.rates))))
-    every = every[every @ np.array(case.costs) <= case.cost_budget * EXACT]
-    every = every if case.budget is None else every[every.sum(axis=1) == case.budget]
-    best = np.nansum(kr.value(every, case.rates, case.options["algorithm"]), axis=1).max()
+    plan, best = case.check(), case.best()
     assert plan.value <= best + 1e-12
     assert best <= plan.bound + 1e-12
 
@@ -117,3 +136,49 @@ def test_equal_costs_give_the_plan_without_costs(drawn: list[float], mean: int, 
     plan = kr.allocate(drawn, budget if both else None, costs=costs, cost_budget=cost * budget)
     assert plan.rollouts.tolist() == plain.rollouts.tolist()
     assert (plan.value, plan.fallback, plan.bound) == (plain.value, plain.fallback, plain.bound)
+
+
+def random_case(rng: np.random.Generator, largest: int, highest: int) -> Case:
+    """As `cases`, drawn faster, and more often with costs of many orders of magnitude or in proportion to the gain."""
+    count, low = int(rng.integers(1, largest + 1)), int(rng.integers(1, 4))
+    high = int(rng.integers(low, highest + 1))
+    drawn = rng.beta(0.4, 0.4, count) if rng.random() < 0.5 else rng.integers(0, 17, count) / 16
+    drawn[rng.random(count) < 0.05] = np.nan
+    drawn[rng.random(count) < 0.05] = 1e-300
+    gain = np.nan_to_num(kr.information_gain(drawn)) + 1e-6
+    costs = (
+        rng.lognormal(0, 0.7, count),
+        10 ** rng.uniform(0, 6, count),
+        rng.choice([1.0, 100.0], count),
+        rng.integers(1, 9, count).astype(float),
+        gain,
+        1 / gain,
+        gain * rng.uniform(0.999, 1.001, count),
+        np.where(np.arange(count) == 0, float(count), 1.0),
+    )[rng.integers(8)].tolist()
+    budget = int(rng.integers(count * low, count * high + 1)) if rng.random() < 0.5 else None
+    spend = cost_budget(costs, budget, low, high, rng.choice([0.0, rng.random() ** 4, rng.random()]))
+    options = {"algorithm": str(rng.choice(["grpo", "reinforce"])), "fallback": bool(rng.random() < 0.3)}
+    return Case(drawn.tolist(), costs, spend, budget, low, high, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_the_certificate_holds_in_ten_thousand_cases_more(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(4_000):
+        random_case(rng, 40, 128).check()
+    for _ in range(4_000):
+        case = random_case(rng, 4, 6)
+        plan, best = case.check(), case.best()
+        assert plan.value <= best + 1e-12
+        assert best <= plan.bound + 1e-12
+    for _ in range(2_000):
+        case = random_case(rng, 40, 128)
+        costs, budget = [case.costs[0]] * len(case.rates), case.budget or len(case.rates) * case.high
+        plain = kr.allocate(case.rates, budget, case.low, case.high, **case.options)
+        for given_budget in (None, budget):
+            spend = {"costs": costs, "cost_budget": costs[0] * budget}
+            plan = kr.allocate(case.rates, given_budget, case.low, case.high, **spend, **case.options)
+            assert plan.rollouts.tolist() == plain.rollouts.tolist()
+            assert (plan.value, plan.bound) == (plain.value, plain.bound)

@@ -116,7 +116,7 @@ class WavesTrainer(Mixin):
         raise _Rewarded(generated, self._calculate_rewards(self._playing, prompts, completions, completion_ids))
 
     def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], Any, list[Any], dict[str, Any]]:
-        """Of what TRL's `_generate` returns: the completions' tokens, which of them tools did not write (None: all), the
+        """Of what TRL's `_generate` returns: the completions' tokens, which of them no tool wrote (None: all), the
         completions, and a rollout function's extra fields.
         """  # noqa: D205
         raise NotImplementedError

@@ -21,7 +21,8 @@ def allocator(strategy: Any = "knapsack", *, told: bool = True, **options: Any) 
     """One that has seen every prompt once, sixteen rollouts each, and maybe their costs."""
     made = kr.BudgetAllocator(strategy, **options)
     tried = np.full(24, 16)
-    made.tell(IDS, np.round(RATES * 16).astype(int), tried, costs=COSTS * tried if told else None)
+    costs, truncated = (COSTS * tried, np.arange(24) % 17) if told else (None, None)
+    made.tell(IDS, np.round(RATES * 16).astype(int), tried, costs=costs, truncated=truncated)
     return made
 
 
@@ -95,6 +96,49 @@ def test_what_costs_are_told_of_rollouts_that_failed_counts_too() -> None:
     assert made.expected_costs(["a"]).tolist() == [10.0]
 
 
+def test_the_truncated_rollouts_of_all_waves_of_a_step_are_one_visit() -> None:
+    in_waves, at_once = kr.BudgetAllocator("adaptive"), kr.BudgetAllocator("adaptive")
+    step, cut = in_waves.step(IDS), np.zeros(24, dtype=int)
+    while step.remaining:
+        rollouts = step.ask().rollouts
+        step.tell(np.zeros(24), rollouts, costs=rollouts * COSTS, truncated=rollouts // 2)
+        cut += rollouts // 2
+    at_once.tell(IDS, np.zeros(24), step.placed, costs=step.placed * COSTS, truncated=cut)
+    assert in_waves.truncation_rates(IDS).tolist() == at_once.truncation_rates(IDS).tolist()
+    assert in_waves.truncation_rates(IDS).max() > 0.2
+
+
+def test_rollouts_that_failed_may_be_truncated_too() -> None:
+    made = kr.BudgetAllocator("uniform")
+    step = made.step(["a"])
+    step.place(8)
+    step.report([0], [4], failed=[4], costs=[80.0], truncated=[8])
+    assert made.truncation_rates(["a", "new"]).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("truncated", "costs", "message"),
+    [
+        ([3, 0], [1.0, 1.0], "truncated: expected at most the 2 rollouts that came back, got 3 at position 0"),
+        ([1], [1.0, 1.0], "truncated: expected one number for each of the 2 prompts"),
+        ([-1, 0], [1.0, 1.0], "truncated: expected counts of 0 or more"),
+        ([1, 0], None, "truncated: expected it together with the costs"),
+    ],
+)
+def test_truncated_rollouts_that_make_no_sense_are_refused_and_nothing_is_learned(
+    truncated: Any, costs: Any, message: str
+) -> None:
+    made = kr.BudgetAllocator("uniform", group_size=2)
+    with pytest.raises(kr.InvalidInputError, match=message):
+        made.tell(["a", "b"], [1, 1], [2, 2], costs=costs, truncated=truncated)
+    assert not made.visited(["a", "b"]).any()
+    step = made.step(["a", "b"])
+    plan = step.ask()
+    with pytest.raises(kr.InvalidInputError, match=message):
+        step.tell([0, 0], plan.rollouts, costs=costs, truncated=truncated)
+    assert step.remaining == 4
+
+
 def test_a_saved_state_has_the_costs(tmp_path: Path) -> None:
     original = allocator(cost_limit=1.0)
     original.save(tmp_path / "state.npz")
@@ -104,6 +148,7 @@ def test_a_saved_state_has_the_costs(tmp_path: Path) -> None:
     for restored in (from_file, from_state):
         assert restored.expected_costs([*IDS, "new"]).tolist() == original.expected_costs([*IDS, "new"]).tolist()
         assert restored.ask(IDS).rollouts.tolist() == original.ask(IDS).rollouts.tolist()
+        assert restored.truncation_rates(IDS).tolist() == original.truncation_rates(IDS).tolist()
 
 
 def test_a_state_without_costs_forgets_those_there_were() -> None:

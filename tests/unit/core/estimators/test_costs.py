@@ -69,14 +69,45 @@ def test_rollouts_without_a_cost_teach_nothing() -> None:
     assert learned.expected(keys(["a"])).tolist() == [1.0]
 
 
+def test_truncated_rollouts_change_no_expected_cost_and_are_counted_beside_it() -> None:
+    ids, costs, tried = keys(["long", "short"]), np.array([800.0, 80.0]), np.array([8, 8])
+    plain, told = RolloutCosts(), RolloutCosts()
+    plain.update(ids, costs, tried)
+    told.update(ids, costs, tried, truncated=np.array([8, 0]))
+    assert told.expected(ids).tolist() == plain.expected(ids).tolist()
+    assert plain.truncation_rates(ids).tolist() == [0.0, 0.0]
+    assert told.truncation_rates(ids).tolist() == [(8 + 4 * 0.5) / 12, (0 + 4 * 0.5) / 12]
+    assert told.truncation_rates(keys(["new"])).tolist() == [0.5]
+
+
+def test_costs_and_truncation_rates_make_the_most_likely_mean_of_exponential_lengths() -> None:
+    """Without shrinkage it is the sum of the lengths over the number of rollouts that ended by themselves."""
+    rng, limit, ids, learned = np.random.default_rng(0), 150.0, keys(["a"]), RolloutCosts()
+    lengths = rng.exponential(100.0, 40_000)
+    cut = lengths > limit
+    costs = np.array([np.minimum(lengths, limit).sum()])
+    learned.update(ids, costs, np.array([lengths.size]), truncated=np.array([int(cut.sum())]))
+    uncut = learned.expected(ids) / (1 - learned.truncation_rates(ids))
+    assert uncut == pytest.approx(costs / (~cut).sum(), rel=1e-6)
+    assert uncut == pytest.approx([100.0], rel=0.02)
+
+
+def test_a_prompt_whose_rollouts_are_all_cut_off_has_a_finite_length_by_the_others() -> None:
+    ids, learned = keys(["endless", "short"]), RolloutCosts()
+    learned.update(ids, np.array([800.0, 80.0]), np.array([8, 8]), truncated=np.array([8, 0]))
+    assert np.all(np.isfinite(learned.expected(ids) / (1 - learned.truncation_rates(ids))))
+
+
 def test_a_restored_state_expects_the_same_bit_for_bit() -> None:
     learned, features = RolloutCosts(), as_features({"topic": ["x", "y", "x"]}, 3)
-    learned.update(keys(["a", "b", "c"]), np.array([7.0, 3.0, 100.0]), np.array([3, 1, 9]), features)
+    cut = np.array([1, 0, 9])
+    learned.update(keys(["a", "b", "c"]), np.array([7.0, 3.0, 100.0]), np.array([3, 1, 9]), features, cut)
     restored = RolloutCosts()
     restored.load_state_dict(learned.state_dict())
     for _ in range(2):
         ids = keys(["c", "new", "a"])
         assert restored.expected(ids, features).tolist() == learned.expected(ids, features).tolist()
+        assert restored.truncation_rates(ids, features).tolist() == learned.truncation_rates(ids, features).tolist()
         for costs in (learned, restored):
             costs.update(ids, np.array([1.0, 2.0, 3.0]), np.array([1, 1, 1]), features)
 
@@ -91,6 +122,9 @@ def test_a_restored_state_expects_the_same_bit_for_bit() -> None:
         {"cost_of_all": -1.0},
         {"rollouts_of_all": 0.0},
         {"cost_of_all": "much"},
+        {"truncated": np.array([4.0])},
+        {"truncated": np.array([-1.0])},
+        {"truncated_of_all": 4.0},
     ],
 )
 def test_a_damaged_state_is_refused_and_changes_nothing(change: dict[str, Any]) -> None:
