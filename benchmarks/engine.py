@@ -17,12 +17,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from dealing import WAYS, World, dealt, draw
 
 WORKERS, SLOTS, PROMPTS, PAGE = 2, 16, 32, 16
-SHORTER = 32  # than the simulated ones, which have a median of 1,000 tokens
+SHORTER = 64  # than the simulated ones, which have a median of 1,000 tokens
 
 
 class Engine:
@@ -69,41 +70,41 @@ class Engine:
         return taken
 
 
-def step(engine: Engine, queues: list[deque[int]], world: World, prompts: np.ndarray) -> tuple[float, int]:
-    """Seconds of the worker that takes most, and tokens that all of them computed."""
-    engine.tokens = 0
-    taken = [
-        engine.generate((prompts[world.prompts[job]].tolist(), int(world.lengths[job] // SHORTER + 1)) for job in queue)
-        for queue in queues
-    ]
-    return max(taken), engine.tokens
+def step(engine: Engine, queues: list[deque[int]], world: World, prompts: NDArray[np.int64]) -> tuple[float, int, int]:
+    """Seconds and forward passes of the worker that takes most of them, and tokens that all of them computed."""
+    engine.tokens, seconds, passes = 0, [], []
+    for queue in queues:
+        engine.steps = 0
+        jobs = [(prompts[world.prompts[job]].tolist(), int(world.lengths[job] // SHORTER + 1)) for job in queue]
+        seconds.append(engine.generate(jobs))
+        passes.append(engine.steps)
+    return max(seconds), max(passes), engine.tokens
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", type=int, default=100, help="first seed")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, 2 or more")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     chosen = parser.parse_args()
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
     engine, ways = Engine(), [way for way in WAYS if not way.startswith("one queue")]
-    ratios: dict[str, list[float]] = {way: [] for way in ways}
-    computed: dict[str, list[int]] = {way: [] for way in ways}
+    ratios: dict[str, list[NDArray[np.float64]]] = {way: [] for way in ways}
     for seed in range(chosen.first, chosen.first + chosen.seeds):
         world = draw(seed, PROMPTS, between=0.75)
         prompts = np.random.default_rng((seed, 2)).integers(2, 64, (PROMPTS, chosen.prompt_tokens))
-        seconds = {}
+        found = {
+            way: np.array(step(engine, dealt(way, world, world.expected["one visit"], WORKERS, seed), world, prompts))
+            for way in ways
+        }
         for way in ways:
-            queues = dealt(way, world, world.expected["one visit"], WORKERS, seed)
-            seconds[way], tokens = step(engine, queues, world, prompts)
-            ratios[way].append(seconds[way] / seconds[ways[0]])
-            computed[way].append(tokens)
-    print("| dealt | seconds / those of the first | tokens computed / those of the first |")
-    print("| --- | ---: | ---: |")
+            ratios[way].append(found[way] / found[ways[0]])
+    print("| dealt | seconds | forward passes | tokens computed |")
+    print("| --- | ---: | ---: | ---: |")
     for way in ways:
-        least, most = np.min(ratios[way]), np.max(ratios[way])
-        tokens = np.mean(np.array(computed[way]) / computed[ways[0]])
-        print(f"| {way} | {np.median(ratios[way]):.2f} ({least:.2f} to {most:.2f}) | {tokens:.2f} |")
+        median, least, most = (summary(ratios[way], axis=0) for summary in (np.median, np.min, np.max))
+        cells = [f"{m:.2f} ({low:.2f} to {high:.2f})" for m, low, high in zip(median, least, most, strict=True)]
+        print(f"| {way} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
