@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from statistics import median, quantiles
 from typing import Any, NamedTuple
@@ -51,14 +51,6 @@ class Size(NamedTuple):
 SMALL = Size()
 
 
-class Pair(NamedTuple):
-    """Seconds of a step of plain TRL and of one of ours, and training's part of the first."""
-
-    plain: float
-    ours: float
-    training: float
-
-
 def tokenizer(vocabulary: int = 64) -> PreTrainedTokenizerFast:
     words = ["<pad>", "<eos>", *(f"w{i}" for i in range(vocabulary - 2))]
     tool = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
@@ -83,16 +75,22 @@ def mixed(ratio: float) -> Callable[..., list[float]]:
     return half_of_some_groups
 
 
-class Plain(GRPOTrainer):
-    """TRL's, which notes how long it generates and scores."""
+class Timed(GRPOTrainer):
+    """Notes how long it generates and scores in each step."""
 
-    generation_seconds = 0.0
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.generation_seconds: list[float] = []
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         started = now(self)
         output = super()._generate_and_score_completions(inputs)
-        self.generation_seconds = now(self) - started
+        self.generation_seconds.append(now(self) - started)
         return output
+
+
+class Ours(Timed, KnapsackGRPOTrainer):
+    """The adapter's."""
 
 
 def build(
@@ -104,7 +102,7 @@ def build(
     reward: Callable[..., list[float]] = ease,
     size: Size = SMALL,
     use_cpu: bool = True,
-    bf16: bool = False,
+    dtype: torch.dtype = torch.float32,
     **own: Any,
 ) -> GRPOTrainer:
     set_seed(0)
@@ -121,7 +119,7 @@ def build(
             pad_token_id=words.pad_token_id,
             eos_token_id=words.eos_token_id,
         )
-    )
+    ).to(dtype)
     args = GRPOConfig(
         output_dir=folder,
         num_generations=8,
@@ -130,7 +128,7 @@ def build(
         max_completion_length=length,
         generation_kwargs={"min_new_tokens": length},
         max_steps=prompts,
-        bf16=bf16,
+        bf16=False,
         gradient_checkpointing=False,
         use_cpu=use_cpu,
         report_to="none",
@@ -171,14 +169,19 @@ def seconds_of_a_step(trainer: GRPOTrainer, rows: list[dict[str, str]]) -> float
     return now(trainer) - started
 
 
-def in_pairs(plain: Plain, ours: GRPOTrainer, pairs: int, until: float = math.inf) -> list[Pair]:
-    """Steps of both in turns, after one to warm up: at least two pairs, no more after `until` (`time.monotonic`)."""
-    rows, taken = rows_of(plain), []
+def in_pairs(first: GRPOTrainer, second: GRPOTrainer, pairs: int, until: float = math.inf) -> list[tuple[float, float]]:
+    """Seconds of steps of both in turns, after one to warm up: at least two, none after `until` (monotonic)."""
+    rows, taken = rows_of(first), []
     while len(taken) <= pairs and (len(taken) < 3 or time.monotonic() < until):
-        order = [plain, ours] if len(taken) % 2 else [ours, plain]
+        order = [first, second] if len(taken) % 2 else [second, first]
         seconds = {trainer: seconds_of_a_step(trainer, rows) for trainer in order}
-        taken.append(Pair(seconds[plain], seconds[ours], 1.0 - plain.generation_seconds / seconds[plain]))
+        taken.append((seconds[first], seconds[second]))
     return taken[1:]
+
+
+def training_seconds(trainer: Timed, steps: Sequence[float]) -> list[float]:
+    """What is left of the newest steps, so many seconds each, without generation."""
+    return [whole - part for whole, part in zip(steps, trainer.generation_seconds[-len(steps) :], strict=True)]
 
 
 def rows_of(trainer: GRPOTrainer) -> list[dict[str, str]]:
@@ -217,13 +220,14 @@ def saving(prompts: int, length: int, pairs: int, ratio: float, accumulation: in
     """A line of the table: even groups, so that the two differ in nothing but the rollouts that are trained on."""
     with tempfile.TemporaryDirectory() as folder:
         common = (prompts, length, folder, accumulation, mixed(ratio))
-        plain = build(Plain, *common)
+        plain = build(Timed, *common)
         ours = build(KnapsackGRPOTrainer, *common, allocator=BudgetAllocator("uniform", group_size=8))
         taken = in_pairs(plain, ours, pairs)
         live = ours._metrics["train"]["effective_gradient_ratio"][-1]
-    low, middle, high = quantiles([pair.ours / pair.plain for pair in taken], n=4)
-    seconds, training = median(pair.plain for pair in taken), median(pair.training for pair in taken)
-    figures = f"{live:5.2f} {seconds * 1e3:10.0f} {training:9.2f} {middle:14.2f}"
+    low, middle, high = quantiles([with_it / without for without, with_it in taken], n=4)
+    seconds = [without for without, _ in taken]
+    share = median(part / whole for part, whole in zip(training_seconds(plain, seconds), seconds, strict=True))
+    figures = f"{live:5.2f} {median(seconds) * 1e3:10.0f} {share:9.2f} {middle:14.2f}"
     return f"{length:6d} {accumulation:12d} {figures} ({low:.2f} to {high:.2f})"
 
 
