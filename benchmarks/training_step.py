@@ -2,22 +2,29 @@
 
     python benchmarks/training_step.py              # what the adapter adds: every rollout is trained on
     python benchmarks/training_step.py --skip-idle  # what it saves: rollouts without gradient are not
+    python benchmarks/training_step.py --memory     # what that does to the peak of the resident memory
 
 Both train the same small transformer on the same number of rollouts, forced to one length, so that any difference is
 the adapter's. They take turns in one process; the ratio is taken pair by pair, so that it holds while the machine's
-speed drifts. Seconds are those of the one processor that they run on, which other processes cannot lengthen.
+speed drifts. Seconds are those of the one processor that they run on, which other processes cannot lengthen. Memory is
+that of fresh processes, one for each number.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import multiprocessing
 import os
+import resource
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -32,8 +39,20 @@ from knapsack_rl import BudgetAllocator
 from knapsack_rl.trl import KnapsackGRPOTrainer
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "<eos>", *(f"w{i}" for i in range(62))]
+class Size(NamedTuple):
+    """Of a model: a layer has 16 width^2 parameters."""
+
+    layers: int = 2
+    width: int = 64
+    heads: int = 4
+    vocabulary: int = 64
+
+
+SMALL = Size()
+
+
+def tokenizer(vocabulary: int = 64) -> PreTrainedTokenizerFast:
+    words = ["<pad>", "<eos>", *(f"w{i}" for i in range(vocabulary - 2))]
     tool = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
     tool.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tool, pad_token="<pad>", eos_token="<eos>", padding_side="left")
@@ -56,16 +75,22 @@ def mixed(ratio: float) -> Callable[..., list[float]]:
     return half_of_some_groups
 
 
-class Plain(GRPOTrainer):
-    """TRL's, which notes how long it generates and scores."""
+class Timed(GRPOTrainer):
+    """Notes how long it generates and scores in each step."""
 
-    generation_seconds = 0.0
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.generation_seconds: list[float] = []
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        started = time.process_time()
+        started = now(self)
         output = super()._generate_and_score_completions(inputs)
-        self.generation_seconds = time.process_time() - started
+        self.generation_seconds.append(now(self) - started)
         return output
+
+
+class Ours(Timed, KnapsackGRPOTrainer):
+    """The adapter's."""
 
 
 def build(
@@ -75,23 +100,26 @@ def build(
     folder: str,
     accumulation: int = 1,
     reward: Callable[..., list[float]] = ease,
+    size: Size = SMALL,
+    use_cpu: bool = True,
+    dtype: torch.dtype = torch.float32,
     **own: Any,
 ) -> GRPOTrainer:
     set_seed(0)
-    words = tokenizer()
+    words = tokenizer(size.vocabulary)
     model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(words),
-            hidden_size=64,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            head_dim=16,
+            hidden_size=size.width,
+            intermediate_size=4 * size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.heads,
+            head_dim=size.width // size.heads,
             pad_token_id=words.pad_token_id,
             eos_token_id=words.eos_token_id,
         )
-    )
+    ).to(dtype)
     args = GRPOConfig(
         output_dir=folder,
         num_generations=8,
@@ -102,7 +130,7 @@ def build(
         max_steps=prompts,
         bf16=False,
         gradient_checkpointing=False,
-        use_cpu=True,
+        use_cpu=use_cpu,
         report_to="none",
         save_strategy="no",
         logging_steps=1000,
@@ -115,17 +143,45 @@ def build(
     return trainer
 
 
-def seconds_of_a_step(trainer: GRPOTrainer, rows: list[dict[str, str]]) -> float:
-    """One whole step as Trainer makes it: generation, scoring, forward, backward, update."""
-    started = time.process_time()
+def now(trainer: GRPOTrainer) -> float:
+    """Seconds of the processor; with a GPU of the clock, when it has done what it was told to."""
+    if trainer.accelerator.device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def accumulate(trainer: GRPOTrainer, rows: list[dict[str, str]]) -> None:
+    """A step as Trainer makes it, up to its gradients: generation, scoring, forward, backward."""
     trainer.model.train()
     batches = trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     for batch in range(batches):
         trainer.accelerator.gradient_state._set_sync_gradients(batch == batches - 1)
         trainer.training_step(trainer.model, rows, None)
+
+
+def seconds_of_a_step(trainer: GRPOTrainer, rows: list[dict[str, str]]) -> float:
+    """One whole step."""
+    started = now(trainer)
+    accumulate(trainer, rows)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
-    return time.process_time() - started
+    return now(trainer) - started
+
+
+def in_pairs(first: GRPOTrainer, second: GRPOTrainer, pairs: int, until: float = math.inf) -> list[tuple[float, float]]:
+    """Seconds of steps of both in turns, after one to warm up: at least two, none after `until` (monotonic)."""
+    rows, taken = rows_of(first), []
+    while len(taken) <= pairs and (len(taken) < 3 or time.monotonic() < until):
+        order = [first, second] if len(taken) % 2 else [second, first]
+        seconds = {trainer: seconds_of_a_step(trainer, rows) for trainer in order}
+        taken.append((seconds[first], seconds[second]))
+    return taken[1:]
+
+
+def training_seconds(trainer: Timed, steps: Sequence[float]) -> list[float]:
+    """What is left of the newest steps, so many seconds each, without generation."""
+    return [whole - part for whole, part in zip(steps, trainer.generation_seconds[-len(steps) :], strict=True)]
 
 
 def rows_of(trainer: GRPOTrainer) -> list[dict[str, str]]:
@@ -164,20 +220,51 @@ def saving(prompts: int, length: int, pairs: int, ratio: float, accumulation: in
     """A line of the table: even groups, so that the two differ in nothing but the rollouts that are trained on."""
     with tempfile.TemporaryDirectory() as folder:
         common = (prompts, length, folder, accumulation, mixed(ratio))
-        plain = build(Plain, *common)
+        plain = build(Timed, *common)
         ours = build(KnapsackGRPOTrainer, *common, allocator=BudgetAllocator("uniform", group_size=8))
-        rows, seconds, ratios, shares = rows_of(plain), [], [], []
-        for pair in range(pairs + 1):
-            order = [plain, ours] if pair % 2 else [ours, plain]
-            taken = {trainer: seconds_of_a_step(trainer, rows) for trainer in order}
-            if pair:  # the first steps warm up
-                seconds.append(taken[plain])
-                ratios.append(taken[ours] / taken[plain])
-                shares.append(1.0 - plain.generation_seconds / taken[plain])
+        taken = in_pairs(plain, ours, pairs)
         live = ours._metrics["train"]["effective_gradient_ratio"][-1]
-    low, _, high = quantiles(ratios, n=4)
-    figures = f"{live:5.2f} {median(seconds) * 1e3:10.0f} {median(shares):9.2f} {median(ratios):14.2f}"
+    low, middle, high = quantiles([with_it / without for without, with_it in taken], n=4)
+    seconds = [without for without, _ in taken]
+    share = median(part / whole for part, whole in zip(training_seconds(plain, seconds), seconds, strict=True))
+    figures = f"{live:5.2f} {median(seconds) * 1e3:10.0f} {share:9.2f} {middle:14.2f}"
     return f"{length:6d} {accumulation:12d} {figures} ({low:.2f} to {high:.2f})"
+
+
+def resident() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def peak_of_steps(plain: bool, prompts: int, length: int, ratio: float, accumulation: int) -> float:
+    """MiB by which three steps raise the peak of a process that has built its trainer; plain TRL's, or ours.
+
+    For a process of its own: a peak never falls.
+    """
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        common = (prompts, length, folder, accumulation, mixed(ratio))
+        if plain:
+            trainer = build(GRPOTrainer, *common)
+        else:
+            trainer = build(KnapsackGRPOTrainer, *common, allocator=BudgetAllocator("uniform", group_size=8))
+        before = resident()
+        for _ in range(3):
+            seconds_of_a_step(trainer, rows_of(trainer))
+    return resident() - before
+
+
+def memory(prompts: int, length: int, pairs: int, ratio: float, accumulation: int) -> str:
+    """A line of the table: plain TRL and ours with `skip_idle`, each in fresh processes with the same seed."""
+    spawn = multiprocessing.get_context("spawn")
+    peaks: dict[bool, list[float]] = {True: [], False: []}
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
+        for _ in range(pairs):
+            for plain, found in peaks.items():
+                found.append(processes.submit(peak_of_steps, plain, prompts, length, ratio, accumulation).result())
+    cells = (f"{median(found):.0f} ({min(found):.0f} to {max(found):.0f})" for found in peaks.values())
+    return f"{length:6d} {accumulation:12d} {ratio:5.2f} " + " ".join(f"{cell:>22}" for cell in cells)
 
 
 def main() -> None:
@@ -185,22 +272,27 @@ def main() -> None:
     options.add_argument("--prompts", type=int, default=64, help="prompts a step, 8 rollouts each")
     options.add_argument("--pairs", type=int, default=100)
     options.add_argument("--skip-idle", action="store_true", help="what skipping rollouts without gradient saves")
+    options.add_argument("--memory", action="store_true", help="peaks of the resident memory, plain and with skipping")
     options.add_argument("--lengths", type=int, nargs="+", default=[8], help="tokens a rollout")
-    options.add_argument("--ratios", type=float, nargs="+", default=[0.2, 0.3, 0.4, 0.6], help="with --skip-idle")
-    options.add_argument("--accumulation", type=int, nargs="+", default=[1, 4], help="with --skip-idle")
+    options.add_argument("--ratios", type=float, nargs="+", default=[0.2, 0.3, 0.4, 0.6], help="with gradient")
+    options.add_argument("--accumulation", type=int, nargs="+", default=[1, 4], help="micro-batches an update")
     chosen = options.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if not chosen.skip_idle:
+    if not (chosen.skip_idle or chosen.memory):
         for length in chosen.lengths:
             overhead(chosen.prompts, length, chosen.pairs)
         return
-    print(f"{chosen.prompts} prompts x 8 rollouts, `uniform`; median of {chosen.pairs} pairs, with quartiles")
-    print("tokens accumulation ratio  plain, ms  training  with / without")
+    print(f"{chosen.prompts} prompts x 8 rollouts, `uniform`; median of {chosen.pairs} pairs, with quartiles or range")
+    if chosen.memory:
+        print("tokens accumulation ratio             plain, MiB     with skip_idle, MiB")
+    else:
+        print("tokens accumulation ratio  plain, ms  training  with / without")
+    line = memory if chosen.memory else saving
     for length in chosen.lengths:
         for accumulation in chosen.accumulation:
             for ratio in chosen.ratios:
-                print(saving(chosen.prompts, length, chosen.pairs, ratio, accumulation), flush=True)
+                print(line(chosen.prompts, length, chosen.pairs, ratio, accumulation), flush=True)
 
 
 if __name__ == "__main__":

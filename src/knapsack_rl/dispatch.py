@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 
 
 class Groups(list[Ints]):
-    """What each worker gets: one int64 vector of item positions per worker, ascending.
+    """What each worker gets: one int64 vector of item positions per worker.
 
     Attributes:
         imbalance: the largest load over the mean load, 1 where the balance is perfect; the factor by which the slowest
@@ -44,9 +44,7 @@ def shuffled_jobs(rollouts: ArrayLike, workers: int, seed: int) -> list[Ints]:
 
     Cost: O(budget).
     """
-    counts = as_counts("rollouts", rollouts)
-    if counts.ndim != 1:
-        raise InvalidInputError(f"rollouts: expected a vector, one number per prompt, got shape {counts.shape}.")
+    counts = _one_per_prompt(rollouts)
     jobs = np.repeat(np.arange(len(counts)), counts)
     generator = np.random.default_rng(as_integer("seed", seed, at_least=0))
     return np.array_split(generator.permutation(jobs), as_integer("workers", workers, at_least=1))
@@ -63,16 +61,14 @@ def balanced_groups(costs: ArrayLike, workers: int) -> Groups:
         workers: number of workers, 1 or more; with fewer groups than workers, some get none.
 
     Returns:
-        For each worker the positions of its groups; every position appears once. `.imbalance` says how even it is.
+        For each worker the positions of its groups, ascending; every position appears once. `.imbalance` says how even it is.
 
     Raises:
         InvalidInputError: an argument is out of range.
 
     Cost: O(M workers log(M workers)) for costs of the same order, O(M^2) where one outweighs all the others together.
     """
-    loads = as_floats("costs", costs)
-    if loads.ndim != 1 or not np.all(np.isfinite(loads)) or np.any(loads < 0):
-        raise InvalidInputError(f"costs: expected a vector of finite numbers of 0 or more, got {loads!r}.")
+    loads = _finite(costs)
     count = as_integer("workers", workers, at_least=1)
 
     # A partial solution is a list of (load, positions), heaviest first; the heap holds the largest spread on top.
@@ -95,3 +91,48 @@ def balanced_groups(costs: ArrayLike, workers: int) -> Groups:
     groups = [np.array(sorted(positions), dtype=np.int64) for positions in parts]
     totals = np.array([loads[positions].sum() for positions in groups])
     return Groups(groups, float(totals.max() * count / totals.sum()) if totals.any() else 1.0)
+
+
+def longest_first(costs: ArrayLike, rollouts: ArrayLike, workers: int) -> Groups:
+    """Whole groups to workers, balanced by what they are expected to cost, each worker's longest rollouts first.
+
+    For workers that batch continuously and have more rollouts than slots: one that starts its longest rollouts first
+    ends with short ones, so that its slots fall empty together (Graham, "Bounds on multiprocessing timing anomalies",
+    1969), and prefixes stay shared. docs/dispatch.md says when it is worth it.
+
+    Args:
+        costs: shape (M,), expected cost of one rollout of each prompt, for instance its tokens; 0 or more, finite.
+            `BudgetAllocator.expected_costs` has them.
+        rollouts: shape (M,), N_i.
+        workers: number of workers, 1 or more; with fewer groups than workers, some get none.
+
+    Returns:
+        For each worker the positions of its groups, in the order in which to start them: costs do not rise. Every
+        position appears once. `.imbalance` says how even the expected loads are.
+
+    Raises:
+        InvalidInputError: an argument is out of range, or shapes differ.
+
+    Cost: as `balanced_groups`.
+    """
+    lengths, counts = _finite(costs), _one_per_prompt(rollouts)
+    if lengths.shape != counts.shape:
+        raise InvalidInputError(
+            f"costs: expected one for each of the {len(counts)} prompts of rollouts, got {len(lengths)}."
+        )
+    groups = balanced_groups(lengths * counts, workers)
+    return Groups((part[np.argsort(-lengths[part], kind="stable")] for part in groups), groups.imbalance)
+
+
+def _one_per_prompt(rollouts: ArrayLike) -> Ints:
+    counts = as_counts("rollouts", rollouts)
+    if counts.ndim != 1:
+        raise InvalidInputError(f"rollouts: expected a vector, one number per prompt, got shape {counts.shape}.")
+    return counts
+
+
+def _finite(costs: ArrayLike) -> NDArray[np.float64]:
+    loads = as_floats("costs", costs)
+    if loads.ndim != 1 or not np.all(np.isfinite(loads)) or np.any(loads < 0):
+        raise InvalidInputError(f"costs: expected a vector of finite numbers of 0 or more, got {loads!r}.")
+    return loads

@@ -36,6 +36,21 @@ def test_balancing_keeps_every_group_and_bounds_the_largest_load(costs: list[flo
 
 
 @settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 128)), max_size=20), st.integers(1, 12))
+def test_longest_first_deals_every_rollout_once_and_no_worker_starts_a_longer_one_later(
+    prompts: list[tuple[float, int]], workers: int
+) -> None:
+    costs, rollouts = np.array([c for c, _ in prompts]), np.array([n for _, n in prompts], dtype=np.int64)
+    parts = kr.dispatch.longest_first(costs, rollouts, workers)
+    assert len(parts) == workers
+    jobs = np.concatenate([np.repeat(part, rollouts[part]) for part in parts])
+    assert np.bincount(jobs, minlength=len(prompts)).tolist() == rollouts.tolist()
+    assert all((np.diff(costs[part]) <= 0.0).all() for part in parts)
+    loads = np.array([(costs * rollouts)[part].sum() for part in parts])
+    assert loads.max() <= loads.sum() / workers + max(costs * rollouts, default=0.0) * (1 + 1e-9)
+
+
+@settings(deadline=None)
 @given(groups.filter(lambda rows: any(n for _, n in rows)))
 def test_shares_of_a_step_add_up(rows: list[tuple[int, int]]) -> None:
     successes, rollouts = [s for s, _ in rows], [n for _, n in rows]

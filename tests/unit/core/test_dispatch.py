@@ -150,3 +150,49 @@ class TestBalancedGroups:
     def test_bad_arguments_are_refused_by_name(self, costs, workers, message: str) -> None:
         with pytest.raises(InvalidInputError, match=message):
             dispatch.balanced_groups(costs, workers)
+
+
+class TestLongestFirst:
+    def test_every_group_goes_to_one_worker_which_starts_its_longest_rollouts_first(self) -> None:
+        costs, rollouts = [10.0, 40.0, 10.0, 20.0], [8, 2, 8, 4]  # loads of 80
+        groups = dispatch.longest_first(costs, rollouts, 2)
+        assert groups.imbalance == 1.0
+        assert is_partition(groups, 4)
+        assert all((np.diff(np.array(costs)[part]) <= 0).all() and part.dtype == np.int64 for part in groups)
+
+    @pytest.mark.parametrize("workers", [2, 3])
+    def test_the_largest_load_is_within_grahams_bound_of_the_optimum(self, workers: int) -> None:
+        """Graham (1969): 4/3 - 1/(3 m) for the longest processing time first; differencing is no worse here."""
+        rng = np.random.default_rng(workers)
+        for _ in range(60):
+            rollouts = rng.integers(0, 9, rng.integers(1, 8))
+            costs = rng.lognormal(0.0, 1.0, len(rollouts))
+            groups = dispatch.longest_first(costs, rollouts, workers)
+            most = loads(groups, costs * rollouts).max()
+            assert most <= (4 / 3 - 1 / (3 * workers)) * least_possible_load(costs * rollouts, workers) + 1e-9
+
+    def test_equal_costs_are_balanced_by_rollouts_and_keep_their_order(self) -> None:
+        rollouts = np.array([2, 29, 23, 2, 2, 2, 2, 2])
+        groups = dispatch.longest_first(np.full(8, 7.0), rollouts, 3)
+        assert [part.tolist() for part in groups] == [part.tolist() for part in dispatch.balanced_groups(rollouts, 3)]
+
+    def test_prompts_without_rollouts_weigh_nothing(self) -> None:
+        groups = dispatch.longest_first([100.0, 1.0, 1.0], [0, 3, 3], 2)
+        assert groups.imbalance == 1.0
+        assert is_partition(groups, 3)
+
+    @pytest.mark.parametrize(
+        ("costs", "rollouts", "workers", "message"),
+        [
+            ([1.0], [1, 2], 2, "costs: expected one for each of the 2 prompts of rollouts, got 1"),
+            ([-1.0], [1], 2, "costs: expected a vector of finite numbers"),
+            ([np.nan], [1], 2, "costs: expected a vector of finite numbers"),
+            ([1.0], [-1], 2, "rollouts: expected counts"),
+            ([[1.0]], [[1]], 2, "costs: expected a vector"),
+            ([1.0], [[1]], 2, "rollouts: expected a vector"),
+            ([1.0], [1], 0, "workers: expected an integer of at least 1"),
+        ],
+    )
+    def test_bad_arguments_are_refused_by_name(self, costs, rollouts, workers, message: str) -> None:
+        with pytest.raises(InvalidInputError, match=message):
+            dispatch.longest_first(costs, rollouts, workers)
