@@ -125,6 +125,15 @@ def expected_rollouts(success_rates: ArrayLike) -> Floats:
         return np.asarray(1.0 / p + 1.0 / (1.0 - p) - 1.0)
 
 
+def smallest_group(algorithm: str) -> int:
+    """The fewest rollouts that can have a gradient: 2 where they are compared with each other, else 1.
+
+    Raises:
+        InvalidInputError: the algorithm is unknown.
+    """
+    return 2 if one_of("algorithm", algorithm, ALGORITHMS) in ("grpo", "rloo") else 1
+
+
 def same_outcome_rates(
     success_rates: Floats, algorithm: str, greedy_agreement: ArrayLike | None = None
 ) -> tuple[Floats, Floats]:
