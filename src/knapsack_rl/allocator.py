@@ -21,6 +21,7 @@ from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import as_features
 from knapsack_rl.estimators.greedy import GreedyResponses
+from knapsack_rl.estimators.sitting import MOST_VISITS, SittingOut
 from knapsack_rl.step import OnStep, Step
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
@@ -34,7 +35,7 @@ from knapsack_rl.validation import (
     as_truncated,
     one_of,
 )
-from knapsack_rl.values import ALGORITHMS
+from knapsack_rl.values import ALGORITHMS, smallest_group
 
 Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
@@ -42,9 +43,11 @@ Keys = NDArray[np.uint64]
 STATE_VERSION = 3
 STATE_FILE = "knapsack_allocator.npz"
 """What the adapters call the allocator's state in a checkpoint, so that a run can move from one to the other."""
-_PARTS = {"costs": "costs.", "greedy": "greedy.", "estimator": ""}
+_PARTS = {"costs": "costs.", "greedy": "greedy.", "sitting_out": "sitting_out.", "estimator": ""}
 """Parts of a state that hold arrays, and what the names of these begin with in a file."""
 _LARGEST_GROUP = 2**31 - 1
+REVISIT = 4
+"""Visits in a row that a prompt may sit out, unless told otherwise."""
 
 
 def strategies() -> tuple[str, ...]:
@@ -66,7 +69,8 @@ class BudgetAllocator:
     Args:
         strategy: one of `strategies()`, or a `Strategy`; `module:NAME` names one of your own.
         group_size: mean rollouts per prompt; a step of M prompts has the budget M * group_size, unless told otherwise.
-        min_rollouts: fewest rollouts a prompt gets, 1 or more.
+        min_rollouts: fewest rollouts a prompt gets. With 0 it may sit out a step; otherwise it gets what a comparison
+            takes, 2 and more (`reinforce`: 1).
         max_rollouts: most rollouts a prompt gets; 2^31 - 1 and more is no bound.
         seed: for whatever is drawn at random around a plan, such as `dispatch.shuffled_jobs`, and in those of the
             rivals that draw. A plan is a function of the seed, the ids and what was told.
@@ -77,6 +81,9 @@ class BudgetAllocator:
         confidence: chance of a non-zero gradient that a prompt's cost aims at (paper, theorem 1).
         cost_limit: how many times what even groups would be expected to cost a step may be expected to cost, 1 or more;
             None for no limit. Costs are learned from `tell`; as long as none are told, all prompts cost the same.
+        revisit: visits in a row that a prompt may sit out, 0 to 255; at the next one it gets a group. None for no such
+            guarantee. A visit is a step (or a `tell`) that the prompt was in. With `min_rollouts` above 0 nobody sits
+            out.
         on_step: called with `metrics.step_metrics` of every step when it ends (its last `tell` or `report`), and of
             every `tell` of the allocator; a tracker's `log` will do. The step has been learned from by then, so that
             an error that it raises loses nothing.
@@ -98,6 +105,7 @@ class BudgetAllocator:
         fallback: bool = True,
         confidence: float = 0.9,
         cost_limit: float | None = None,
+        revisit: int | None = REVISIT,
         on_step: OnStep | None = None,
     ) -> None:
         self._strategy = named(strategy)
@@ -138,11 +146,36 @@ class BudgetAllocator:
             as_confidence(confidence),
             self.seed,
             None if cost_limit is None else float(cost_limit),
+            self._checked_revisit(revisit, min_rollouts, group_size, algorithm),
         )
         self.estimator: Estimator = self._strategy.new_estimator()
+        self.sitting = SittingOut()
         self._spending = RolloutCosts()
         self._greedy = GreedyResponses()
         self._lock = threading.RLock()
+
+    @staticmethod
+    def _checked_revisit(revisit: Any, min_rollouts: int, group_size: int, algorithm: str) -> int | None:
+        if min_rollouts > 0:
+            if revisit in (REVISIT, None):
+                return None
+            raise InvalidInputError(
+                f"revisit: nobody sits out with min_rollouts={min_rollouts}, got revisit={revisit!r}. Leave it out, or "
+                "pass min_rollouts=0."
+            )
+        if revisit is None:
+            return None
+        if as_integer("revisit", revisit, at_least=0) > MOST_VISITS:
+            raise InvalidInputError(
+                f"revisit: expected at most {MOST_VISITS} visits, or None for no guarantee, got {revisit}."
+            )
+        if group_size < smallest_group(algorithm):
+            raise InfeasibleBudgetError(
+                f"revisit: a step of {group_size} rollouts a prompt cannot give all its prompts a group of "
+                f"{smallest_group(algorithm)}, should all have sat out {revisit} visits. Raise group_size, or pass "
+                "revisit=None."
+            )
+        return int(revisit)
 
     @property
     def strategy(self) -> str:
@@ -187,7 +220,7 @@ class BudgetAllocator:
             prompts = self._prompts(prompt_ids, features)
             nothing = np.zeros(len(prompts.keys), dtype=np.int64)
             view = View(prompts, self.settings, nothing, nothing, nothing, nothing)
-            return self._strategy.plan(view, self._budget(len(nothing), budget))
+            return self._strategy.plan(view, self._budget(prompts, budget))
 
     def tell(
         self,
@@ -213,7 +246,8 @@ class BudgetAllocator:
         would count as hopeless, and there every rollout has a gradient.)
 
         Batches may be late, partial, repeated or overlapping; each call is a visit of its prompts. A prompt that
-        appears twice in a call has its counts added up; one with no scored rollouts is not counted as visited.
+        appears twice in a call has its counts added up; one with no scored rollouts is not counted as visited. With
+        `min_rollouts=0` it is counted as having sat out.
 
         Raises:
             InvalidInputError: lengths differ, a count is negative or no whole number, there are more successes or
@@ -234,7 +268,7 @@ class BudgetAllocator:
         cut = None if truncated is None else as_truncated(truncated, tried, costs)
         with self._lock:
             listening = self.on_step is not None and bool(tried.any())
-            prompts = Prompts(keys, given, self.estimator, self._spending, self._greedy)
+            prompts = Prompts(keys, given, self.estimator, self._spending, self._greedy, self.sitting)
             before = (self.estimator.known(keys), prompts.belief, prompts.learned_costs) if listening else None
             if outcomes is None:
                 self.estimator.update(keys, won, tried, given)
@@ -243,6 +277,8 @@ class BudgetAllocator:
                 self._greedy.update(keys, outcomes)
             if spent is not None:
                 self._spending.update(keys, spent, tried, given, cut)
+            if not self.settings.min_rollouts:
+                self.sitting.update(keys, tried)
         if self.on_step is not None and before is not None:
             visited, belief, expected = before
             self.on_step(
@@ -265,8 +301,8 @@ class BudgetAllocator:
                 "and tell."
             )
         prompts = self._prompts(prompt_ids, features)
-        total = self._budget(len(prompts.keys), budget)
         with self._lock:
+            total = self._budget(prompts, budget)
             return Step(prompts, total, self._strategy, self.settings, waves, self._lock, self.on_step)
 
     def explain_even(self, prompts: int, more_prompts: str = "Put more prompts into a step.") -> str | None:
@@ -295,7 +331,8 @@ class BudgetAllocator:
 
     def _prompts(self, prompt_ids: Iterable[str | int], features: Any) -> Prompts[Any]:
         keys = identity.keys(prompt_ids)
-        return Prompts(keys, as_features(features, len(keys)), self.estimator, self._spending, self._greedy)
+        given = as_features(features, len(keys))
+        return Prompts(keys, given, self.estimator, self._spending, self._greedy, self.sitting)
 
     def _checked_greedy(self, greedy: ArrayLike, prompts: int) -> Floats:
         if self.settings.algorithm != "remax":
@@ -311,10 +348,16 @@ class BudgetAllocator:
             )
         return outcomes
 
-    def _budget(self, prompts: int, budget: int | None) -> int:
-        if budget is None:
-            return prompts * self.settings.group_size
-        return check_budget(prompts, budget, self.settings.min_rollouts, self.settings.max_rollouts)[0]
+    def _budget(self, prompts: Prompts[Any], budget: int | None) -> int:
+        settings, count = self.settings, len(prompts.keys)
+        if settings.min_rollouts:
+            if budget is None:
+                return count * settings.group_size
+            return check_budget(count, budget, settings.min_rollouts, settings.max_rollouts)[0]
+        total = count * settings.group_size if budget is None else budget
+        nothing = np.zeros(count, dtype=np.int64)
+        least = View(prompts, settings, nothing, nothing, nothing, nothing).least
+        return check_budget(count, total, least, settings.max_rollouts, settings.first_group)[0]
 
     def visited(self, prompt_ids: Iterable[str | int]) -> NDArray[np.bool_]:
         """Whether anything was told about each of these prompts, in the order of the ids."""
@@ -347,19 +390,30 @@ class BudgetAllocator:
             prompts = self._prompts(prompt_ids, features)
             return self._spending.truncation_rates(prompts.keys, prompts.features)
 
+    def sitting_out(self, prompt_ids: Iterable[str | int]) -> NDArray[np.int64]:
+        """At how many visits in a row, up to 255, each of these prompts has got no rollouts; 0 for those that did.
+
+        Counted with `min_rollouts=0` only.
+        """
+        with self._lock:
+            return self.sitting.visits(identity.keys(prompt_ids))
+
     def metrics(self) -> dict[str, float]:
         """What is believed about all known prompts. O(known prompts).
 
         Returns:
-            `known_prompts`; and over these `mean_success_rate`, `never_solved` and `always_solved` (shares, by the
-            estimate); the latter three are left out while nothing is known.
+            `known_prompts`; `sitting_prompts`, those that got no rollouts at their last visit, with `min_rollouts=0`;
+            and over the known ones `mean_success_rate`, `never_solved` and `always_solved` (shares, by the estimate);
+            the latter three are left out while nothing is known.
         """
         with self._lock:
-            rates = self.estimator.all_rates()
+            rates, sitting = self.estimator.all_rates(), len(self.sitting)
+        found = {"known_prompts": float(rates.size)}
+        if not self.settings.min_rollouts:
+            found["sitting_prompts"] = float(sitting)
         if not rates.size:
-            return {"known_prompts": 0.0}
-        return {
-            "known_prompts": float(rates.size),
+            return found
+        return found | {
             "mean_success_rate": float(rates.mean()),
             "never_solved": float((rates == 0.0).mean()),
             "always_solved": float((rates == 1.0).mean()),
@@ -371,6 +425,7 @@ class BudgetAllocator:
         twin.on_step = None
         with self._lock:
             twin.estimator = copy.deepcopy(self.estimator)
+            twin.sitting = copy.deepcopy(self.sitting)
             twin._spending = copy.deepcopy(self._spending)
             twin._greedy = copy.deepcopy(self._greedy)
         twin._lock = threading.RLock()
@@ -381,6 +436,8 @@ class BudgetAllocator:
 
         These are 21 to 36 bytes a known prompt, and 16 more where costs were told.
 
+        Who sits out takes 9 bytes more.
+
         It names the strategy and the settings of its estimator. Group size, bounds, seed and the other arguments are
         not in it: they may change from one run to the next, and what was learned stays true.
         """
@@ -390,6 +447,8 @@ class BudgetAllocator:
                 state["costs"] = self._spending.state_dict()
             if len(self._greedy):
                 state["greedy"] = self._greedy.state_dict()
+            if len(self.sitting):
+                state["sitting_out"] = self.sitting.state_dict()
             return state
 
     def load_state_dict(self, state: Any) -> None:
@@ -422,8 +481,8 @@ class BudgetAllocator:
             )
         if not isinstance(state["estimator"], Mapping):
             raise StateError(f"state: expected the state of an estimator, got {state['estimator']!r:.80}.")
-        spending, greedy = RolloutCosts(), GreedyResponses()
-        for name, part in (("costs", spending), ("greedy", greedy)):
+        spending, greedy, sitting = RolloutCosts(), GreedyResponses(), SittingOut()
+        for name, part in (("costs", spending), ("greedy", greedy), ("sitting_out", sitting)):
             if not isinstance(state.get(name, {}), Mapping):
                 raise StateError(f"state: expected the state of {name}, got {state[name]!r:.80}.")
             if name in state:
@@ -432,6 +491,7 @@ class BudgetAllocator:
             self.estimator.load_state_dict(state["estimator"])
             self._spending.load_state_dict(spending.state_dict())  # in place: open steps go on with it
             self._greedy = greedy
+            self.sitting.load_state_dict(sitting.state_dict())
 
     def _identity(self) -> dict[str, Any]:
         settings = {"estimator": type(self.estimator).__name__, **self.estimator.settings}

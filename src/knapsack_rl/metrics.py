@@ -131,10 +131,11 @@ def step_metrics(
 
     Returns:
         `effective_gradient_ratio` (equation 4), `effective_prompts`, `zero_gradient_ratio/all_positive` and
-        `/all_negative`, `rollouts/sum`, `/min`, `/q25`, `/median`, `/q75`, `/max`, `prompt_success` (the mean success
-        rate over prompts); and `prompt_reward`, `never_visited`, `belief/log_score` (nats a prompt),
-        `fallback_rollouts`, `waves`, `cost/real` (sum of `costs`), `cost/expected` (of these rollouts) and `cost/even`
-        (expected of even groups of as many rollouts), where these were given. Means of nothing are NaN.
+        `/all_negative`, `rollouts/sum`, `/min`, `/q25`, `/median`, `/q75`, `/max`, `sitting_out` (the share of prompts
+        without rollouts), `prompt_success` (the mean success rate over the others); and `prompt_reward`,
+        `never_visited`, `belief/log_score` (nats a prompt), `fallback_rollouts`, `waves`, `cost/real` (sum of `costs`),
+        `cost/expected` (of these rollouts) and `cost/even` (expected of even groups of as many rollouts), where these
+        were given. Means of nothing are NaN.
 
     Raises:
         InvalidInputError: lengths differ, or a count is out of range.
@@ -167,6 +168,7 @@ def step_metrics(
         "effective_prompts": _share(np.count_nonzero(alive), np.count_nonzero(there)),
         "zero_gradient_ratio/all_positive": _share(((won == tried) & judged & idle).sum(), there.sum()),
         "zero_gradient_ratio/all_negative": _share(((won == 0) & judged & idle).sum(), there.sum()),
+        "sitting_out": _mean(~there),
         "prompt_success": _mean(won[judged] / tried[judged]),
         "rollouts/sum": count.sum(),
         **dict(zip((f"rollouts/{name}" for name in ("min", "q25", "median", "q75", "max")), quartiles, strict=True)),

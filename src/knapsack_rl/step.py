@@ -15,6 +15,7 @@ from knapsack_rl.allocation import Plan
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.estimators.base import Estimator
+from knapsack_rl.estimators.sitting import SittingOut
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View, one_wave
 from knapsack_rl.strategies.placement import Placement, placement
 from knapsack_rl.validation import as_costs, as_counts, as_integer, as_successes, as_truncated
@@ -139,8 +140,9 @@ class Step:
             most = self.placed + self._asked.rollouts - self.scored  # late ones of earlier waves may come with this one
             _refuse_more("rollouts", tried, most, "were asked for so far and have not come back")
             spent = self._with(costs, truncated, tried)
-            self._learn(won, tried, spent, self.remaining - int(self._asked.rollouts.sum()))
-            self.placed = self.placed + self._asked.rollouts
+            placed = self.placed + self._asked.rollouts
+            self._learn(won, tried, spent, placed, self.remaining - int(self._asked.rollouts.sum()))
+            self.placed = placed
             self._fallback += self._asked.fallback
             self._asked, self._wave = None, self._wave + 1
             found = self._metrics()
@@ -210,18 +212,20 @@ class Step:
             spent = self._with(costs, truncated, back)
             if not back.any():
                 return  # what is empty must not end the step a second time
-            self._learn(won, tried, spent, self.remaining - int(back.sum()))
+            self._learn(won, tried, spent, self.placed, self.remaining - int(back.sum()))
             self._failed = self._failed + lost
             found = self._metrics()
         self._say(found)
 
-    def teach(self, estimator: Estimator, chosen: Ints) -> None:
-        """Tell an estimator what came back so far of the prompts at these positions, as a visit as old as this step.
+    def teach(self, estimator: Estimator, sitting: SittingOut, chosen: Ints) -> None:
+        """Tell what came back so far of the prompts at these positions, as a visit as old as this step.
 
-        It must be a copy of the estimator that the step began with: `BudgetAllocator.copy` makes one.
+        The estimator and who sits out must be those of a copy of the allocator: `BudgetAllocator.copy` makes one.
         """
         keys, features = self._prompts.keys[chosen], self._prompts.features.of(chosen)
         estimator.update(keys, self.successes[chosen], self.scored[chosen], features, self._began)
+        if not self._settings.min_rollouts:
+            sitting.update(keys, self.placed[chosen])
 
     def _view(self, pending: Ints) -> View[Any]:
         return View(self._prompts, self._settings, self.placed, self.scored, self.successes, pending)
@@ -249,7 +253,7 @@ class Step:
         more = as_costs("costs", costs, len(self), or_zero=True)
         return self.spent + more, self._counted + rollouts, self._truncated + cut
 
-    def _learn(self, won: Ints, tried: Ints, spent: tuple[Floats, Ints, Ints], remaining: int) -> None:
+    def _learn(self, won: Ints, tried: Ints, spent: tuple[Floats, Ints, Ints], placed: Ints, remaining: int) -> None:
         """Add up what came back; if nothing remains, that was a visit of the step's prompts."""
         won, tried = self.successes + won, self.scored + tried
         if not remaining:  # first of all, since it may refuse the features
@@ -259,6 +263,8 @@ class Step:
             estimator.update(self._prompts.keys, won, tried, features, self._began)
             costs, counted, truncated = spent
             self._prompts.spending.update(self._prompts.keys, costs, counted, features, truncated)
+            if not self._settings.min_rollouts:
+                self._prompts.sitting.update(self._prompts.keys, placed)
         self.successes, self.scored, self.remaining = won, tried, remaining
         self.spent, self._counted, self._truncated = spent
 

@@ -39,6 +39,7 @@ _BAD_COUNTS: tuple[tuple[list[Any], list[Any]], ...] = (
     ([1], [2]),
 )
 _REMAINDERS = 2  # rollouts by which the order of equals may move one prompt: those that even shares leave over
+_GROUP = 3  # the same where prompts may sit out: a smallest group, of whom one has the odd rollout
 
 
 class ConformanceError(KnapsackError, AssertionError):
@@ -55,8 +56,10 @@ def check_strategy(
     prompts and no maximum will do. A saved state gives the same plans, whatever happened since it was saved. A damaged
     state is refused. New prompts share evenly. The order of prompts decides ties only. Waves spend the budget, begin
     with the minimum and end. A step teaches its totals once, with its last `tell`. `place` and `report` spend the
-    budget whatever comes back when. A tell without rollouts teaches nothing. Prompts that are all right or all wrong
-    get a plan. Bad input is refused and changes nothing.
+    budget whatever comes back when. A tell without rollouts teaches nothing. Nobody sits out longer than `revisit`
+    allows. Prompts that are all right or all wrong get a plan. Bad input is refused and changes nothing.
+
+    In a fifth of the cases prompts may sit out (`min_rollouts=0`).
 
     Args:
         strategy: a name, or a `Strategy`.
@@ -101,15 +104,18 @@ class _Case:
         self.number = number
         self.random = draw = np.random.default_rng([seed, number])
         self.strategy, self.features = strategy, features
-        self.low = int(draw.integers(1, 5))
-        self.high = self.low + int(draw.choice([0, 1, 5, 20, 120]))
-        self.group = int(draw.integers(self.low, min(self.high, self.low + 9) + 1))
+        self.low = int(draw.integers(0, 5))
+        least = self.low or 2  # of a group
+        self.high = least + int(draw.choice([0, 1, 5, 20, 120]))
+        self.group = int(draw.integers(least, min(self.high, least + 9) + 1))
+        self.revisit = None if self.low else [None, 0, 1, 4][int(draw.integers(0, 4))]
         self.algorithm = str(draw.choice(["grpo", "rloo", "reinforce"]))
         self.seed = int(draw.integers(0, 7))
         self.rates = dict(zip(_PEOPLE, draw.choice([0.0, 0.05, 0.3, 0.5, 0.9, 1.0], len(_PEOPLE)), strict=True))
         self.history = [self.visit(int(draw.integers(1, 13))) for _ in range(int(draw.integers(0, 5)))]
         self.ids = self.batch(int(draw.integers(0, 13)))
-        self.budget = int(draw.integers(len(self.ids) * self.low, len(self.ids) * min(self.high, 40) + 1))
+        self.budget = int(draw.integers(len(self.ids) * least, len(self.ids) * min(self.high, 40) + 1))
+        self.budget -= (self.budget % 2) * (not self.low and self.high == 2)  # which nobody could place
         self.allocator = self.told()
 
     def __str__(self) -> str:
@@ -139,6 +145,7 @@ class _Case:
             seed=self.seed,
             algorithm=self.algorithm,
             cost_limit=cost_limit,
+            revisit=self.revisit,
         )
 
     def told(self) -> BudgetAllocator:
@@ -285,7 +292,10 @@ def _the_order_of_the_prompts_decides_ties_only(case: _Case) -> None:
             for rollouts, ids in ((plan, case.ids), (other, permuted))
         )
         moved = max(abs(n - m) for n, m in zip(first, second, strict=True))
-        _expect(moved <= _REMAINDERS, f"the order of the prompts moved {moved} rollouts of {name!r}.")
+        _expect(
+            moved <= (_REMAINDERS if case.low else _GROUP),
+            f"the order of the prompts moved {moved} rollouts of {name!r}.",
+        )
 
 
 def _waves_spend_the_budget_begin_with_the_minimum_and_end(case: _Case) -> None:
@@ -335,6 +345,23 @@ def _a_tell_without_rollouts_teaches_nothing(case: _Case) -> None:
     before, nothing = _snapshot(case.allocator), np.zeros(len(case.ids), dtype=np.int64)
     case.tell(case.allocator, case.ids, nothing, nothing)
     _expect(_snapshot(case.allocator) == before, "a tell without rollouts changed what is believed.")
+
+
+def _nobody_sits_out_longer_than_allowed(case: _Case) -> None:
+    if case.revisit is None:
+        return
+    ids = list(dict.fromkeys(case.ids))
+    absent = np.zeros(len(ids), dtype=np.int64)
+    allocator = case.new()
+    for _ in range(case.revisit + 3):
+        step = allocator.step(ids, case.features(ids))
+        while step.remaining:
+            rollouts = step.ask().rollouts
+            step.tell(case.outcomes(ids, rollouts), rollouts)
+        absent = np.where(step.placed, 0, absent + 1)
+        longest = int(absent.max(initial=0))
+        _expect(longest <= case.revisit, f"a prompt sat out {longest} visits in a row, and revisit is {case.revisit}.")
+        _expect(allocator.sitting_out(ids).tolist() == absent.tolist(), "it is not known who sat out.")
 
 
 def _the_expected_cost_of_a_step_stays_within_its_limit(case: _Case) -> None:
@@ -391,6 +418,7 @@ _CHECKS: tuple[Callable[[_Case], None], ...] = (
     _a_step_teaches_its_totals_once_with_its_last_tell,
     _place_and_report_spend_the_budget_whatever_comes_back_when,
     _a_tell_without_rollouts_teaches_nothing,
+    _nobody_sits_out_longer_than_allowed,
     _the_expected_cost_of_a_step_stays_within_its_limit,
     _prompts_that_are_all_right_or_all_wrong_get_a_plan,
     _bad_input_is_refused_and_changes_nothing,
@@ -459,7 +487,8 @@ def _expect(holds: bool | np.bool_, otherwise: str) -> None:
 
 def _within(case: _Case, rollouts: Ints, budget: int) -> None:
     _expect(rollouts.sum() == budget, f"{rollouts.sum()} of {budget} rollouts were placed.")
-    wrong = (rollouts < case.low) | (rollouts > case.high)
+    single = not case.low and case.algorithm != "reinforce"
+    wrong = (rollouts < case.low) | (rollouts > case.high) | (single & (rollouts == 1))
     _expect(not wrong.any(), f"a prompt got {rollouts[wrong][:1].tolist()} rollouts, outside the bounds.")
 
 

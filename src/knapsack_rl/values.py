@@ -135,6 +135,17 @@ def expected_rollouts(success_rates: ArrayLike) -> Floats:
         return np.asarray(1.0 / p + 1.0 / (1.0 - p) - 1.0)
 
 
+def smallest_group(algorithm: Algorithm) -> int:
+    """The fewest rollouts that a group may have, if any: 2 where they are compared with each other, else 1.
+
+    A function of your own says nothing of comparing, and counts as if it did.
+
+    Raises:
+        InvalidInputError: the algorithm is unknown.
+    """
+    return 2 if callable(algorithm) or one_of("algorithm", algorithm, ALGORITHMS) in ("grpo", "rloo") else 1
+
+
 def same_outcome_rates(
     success_rates: Floats, algorithm: Algorithm, greedy_agreement: ArrayLike | None = None
 ) -> tuple[Floats, Floats]:

@@ -19,9 +19,13 @@ from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import Features
 from knapsack_rl.estimators.greedy import GreedyResponses
-from knapsack_rl.priced import cheapest, largest_gains_within_cost
-from knapsack_rl.solver import Gains, largest_gains
+from knapsack_rl.estimators.sitting import SittingOut
+from knapsack_rl.expected_value import expected_gains
+from knapsack_rl.priced import cheapest
+from knapsack_rl.solver import Gains
 from knapsack_rl.validation import one_of
+from knapsack_rl.values import smallest_group
+from knapsack_rl.whole_groups import largest_gains_in_groups, largest_gains_in_groups_within_cost
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,6 +48,12 @@ class Settings:
     confidence: float
     seed: int
     cost_limit: float | None = None
+    revisit: int | None = None
+
+    @property
+    def first_group(self) -> int:
+        """Rollouts of a prompt in a first look at all: the minimum, or where that is 0, the smallest group."""
+        return self.min_rollouts or smallest_group(self.algorithm)
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Prompts(Generic[E]):
         estimator: what knows the rest.
         spending: what knows their costs.
         greedy: what knows the outcomes of their greedy responses.
+        sitting: what knows who sits out.
     """
 
     keys: Keys
@@ -63,6 +74,7 @@ class Prompts(Generic[E]):
     estimator: E
     spending: RolloutCosts = field(default_factory=RolloutCosts)
     greedy: GreedyResponses = field(default_factory=GreedyResponses)
+    sitting: SittingOut = field(default_factory=SittingOut)
 
     @cached_property
     def belief(self) -> Belief:
@@ -95,6 +107,11 @@ class Prompts(Generic[E]):
     def learned_costs(self) -> Floats | None:
         """`costs`; None where no cost was told yet."""
         return self.costs if len(self.spending) else None
+
+    @cached_property
+    def sat_out(self) -> Ints:
+        """At how many visits in a row each of them has got no rollouts."""
+        return self.sitting.visits(self.keys)
 
 
 @dataclass(frozen=True)
@@ -180,9 +197,59 @@ class View(Generic[E]):
         return self.settings.cost_limit * even * (1.0 + _ROUNDING) - float(self.costs @ self.placed)
 
     @property
+    def least(self) -> Ints:
+        """The fewest rollouts that each prompt may end with, shape (M,): `min_rollouts`.
+
+        Where that is 0, the smallest group for prompts that were begun or may not sit out again, and 0 for the others.
+        """
+        settings = self.settings
+        if settings.min_rollouts:
+            return np.full(len(self.placed), settings.min_rollouts)
+        needed = self.placed > 0
+        if settings.revisit is not None:
+            needed |= self.prompts.sat_out >= settings.revisit
+        return np.where(needed, settings.first_group, 0)
+
+    def fresh(self, total: Ints) -> NDArray[np.bool_]:
+        """Which prompts have nothing with `total` more, and get no rollout, or 2 and more."""
+        single = self.settings.min_rollouts > 0 or self.settings.first_group == 1
+        return np.zeros(len(total), dtype=bool) if single else self.placed + total == 0
+
+    @property
     def missing(self) -> Ints:
-        """How many each prompt needs to have `min_rollouts`."""
-        return np.maximum(self.settings.min_rollouts - self.placed, 0)
+        """How many each prompt needs to have the least that it may end with."""
+        return np.asarray(np.maximum(self.least - self.placed, 0))
+
+    def expected_gains(self, exponents: tuple[float, float]) -> Gains:
+        """What further rollouts, after those that are missing, are expected to gain (`expected_value.expected_gains`).
+
+        The first of a prompt without any gains nothing where single rollouts are worth nothing.
+        """
+        missing = self.missing
+        gains = expected_gains(
+            self.belief, self.successes, self.scored, self.pending + missing, exponents, self.settings.algorithm
+        )
+        fresh = self.fresh(missing)
+        if not fresh.any():
+            return gains
+
+        def from_nothing(items: Ints, start: int, width: int) -> Floats:
+            table = gains(items, start, width)
+            if start == 0:
+                table[fresh[items], 0] = 0.0
+            return table
+
+        return from_nothing
+
+    def possible(self, amount: int, left: int) -> int:
+        """`amount` or a few more of the `left` rollouts, so that groups of none or of 2 and more add up to them.
+
+        Neither one rollout nor all but one of those left, and an even number where groups have 2 at most.
+        """
+        if self.settings.min_rollouts == 0 and self.settings.first_group > 1:
+            amount = max(amount + (amount % 2 if self.settings.max_rollouts == 2 else 0), 2)
+            amount += amount == left - 1
+        return min(amount, left)
 
     def even(self, amount: int, receivers: NDArray[np.bool_] | None = None) -> Ints:
         """What is missing, and the rest of `amount` so that the receivers end as even as they can.
@@ -194,10 +261,10 @@ class View(Generic[E]):
         Returns:
             Rollouts, shape (M,), summing to `amount`; equals are served in order of position.
         """
-        total, everyone = self.missing, np.ones(len(self.placed), dtype=bool)
-        for chosen in (everyone if receivers is None else receivers, everyone):
-            total = self.filled(total, amount, chosen, _to_the_least(self.placed + total))
-        return total
+        total = self.missing
+        if receivers is not None:
+            total = self.filled(total, amount, receivers, _to_the_least(self.placed + total))
+        return self.completed(total, amount)
 
     def largest(self, gains: Gains, amount: int, receivers: NDArray[np.bool_] | None = None) -> Ints:
         """What is missing, and the rest of `amount` where it gains most among the receivers.
@@ -212,7 +279,18 @@ class View(Generic[E]):
         """
         everyone = np.ones(len(self.placed), dtype=bool)
         total = self.filled(self.missing, amount, everyone if receivers is None else receivers, gains)
-        return self.filled(total, amount, everyone, _to_the_least(self.placed + total))
+        return self.completed(total, amount)
+
+    def completed(self, total: Ints, amount: int) -> Ints:
+        """`total`, raised to `amount` so that all end as even as they can; arguments as `filled`."""
+        everyone = np.ones(len(self.placed), dtype=bool)
+        total = self.filled(total, amount, everyone, _to_the_least(self.placed + total))
+        none = np.flatnonzero(self.fresh(total) & (self.settings.max_rollouts > 1))
+        spare = np.flatnonzero((total > 0) & (self.placed + total > self.settings.first_group))
+        if int(total.sum()) < amount and none.size and spare.size:  # one that nobody can take alone
+            total[spare[-1]] -= 1
+            total[none[0]] = 2
+        return total
 
     def filled(self, total: Ints, amount: int, receivers: NDArray[np.bool_], gains: Gains) -> Ints:
         """`total`, raised to `amount` where it gains most, as far as the receivers have room.
@@ -221,22 +299,34 @@ class View(Generic[E]):
             total: what the wave places so far, shape (M,).
             amount: what it is to sum to, at least what it does already.
             receivers: who may gain.
-            gains: of each prompt's further rollouts, after those of `total`.
+            gains: of each prompt's further rollouts, after those of `total`. Of a prompt that has none and may sit out
+                the mean of the first two counts as the gain of each, and must be at least the third.
 
         Returns:
             Rollouts, shape (M,); their sum is `amount`, or less where the receivers are full, or so dear that the rest
-            of `amount` has to go to others (`cost_budget`).
+            of `amount` has to go to others (`cost_budget`), or where a single rollout is left that opens no group.
         """
         free = self.settings.max_rollouts - self.placed - total
         room, wanted = np.where(receivers, free, 0), amount - int(total.sum())
         count = min(wanted, int(room.sum()))
-        units = largest_gains(gains, room, count)
+        fresh = self.fresh(total)
+        units = largest_gains_in_groups(gains, room, count, fresh)
         limit = self.cost_budget(amount)
         if limit is None:
             return total + units
-        return total + self._affordable(gains, units, room, free - room, wanted, limit - float(self.costs @ total))
+        left = limit - float(self.costs @ total)
+        return total + self._affordable(gains, units, room, free - room, wanted, left, fresh)
 
-    def _affordable(self, gains: Gains, units: Ints, room: Ints, others: Ints, wanted: int, left: float) -> Ints:
+    def _affordable(
+        self,
+        gains: Gains,
+        units: Ints,
+        room: Ints,
+        others: Ints,
+        wanted: int,
+        left: float,
+        fresh: NDArray[np.bool_],
+    ) -> Ints:
         """These units, or the best ones that leave enough of what is `left` for the rest of the wanted among others."""
         count = int(units.sum())
 
@@ -252,7 +342,7 @@ class View(Generic[E]):
             tried = (least + most + 1) // 2
             fits = float(self.costs @ cheapest(self.costs, room, tried)) + rest(tried) <= left
             least, most = (tried, most) if fits else (least, tried - 1)
-        return largest_gains_within_cost(gains, self.costs, room, left - rest(least), least).units
+        return largest_gains_in_groups_within_cost(gains, self.costs, room, left - rest(least), least, fresh).units
 
     def plan(self, rollouts: Ints, fallback: int = 0) -> Plan:
         """These rollouts as a plan, whose value is that of all that the step has placed with it."""
@@ -371,11 +461,13 @@ class Strategy(Generic[E]):
                 "view.even and view.largest place a given amount."
             )
         after = view.placed + rollouts
-        low, high = view.settings.min_rollouts, view.settings.max_rollouts
-        if len(after) and (rollouts.min() < 0 or after.min() < low or after.max() > high):
-            wrong = int(np.flatnonzero((rollouts < 0) | (after < low) | (after > high))[0])
+        low, high, single = view.settings.min_rollouts, view.settings.max_rollouts, view.settings.first_group - 1
+        outside = (rollouts < 0) | (after < view.least) | (after > high) | ((after > 0) & (after <= single))
+        if outside.any():
+            wrong = int(np.flatnonzero(outside)[0])
+            least = f"min_rollouts={low}" if low else "what it needs (none, or a group of 2)"
             raise InvalidInputError(
-                f"strategy: expected the rule of {self.name!r} to leave every prompt between min_rollouts={low} and "
+                f"strategy: expected the rule of {self.name!r} to leave every prompt between {least} and "
                 f"max_rollouts={high}, and the prompt at position {wrong} has {after[wrong]}, of which it placed "
                 f"{rollouts[wrong]}. view.missing says what a prompt needs."
             )
@@ -394,7 +486,7 @@ class Strategy(Generic[E]):
             raise InvalidInputError(
                 f"strategy: expected the wave_size of {self.name!r} to return an integer, got {amount!r}."
             )
-        return self.plan(view, min(max(int(amount), int(view.missing.sum()), 1), left))
+        return self.plan(view, view.possible(max(int(amount), int(view.missing.sum()), 1), left))
 
 
 AnyStrategy = Strategy[Any]

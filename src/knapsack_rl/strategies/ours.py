@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from knapsack_rl import allocation
 from knapsack_rl.allocation import Plan
 from knapsack_rl.estimators import DiscountedBeta, RecentRewards, Regression, TransitionTable
-from knapsack_rl.expected_value import PAPER, expected_gains
+from knapsack_rl.expected_value import PAPER
 from knapsack_rl.strategies.base import Settings, Strategy, View
 
 Ints = NDArray[np.int64]
@@ -34,7 +34,7 @@ def knapsack(view: View[Any], amount: int) -> Plan:
     return allocation.allocate(
         view.rates,
         amount,
-        min_rollouts=settings.min_rollouts,
+        min_rollouts=view.least,
         max_rollouts=settings.max_rollouts,
         algorithm=settings.algorithm,
         fallback=settings.fallback,
@@ -61,19 +61,17 @@ def pilot_spread(view: View[Any], amount: int) -> Plan:
 
 
 def pilot_and_two_waves(number: int, prompts: int, remaining: int, settings: Settings) -> int:
-    """The minimum for everyone, half of what is left, and the rest."""
-    return (0, (remaining + 1) // 2)[number] if number < 2 else remaining
+    """The minimum for everyone (or as many rollouts as smallest groups would take), half of what is left, the rest."""
+    return (prompts * settings.first_group, (remaining + 1) // 2)[number] if number < 2 else remaining
 
 
 def pilot_and_one_wave(number: int, prompts: int, remaining: int, settings: Settings) -> int:
-    """The minimum for everyone, and the rest."""
-    return 0 if number == 0 else remaining
+    """The minimum for everyone (or as many rollouts as smallest groups would take), and the rest."""
+    return prompts * settings.first_group if number == 0 else remaining
 
 
 def _by_gains(view: View[Any], amount: int, exponents: tuple[float, float]) -> Plan:
-    pending = view.pending + view.missing
-    gains = expected_gains(view.belief, view.successes, view.scored, pending, exponents, view.settings.algorithm)
-    return view.plan(view.largest(gains, amount, ~view.mixed))
+    return view.plan(view.largest(view.expected_gains(exponents), amount, ~view.mixed))
 
 
 def last_visit() -> RecentRewards:

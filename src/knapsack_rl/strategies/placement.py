@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from knapsack_rl.expected_value import expected_gains
 from knapsack_rl.strategies.base import AnyStrategy, View
 
 Ints = NDArray[np.int64]
@@ -61,10 +60,13 @@ class ByGain:
         """As in `Placement`."""
         if view.missing.any():
             return _first(view.missing, most)
-        gains = expected_gains(
-            view.belief, view.successes, view.scored, view.pending, self._exponents, view.settings.algorithm
-        )
-        return view.largest(gains, min(most, left), ~view.mixed)
+        if (
+            not view.settings.min_rollouts
+        ):  # the first rollouts are as many, and go where they are expected to gain most
+            pilot = len(view.placed) * view.settings.first_group - int(view.placed.sum())
+            most = min(most, pilot) if pilot > 0 else most
+        amount = view.possible(min(most, left), left)
+        return _first(view.largest(view.expected_gains(self._exponents), amount, ~view.mixed), most)
 
 
 def _first(rollouts: Ints, most: int) -> Ints:

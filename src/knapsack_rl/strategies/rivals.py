@@ -91,11 +91,12 @@ def neyman(view: View[Any], amount: int) -> Plan:
     belief = view.belief
     a, b = belief.wins, belief.losses
     spread = a * b / ((a + b) * (a + b + 1.0))
-    have = view.placed + view.missing  # 1 or more
+    have = view.placed + view.missing
 
     def gains(items: Ints, start: int, width: int) -> Floats:
         n = have[items, None] + start + np.arange(width, dtype=np.float64)
-        return np.asarray(spread[items, None] / (n * (n + 1.0)))
+        each = spread[items, None] / (np.maximum(n, 1.0) * (n + 1.0))
+        return np.where(n > 0.0, each, 0.0) if view.settings.first_group > 1 else each
 
     return view.plan(view.largest(gains, amount))
 
@@ -164,7 +165,7 @@ def coba(view: View[PassRates], amount: int) -> Plan:
     total = view.filled(view.missing, required + int(share * (amount - required)), opened, gains)
     for receivers in (hard, opened, easy):
         total = view.filled(total, amount, receivers, in_proportion)
-    return view.plan(total)
+    return view.plan(view.completed(total, amount))
 
 
 def pilot_commit(view: View[Any], amount: int) -> Plan:
@@ -182,7 +183,7 @@ def pilot_commit(view: View[Any], amount: int) -> Plan:
 
 def pilot_then_commit(number: int, prompts: int, remaining: int, settings: Settings) -> int:
     """A quarter of the group size for everyone, and the rest."""
-    return prompts * max(settings.min_rollouts, settings.group_size // 4) if number == 0 else remaining
+    return prompts * max(settings.first_group, settings.group_size // 4) if number == 0 else remaining
 
 
 def reinforce_ada(view: View[Any], amount: int) -> Plan:
@@ -199,7 +200,7 @@ def reinforce_ada(view: View[Any], amount: int) -> Plan:
 
 def rounds(number: int, prompts: int, remaining: int, settings: Settings) -> int:
     """A quarter of the group size for each prompt, at least the minimum, and in the last round whatever remains."""
-    return prompts * max(settings.min_rollouts, settings.group_size // _ROUNDS) if number < _ROUNDS - 1 else remaining
+    return prompts * max(settings.first_group, settings.group_size // _ROUNDS) if number < _ROUNDS - 1 else remaining
 
 
 def greso(view: View[Streaks], amount: int) -> Plan:

@@ -77,18 +77,22 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         sessions, errors = itertools.count(), 0
         running: set[asyncio.Task[Any]] = set()
         try:
-            while more or running:
+            complete = False
+            while not complete:
                 for session in itertools.islice(sessions, more):
                     rollout = self._run_agent_loop(
                         dict(sampling_params), trajectory=trajectory, trace=trace, session_id=session, **prompt
                     )
                     running.add(asyncio.create_task(rollout, name=str(session)))
-                done, running = await asyncio.wait(running, return_when=when)
+                done: set[asyncio.Task[Any]] = set()
+                if running:  # a prompt that sits out has none, but may yet get some
+                    done, running = await asyncio.wait(running, return_when=when)
                 outcome = self._outcome(uid, done)
                 errors += outcome.errors
                 more = await self._reports.send(
                     Report(uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running)
                 )
+                complete = not (more or running)
         except Exception as error:  # not of a rollout: the keeper is gone, or at odds with this group
             logger.exception("group %s: cannot be completed", uid)
             self._error = error  # the driver asks, and stops

@@ -269,7 +269,7 @@ class BudgetKeeper:
         if begun:
             allocator = self._allocator.copy()
         for step in begun:
-            step.step.teach(allocator.estimator, np.flatnonzero(step.complete))
+            step.step.teach(allocator.estimator, allocator.sitting, np.flatnonzero(step.complete))
         allocator.save(path)
 
     async def load(self, path: str) -> None:

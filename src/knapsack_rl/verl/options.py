@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from knapsack_rl.allocator import BudgetAllocator
+from knapsack_rl.allocator import REVISIT, BudgetAllocator
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.validation import one_of
 
@@ -50,6 +50,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "strategy": ("a name", lambda value: isinstance(value, str)),
     "min_rollouts": ("an integer", _is_integer),
     "max_rollouts": ("an integer", _is_integer),
+    "revisit": ("an integer or null", lambda value: value is None or _is_integer(value)),
     "fallback": ("true or false", _is_bool),
     "confidence": ("a number", _is_finite),
     "cost_limit": ("a number or null", lambda value: value is None or _is_finite(value)),
@@ -71,7 +72,8 @@ class KnapsackOptions:
     """What `trainer.v1.knapsack` may hold.
 
     Attributes:
-        strategy, min_rollouts, max_rollouts, fallback, confidence, cost_limit, seed: those of `BudgetAllocator`.
+        strategy, min_rollouts, max_rollouts, revisit, fallback, confidence, cost_limit, seed: those of
+            `BudgetAllocator`.
         id_field: a column of the data set that tells prompts with the same text apart; by default their data source.
         feature_fields: columns that tell the allocator more about a prompt: text (a category) or numbers.
         success_threshold: a rollout is a success when its reward is above this.
@@ -85,6 +87,7 @@ class KnapsackOptions:
     strategy: str = "knapsack"
     min_rollouts: int = 2
     max_rollouts: int = 128
+    revisit: int | None = REVISIT
     fallback: bool = True
     confidence: float = 0.9
     cost_limit: float | None = None
@@ -124,9 +127,9 @@ class KnapsackOptions:
                 f"algorithm.adv_estimator: expected one whose gradient depends on a group's rewards "
                 f"({', '.join(ALGORITHMS)}), got {estimator!r}. Use one of these, or verl's own trainer_mode."
             )
-        if ALGORITHMS[estimator] != "reinforce" and self.min_rollouts < 2:
+        if ALGORITHMS[estimator] != "reinforce" and self.min_rollouts == 1:
             raise InvalidInputError(
-                f"trainer.v1.knapsack.min_rollouts: expected 2 or more, got {self.min_rollouts}. verl gives the only "
+                f"trainer.v1.knapsack.min_rollouts: expected 0, or 2 or more, got 1. verl gives the only "
                 f"rollout of a group its bare reward as advantage under algorithm.adv_estimator={estimator}."
             )
         return BudgetAllocator(
@@ -136,6 +139,7 @@ class KnapsackOptions:
             self.max_rollouts,
             self.seed,
             algorithm=ALGORITHMS[estimator],
+            revisit=self.revisit,
             fallback=self.fallback,
             confidence=self.confidence,
             cost_limit=self.cost_limit,

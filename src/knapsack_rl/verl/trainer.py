@@ -275,6 +275,12 @@ def check_options(config: Any) -> None:
             f"trainer.v1.sampler.custom_sampler: expected none, since groups that it drops or waits for could not be "
             f"accounted for, got {sampler.path!r}. Leave it out."
         )
+    filtering = config.algorithm.get("filter_groups") or {}
+    if filtering.get("enable") and read_options(config).min_rollouts == 0:
+        raise InvalidInputError(
+            "trainer.v1.knapsack.min_rollouts: with 0 some groups have no rollouts, and verl's "
+            "algorithm.filter_groups stops at a group without a reward. Use 2, or leave the filter out."
+        )
     if config.critic.enable:
         raise InvalidInputError(
             "critic.enable: the estimators that these trainer modes take have no critic. Leave it out."

@@ -177,8 +177,9 @@ def test_a_copy_learns_costs_by_itself() -> None:
 
 def careless(view: kr.View[Any], amount: int) -> kr.Plan:
     """The paper's rule, whatever the rollouts cost."""
-    low, high, algorithm = view.settings.min_rollouts, view.settings.max_rollouts, view.settings.algorithm
-    return kr.allocate(view.rates, amount, low, high, algorithm=algorithm)
+    return kr.allocate(
+        view.rates, amount, view.least, view.settings.max_rollouts, algorithm=view.settings.algorithm
+    )
 
 
 def test_a_rule_that_spends_more_than_the_limit_is_refused_by_name() -> None:

@@ -31,7 +31,7 @@ def test_every_strategy_of_the_library_passes(strategy: str) -> None:
 def test_a_strategy_in_a_few_lines_passes() -> None:
     def by_variance(view: kr.View[Any], amount: int) -> kr.Plan:
         spread = view.belief.mean * (1.0 - view.belief.mean)
-        have = view.placed + view.missing
+        have = np.maximum(view.placed + view.missing, 1)
 
         def gains(items: Any, start: int, width: int) -> Any:
             n = have[items, None] + start + np.arange(width)

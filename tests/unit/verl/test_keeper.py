@@ -46,17 +46,20 @@ class Workers:
         return None if self.random.random() < self.failures else self.random.random() < self.rates[position]
 
     async def group(self, uid: str, position: int, first: int) -> None:
-        more, running = first, set()
-        while more or running:
+        more, running, complete = first, set(), False
+        while not complete:
             self.started[position] += more
             running |= {asyncio.create_task(self.rollout(position)) for _ in range(more)}
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            done = set()
+            if running:  # a prompt that sits out has none
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             outcomes = [task.result() for task in done]
             scored = [outcome for outcome in outcomes if outcome is not None]
             self.successes[position] += sum(scored)
             self.scored[position] += len(scored)
             failed = len(outcomes) - len(scored)
             more = await self.reports.send(Report(uid, sum(scored), len(scored), failed, waiting=not running))
+            complete = not (more or running)
         for _ in range(self.random.randrange(6)):  # verl is told
             await asyncio.sleep(0)
         self.finished.add(uid)
@@ -81,6 +84,49 @@ def test_the_budget_of_a_step_is_spent_exactly_whatever_fails(strategy: str, fai
             before = sum(workers.started.values())
             await workers.step(f"step {number}")
             assert sum(workers.started.values()) - before == 8 * PROMPTS
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "knapsack", "adaptive", "reinforce-ada"])
+def test_groups_without_rollouts_are_complete_and_their_prompts_sit_out(strategy: str) -> None:
+    async def run() -> None:
+        keeper = keeper_of(strategy, min_rollouts=0, revisit=2)
+        rates, absent = [0.0] * 3 + [1.0] * 3 + [0.5] * 6, np.zeros(PROMPTS, dtype=int)
+        ids = [f"prompt {position}" for position in range(PROMPTS)]
+        for number in range(8):
+            workers = Workers(keeper, rates, seed=number)
+            uids = await workers.step(f"step {number}")
+            started = np.array(list(workers.started.values()))
+            assert started.sum() == 8 * PROMPTS
+            assert not (started == 1).any()
+            assert workers.finished == set(uids)
+            absent = np.where(started, 0, absent + 1)
+            assert absent.max() <= 2
+            assert keeper._allocator.sitting_out(ids).tolist() == absent.tolist()
+            found = await keeper.visits(uids)
+            assert found["sitting_out"] == np.mean(started == 0)
+            assert found["rollouts/sum"] == 8 * PROMPTS
+        if strategy == "knapsack":
+            assert found["sitting_out"] > 0.0
+
+    asyncio.run(run())
+
+
+def test_a_checkpoint_inside_a_step_knows_who_has_sat_out(tmp_path: Path) -> None:
+    async def run() -> None:
+        keeper = keeper_of("knapsack", min_rollouts=0)
+        ids = [f"prompt {position}" for position in range(4)]
+        keeper._allocator.tell(ids, [8, 4, 4, 4], [8] * 4)
+        opening = await keeper.open(ids, ids, {})
+        assert opening.first[0] == 0
+        assert await report(keeper, ids[0], 0, 0, 0, waiting=True) == 0
+        await keeper.settle(ids[0])
+        await keeper.save(str(tmp_path / "state.npz"))
+        resumed = keeper_of("knapsack", min_rollouts=0)
+        await resumed.load(str(tmp_path / "state.npz"))
+        assert resumed._allocator.sitting_out(ids).tolist() == [1, 0, 0, 0]
+        assert keeper._allocator.sitting_out(ids).tolist() == [0, 0, 0, 0]
 
     asyncio.run(run())
 

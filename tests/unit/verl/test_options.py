@@ -71,6 +71,6 @@ def test_every_setting_reaches_the_allocator() -> None:
 
 
 def test_groups_of_one_are_refused_where_a_mean_is_subtracted() -> None:
-    with pytest.raises(kr.InvalidInputError, match=r"min_rollouts: expected 2 or more, got 1\."):
+    with pytest.raises(kr.InvalidInputError, match=r"min_rollouts: expected 0, or 2 or more, got 1\."):
         KnapsackOptions.read({"min_rollouts": 1}).allocator(8, "grpo")
     assert KnapsackOptions.read({"min_rollouts": 1}).allocator(8, "reinforce_plus_plus").settings.min_rollouts == 1

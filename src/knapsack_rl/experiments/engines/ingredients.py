@@ -76,6 +76,7 @@ def allocator(recipe: Recipe) -> kr.BudgetAllocator:
         group_size=recipe.training.group_size,
         min_rollouts=settings.min_rollouts,
         max_rollouts=settings.max_rollouts,
+        revisit=settings.revisit,
         fallback=settings.fallback,
         confidence=settings.confidence,
         cost_limit=settings.cost_limit,

@@ -9,12 +9,14 @@ from pydantic import (
     AfterValidator,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
 import knapsack_rl as kr
+from knapsack_rl.allocator import REVISIT
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.recipe.model_schema import ModelConfig
 from knapsack_rl.tasks import TaskConfig
@@ -53,8 +55,10 @@ class Allocator(Config):
     features: list[str] | None = None
     """Columns of the problems that strategies may learn from, such as `[category]`. `null` is `category` where the
     task has it, `[]` is none."""
-    min_rollouts: PositiveInt = 2
-    """Fewest rollouts of a prompt; at most `training.group_size`."""
+    min_rollouts: NonNegativeInt = 2
+    """Fewest rollouts of a prompt; at most `training.group_size`. With 0 a prompt may sit out a step."""
+    revisit: Annotated[int, Field(ge=0, le=255)] | None = REVISIT
+    """With `min_rollouts: 0`: visits in a row that a prompt may sit out; `null` for no such guarantee."""
     max_rollouts: PositiveInt = 128
     """Most rollouts of a prompt; at least `training.group_size`."""
     fallback: bool = True
@@ -257,6 +261,11 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield (
             f"allocator.max_rollouts: expected at least training.group_size ({training.group_size}), the mean "
             f"per prompt, got {allocator.max_rollouts}."
+        )
+    if allocator.min_rollouts > 0 and allocator.revisit not in (REVISIT, None):
+        yield (
+            f"allocator.revisit: nobody sits out with allocator.min_rollouts={allocator.min_rollouts}; leave it out, "
+            "or use allocator.min_rollouts=0."
         )
     rollouts, updates = training.rollouts_per_step, training.updates_per_step
     if rollouts % updates:

@@ -26,7 +26,7 @@ def oracle(view: kr.View[Any], amount: int) -> kr.Plan:
     return kr.allocate(
         rates,
         amount,
-        settings.min_rollouts,
+        view.least,
         settings.max_rollouts,
         fallback=settings.fallback,
         confidence=settings.confidence,

@@ -123,6 +123,7 @@ def _settings(recipe: Recipe, directory: Path) -> dict[str, Any]:
         f"{knapsack}.strategy": allocator.strategy,
         f"{knapsack}.min_rollouts": allocator.min_rollouts,
         f"{knapsack}.max_rollouts": allocator.max_rollouts,
+        f"{knapsack}.revisit": allocator.revisit,
         f"{knapsack}.fallback": allocator.fallback,
         f"{knapsack}.confidence": allocator.confidence,
         f"{knapsack}.cost_limit": allocator.cost_limit,
