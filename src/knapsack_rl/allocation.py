@@ -295,7 +295,7 @@ class _Rule:
         return self._most(int(rollouts.sum())) - value
 
     def _all_gain(self, rollouts: Ints, price: float) -> bool:
-        """Whether the last rollouts of all gain as much, which an exchange that made groups whole may have changed."""
+        """Whether all last rollouts gain at least the price, as largest gains do; exchanges may have changed that."""
         if not self.whole.any():
             return True
         before = np.where(self.whole & (rollouts <= 2), 0, rollouts - 1)  # of a group's first ones the mean
@@ -347,7 +347,7 @@ class _Rule:
             return 0
         if (fresh := self.whole[items] & (rollouts[items] == 0)).any():
             extra = largest_gains_in_groups(
-                lambda _, start, width: np.tile(-1.0 - start - np.arange(width), (len(_), 1)),
+                lambda chosen, start, width: np.tile(-1.0 - start - np.arange(width), (len(chosen), 1)),
                 self.high - rollouts[items],
                 left,
                 fresh,
@@ -463,7 +463,7 @@ def _largest_possible(budget: int, low: Ints, high: int, whole: Mask) -> int:
 
 def _with_minimum(low: Ints) -> str:
     """The prompts and their minimum in words."""
-    least, most = int(low.min(initial=0)) if not len(low) else int(low.min()), int(low.max(initial=0))
+    least, most = (int(low.min()), int(low.max())) if len(low) else (0, 0)
     return f"{len(low)} prompts with min_rollouts={least if least == most else f'{least} to {most}'}"
 
 

@@ -69,8 +69,8 @@ class BudgetAllocator:
     Args:
         strategy: one of `strategies()`, or a `Strategy`; `module:NAME` names one of your own.
         group_size: mean rollouts per prompt; a step of M prompts has the budget M * group_size, unless told otherwise.
-        min_rollouts: fewest rollouts a prompt gets. With 0 it may sit out a step; otherwise it gets what a comparison
-            takes, 2 and more (`reinforce`: 1).
+        min_rollouts: fewest rollouts a prompt gets. With 0 it may sit out a step: it gets none, or 2 and more (with
+            `reinforce` 1 and more).
         max_rollouts: most rollouts a prompt gets; 2^31 - 1 and more is no bound.
         seed: for whatever is drawn at random around a plan, such as `dispatch.shuffled_jobs`, and in those of the
             rivals that draw. A plan is a function of the seed, the ids and what was told.
@@ -83,7 +83,7 @@ class BudgetAllocator:
             None for no limit. Costs are learned from `tell`; as long as none are told, all prompts cost the same.
         revisit: visits in a row that a prompt may sit out, 0 to 255; at the next one it gets a group. None for no such
             guarantee. A visit is a step (or a `tell`) that the prompt was in. With `min_rollouts` above 0 nobody sits
-            out.
+            out, and another number than the default is refused.
         on_step: called with `metrics.step_metrics` of every step when it ends (its last `tell` or `report`), and of
             every `tell` of the allocator; a tracker's `log` will do. The step has been learned from by then, so that
             an error that it raises loses nothing.

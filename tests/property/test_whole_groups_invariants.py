@@ -36,7 +36,9 @@ def best_value(rates: list[float], budget: int, low: list[int], high: int, algor
 
 
 @settings(max_examples=400, deadline=None)
-@given(data=st.data(), high=st.sampled_from([1, 2, 3, 4, 6, 9]), algorithm=st.sampled_from(["grpo", "rloo", "reinforce"]))
+@given(
+    data=st.data(), high=st.sampled_from([1, 2, 3, 4, 6, 9]), algorithm=st.sampled_from(["grpo", "rloo", "reinforce"])
+)
 def test_no_plan_has_more_value_and_what_is_refused_has_no_plan(data: st.DataObject, high: int, algorithm: str) -> None:
     learnable = data.draw(st.booleans())
     rates = data.draw(st.lists(RATES if learnable else RATES | NOT_LEARNABLE, max_size=6))

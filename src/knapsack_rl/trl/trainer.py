@@ -335,10 +335,10 @@ class KnapsackTrainer(IdleTrainer):
         total = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
         known = ~np.isnan(total)
         with np.errstate(invalid="ignore"):
-            sums, counts = (
-                np.bincount(done.groups, each, len(prompts.rows)) for each in (np.where(known, total, 0.0), known)
+            count = len(prompts.rows)  # the last of them may sit out
+            means = np.bincount(done.groups, np.where(known, total, 0.0), count) / np.bincount(
+                done.groups, known, count
             )
-            means = sums / counts
         successes, scored, _ = self._outcomes(rewards, done.groups, len(prompts.rows))
         tokens = self._newest_tokens(done.groups, len(prompts.rows))
         return StepRecord(prompts.rows, done.plan, successes, scored, means, tokens, prompts.belief)

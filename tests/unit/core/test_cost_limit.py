@@ -177,9 +177,7 @@ def test_a_copy_learns_costs_by_itself() -> None:
 
 def careless(view: kr.View[Any], amount: int) -> kr.Plan:
     """The paper's rule, whatever the rollouts cost."""
-    return kr.allocate(
-        view.rates, amount, view.least, view.settings.max_rollouts, algorithm=view.settings.algorithm
-    )
+    return kr.allocate(view.rates, amount, view.least, view.settings.max_rollouts, algorithm=view.settings.algorithm)
 
 
 def test_a_rule_that_spends_more_than_the_limit_is_refused_by_name() -> None:

@@ -89,9 +89,7 @@ class TestTheRule:
             (3, [2, 2], 8, "need at least 4 rollouts, got 3, 1 too few"),
         ],
     )
-    def test_a_budget_that_no_groups_add_up_to_is_refused(
-        self, budget: int, low: Any, high: int, message: str
-    ) -> None:
+    def test_a_budget_that_no_groups_add_up_to_is_refused(self, budget: int, low: Any, high: int, message: str) -> None:
         with pytest.raises(kr.InfeasibleBudgetError, match=message):
             kr.allocate([0.5, 0.5], budget, low, high)
 
@@ -119,7 +117,9 @@ class TestTheRule:
         allocator = told("adaptive", revisit=None)
         settings = Settings(8, 0, 128, "grpo", True, 0.9, 0)
         nothing = np.zeros(6, dtype=np.int64)
-        prompts = Prompts(allocator._prompts(IDS, None).keys, allocator._prompts(IDS, None).features, allocator.estimator)
+        prompts = Prompts(
+            allocator._prompts(IDS, None).keys, allocator._prompts(IDS, None).features, allocator.estimator
+        )
         view = View(prompts, settings, nothing, nothing, nothing, nothing)
         sums = view.expected_gains((0.5, 2.0))(np.arange(6), 0, 12).cumsum(axis=1)
         for count in (1, 2, 3, 7, 12):
