@@ -231,7 +231,8 @@ class _Rule:
             if float(costs @ rollouts) <= limit:
                 return self._plan(rollouts, moved, costs)
 
-        order = np.argsort(costs, kind="stable") if not self.learnable.all() else None
+        waiting = self.unvisited | (self.unsolved & self.fallback)
+        order = np.argsort(costs, kind="stable") if waiting.any() else None
 
         def fits(rollouts: Ints) -> bool:
             """Whether somebody's rollouts leave enough for the cheapest plan of everyone else's."""

@@ -336,9 +336,8 @@ class KnapsackTrainer(IdleTrainer):
         known = ~np.isnan(total)
         with np.errstate(invalid="ignore"):
             count = len(prompts.rows)  # the last of them may sit out
-            means = np.bincount(done.groups, np.where(known, total, 0.0), count) / np.bincount(
-                done.groups, known, count
-            )
+            rewarded = np.bincount(done.groups, known, count)
+            means = np.bincount(done.groups, np.where(known, total, 0.0), count) / rewarded
         successes, scored, _ = self._outcomes(rewards, done.groups, len(prompts.rows))
         tokens = self._newest_tokens(done.groups, len(prompts.rows))
         return StepRecord(prompts.rows, done.plan, successes, scored, means, tokens, prompts.belief)
