@@ -198,6 +198,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], str, str]])
 
     `ends` holds ((x, y), text, colour). The axes' limits must be final.
     """
+    axes.get_ylim()  # has matplotlib work out limits that it has put off
     place = axes.get_subplotspec()
     panels = place.get_gridspec().nrows if place else 1
     height = 72.0 * axes.figure.figure.get_figheight() / panels * 0.75  # points; about the part inside the axes

@@ -19,6 +19,7 @@ RATIOS = {
     "all correct": "zero_gradient_ratio/all_positive",
     "all wrong": "zero_gradient_ratio/all_negative",
 }
+COSTS = {"even groups": "cost/even", "real": "cost/real", "expected": "cost/expected"}
 LOG_SCORE = "belief/log_score"
 _GRID = 9  # prompts in the figure of single prompts, three in a row
 
@@ -106,6 +107,21 @@ def budgets(runs: Sequence[Run]) -> list[Chart]:
             source="allocations.parquet",
         ),
     ]
+
+
+def costs(runs: Sequence[Run]) -> list[Chart]:
+    """What the steps cost, beside what was expected."""
+    return _chart(
+        runs,
+        "costs",
+        run_figures.costs,
+        [run_data.curve(run, key, quantity=quantity) for run in runs for quantity, key in COSTS.items()],
+        title="What steps cost",
+        caption="Completion tokens of a step: what its rollouts took, what they were expected to take after the "
+        "lengths of earlier ones, and what even groups of as many rollouts would have been expected to take. "
+        f"`cost_limit` bounds the second by the third. {_smoothing(runs)} The vertical axis does not start at zero.",
+        source="metrics.jsonl",
+    )
 
 
 def predictions(runs: Sequence[Run]) -> list[Chart]:

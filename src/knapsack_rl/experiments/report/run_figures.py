@@ -23,6 +23,7 @@ from knapsack_rl.experiments.pages.drawing import (
     RUN_COLOURS,
     VERMILLION,
     WIDTH,
+    Dashes,
     grid,
     groups,
     label_ends,
@@ -45,6 +46,11 @@ STATUS_RANGES = ("p = 0", "0 < p ≤ 0.2", "0.2 < p < 0.8", "0.8 ≤ p < 1", "p 
 
 _LARGEST_POINT = 80.0  # square points
 _QUANTITY_COLOURS = {"effective gradients": BLUE, "all correct": VERMILLION, "all wrong": GREEN}
+_COST_LINES: dict[str, tuple[str, Dashes]] = {
+    "even groups": (MUTED, "-"),
+    "real": (BLUE, "-"),
+    "expected": (VERMILLION, "--"),  # on the real one, which it should cover
+}
 
 
 @styled
@@ -224,6 +230,32 @@ def budget_quantiles(table: pd.DataFrame) -> Figure:
         label_ends(axes, [((float(step[-1]), float(last[key])), text, shade) for text, key, shade in labels])
         if len(runs) > 1:
             axes.set_title(run, color=colour)
+    step_axis(panels[-1])
+    return figure
+
+
+@styled
+def costs(table: pd.DataFrame) -> Figure:
+    """Tokens of each step, a panel for each run.
+
+    Columns: run, quantity ("real", "expected", "even groups"), step, value, running_mean.
+    """
+    runs = names(table, "run")
+    figure = Figure(figsize=(WIDTH, 1.0 + 2.1 * len(runs)), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(len(runs), sharex=True, sharey=True))
+    ends_of = {}
+    for axes, (run, of_run) in zip(panels, groups(table, "run"), strict=True):
+        ends_of[axes] = [
+            (smoothed_line(axes, rows, colour, 1.0, dashes), quantity, colour)
+            for quantity, rows in groups(of_run, "quantity")
+            for colour, dashes in [_COST_LINES[quantity]]
+        ]
+        axes.set_ylabel("tokens of a step")
+        axes.margins(y=0.12)
+        if len(runs) > 1:
+            axes.set_title(run)
+    for axes, ends in ends_of.items():  # last of all, since the panels share their limits
+        label_ends(axes, ends)
     step_axis(panels[-1])
     return figure
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ except ImportError as error:
 
 _TOP_PROMPTS = 20
 _LOG_SCORE = "Log score of predictions, mean (nats)"
+_COSTS = {
+    "Tokens per step, mean": "cost/real",
+    "Tokens per step as expected, mean": "cost/expected",
+    "Tokens per step expected of even groups, mean": "cost/even",
+}
 
 
 def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
@@ -79,7 +85,7 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
                     *_accuracy_table(runs),
                 ],
             ),
-            Section("Budgets", [*run_charts.budgets(runs), *_top_prompts(runs)]),
+            Section("Budgets", [*run_charts.budgets(runs), *run_charts.costs(runs), *_top_prompts(runs)]),
             Section("Predictions", run_charts.predictions(runs)),
             Section("Prompts", [*run_charts.statuses(runs, visits), *run_charts.single_prompts(runs)]),
             Section("How the runs were made" if len(runs) > 1 else "How the run was made", _how_made(runs)),
@@ -171,6 +177,7 @@ def _key_numbers(runs: Sequence[Run], visits: dict[str, Visits | None]) -> DataT
         "Effective gradient ratio, mean": (percent, lambda run: run.mean("effective_gradient_ratio")),
         "Prompts per step, mean": (lambda mean: f"{mean:.4g}", lambda run: run_data.groups_per_step(run)[0]),
         "Effective prompts per step, mean": (lambda mean: f"{mean:.1f}", lambda run: run_data.groups_per_step(run)[1]),
+        **{name: (plain, partial(Run.mean, key=key)) for name, key in _COSTS.items()},
         _LOG_SCORE: (lambda mean: f"{mean:.3f}", lambda run: run.mean(run_charts.LOG_SCORE)),
         "Prompts visited": of_visits(lambda seen: len(seen.first)),
         "Prompts without a success at the first visit": of_visits(lambda seen: int((seen.first == 0).sum())),
@@ -182,8 +189,9 @@ def _key_numbers(runs: Sequence[Run], visits: dict[str, Visits | None]) -> DataT
     rows = {quantity: [read(run) for run in runs] for quantity, (_, read) in quantities.items()}
     if rows["Steps planned"] == rows["Steps"]:
         del rows["Steps planned"]
-    if not any(rows[_LOG_SCORE]):  # runs of earlier versions
-        del rows[_LOG_SCORE]
+    for quantity in (*_COSTS, _LOG_SCORE):
+        if not any(rows[quantity]):  # no costs were told, or an earlier version made the run
+            del rows[quantity]
     values = pd.DataFrame.from_dict(rows, orient="index", columns=[run.name for run in runs], dtype=object)
     return DataTable(
         name="key-numbers",

@@ -52,11 +52,12 @@ def write_run(
     per_step: int = 32,
     seed: int = 0,
     beliefs: bool = True,
+    cost_limit: float | None = None,
 ) -> Path:
     """A run directory whose rewards are drawn from success rates that rise while a real allocator plans."""
     rng = np.random.default_rng(seed)
     logit = rng.normal(-1.0, 4.0, size=prompts)
-    allocator = kr.BudgetAllocator(strategy=strategy, group_size=8, min_rollouts=2, max_rollouts=64, seed=seed)
+    allocator = kr.BudgetAllocator(strategy, 8, max_rollouts=64, seed=seed, cost_limit=cost_limit)
     records: list[dict[str, object]] = []
     plans: list[tuple[int, list[str], list[int], list[int], Belief | None]] = []
     ids = [f"prompt-{index:03d}" for index in range(prompts)]
@@ -77,7 +78,15 @@ def write_run(
         belief = allocator.belief([ids[index] for index in batch])
         plan = allocator.ask([ids[index] for index in batch])
         successes = rng.binomial(plan.rollouts, 1 / (1 + np.exp(-logit[batch])))
-        allocator.tell([ids[index] for index in batch], successes, plan.rollouts)
+        spent: dict[str, float] = {}
+        if cost_limit is None:
+            allocator.tell([ids[index] for index in batch], successes, plan.rollouts)
+        else:  # hard prompts have long answers
+            tokens = plan.rollouts * (4 + (logit[batch] < 0.0) * 8)
+            expected = allocator.expected_costs([ids[index] for index in batch]) if step > 1 else None
+            allocator.tell([ids[index] for index in batch], successes, plan.rollouts, costs=tokens)
+            found = kr.metrics.step_metrics(plan.rollouts, successes, costs=tokens, expected_costs=expected)
+            spent = {name: number for name, number in found.items() if name.startswith("cost/")}
         mixed = (successes > 0) & (successes < plan.rollouts)
         logit[batch] += 0.8 * mixed + rng.normal(0.05, 0.1, size=per_step)
         zero = kr.metrics.zero_gradient_ratios(successes, plan.rollouts)
@@ -91,6 +100,7 @@ def write_run(
                 "zero_gradient_ratio/all_negative": zero.all_negative,
                 "prompt_reward": float(np.mean(successes / plan.rollouts)),
                 "allocation_seconds": 0.0004,
+                **spent,
             }
             | ({"belief/log_score": float(belief.log_likelihood(successes, plan.rollouts).mean())} if beliefs else {})
         )
@@ -182,6 +192,24 @@ def test_run_that_recorded_no_beliefs_has_a_page_without_predictions(tmp_path: P
     assert figures == FIGURES - {"calibration", "log-score"}
     assert "Predictions" not in page.read_text(encoding="utf-8")
     assert not any("Log score" in quantity for quantity in table_cells(page))
+
+
+def test_run_that_was_told_costs_shows_real_ones_beside_expected_ones(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "priced", steps=12, planned=12, cost_limit=1.0)
+
+    page = write_report([run])
+
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in logged if "evaluation" not in line]
+    with (run / "figures" / "costs.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for quantity, key in {"real": "cost/real", "expected": "cost/expected", "even groups": "cost/even"}.items():
+        drawn = {int(row["step"]): float(row["value"]) for row in rows if row["quantity"] == quantity}
+        assert drawn == {step["step"]: step[key] for step in steps if key in step}
+    assert sum("cost/expected" in step for step in steps) == len(steps) - 1  # nothing is known before the first
+    assert all(step["cost/expected"] <= step["cost/even"] * (1 + 1e-8) for step in steps[1:])
+    mean = np.mean([step["cost/real"] for step in steps])
+    assert table_cells(page)["Tokens per step, mean"] == f"{mean:,.0f}"
 
 
 def test_every_figure_lies_beside_the_page_as_svg_png_and_csv(finished_run: Path) -> None:
