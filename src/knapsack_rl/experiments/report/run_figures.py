@@ -243,18 +243,19 @@ def costs(table: pd.DataFrame) -> Figure:
     runs = names(table, "run")
     figure = Figure(figsize=(WIDTH, 1.0 + 2.1 * len(runs)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(runs), sharex=True, sharey=True))
-    ends = []
+    ends_of = {}
     for axes, (run, of_run) in zip(panels, groups(table, "run"), strict=True):
-        ends.append([])
-        for quantity, rows in groups(of_run, "quantity"):
-            colour, dashes = _COST_LINES[quantity]
-            ends[-1].append((smoothed_line(axes, rows, colour, 1.0, dashes), quantity, colour))
+        ends_of[axes] = [
+            (smoothed_line(axes, rows, colour, 1.0, dashes), quantity, colour)
+            for quantity, rows in groups(of_run, "quantity")
+            for colour, dashes in [_COST_LINES[quantity]]
+        ]
         axes.set_ylabel("tokens of a step")
         axes.margins(y=0.12)
         if len(runs) > 1:
             axes.set_title(run)
-    for axes, of_panel in zip(panels, ends, strict=True):  # last of all, since the panels share their limits
-        label_ends(axes, of_panel)
+    for axes, ends in ends_of.items():  # last of all, since the panels share their limits
+        label_ends(axes, ends)
     step_axis(panels[-1])
     return figure
 
