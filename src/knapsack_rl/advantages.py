@@ -19,7 +19,8 @@ Ints = NDArray[np.int64]
 
 ROLLOUT_WEIGHTS = ("none", "sqrt")
 """What `rollout_weights` may be."""
-EPSILON = 1e-6  # the paper's, beside equation 3; TRL has 1e-4
+EPSILON = 1e-6  # the paper's, beside equation 3
+TRL_EPSILON = 1e-4
 
 
 class Advantages(NamedTuple):
@@ -28,7 +29,10 @@ class Advantages(NamedTuple):
     values: Floats
     """Shape (rollouts,), not clipped."""
     zero_std: float
-    """Share of rollouts whose reward deviation, as the scaling takes it, is zero (TRL's frac_reward_zero_std)."""
+    """TRL's frac_reward_zero_std: share whose reward deviation, as the scaling takes it, is zero. GRPO's is a share of
+    rollouts, RLOO's one of groups."""
+    idle: NDArray[np.bool_]
+    """Shape (rollouts,): whether all rewards of its group are equal (`idle_rollouts`)."""
 
 
 def total_rewards(rewards: Floats, weights: Floats) -> Floats:
@@ -82,7 +86,44 @@ def group_advantages(
         values = (summed - (known.mean() if known.size else 0.0)) / (spread + EPSILON)
     idle = idle_rollouts(each, of, weight, multi_objective_aggregation=multi_objective_aggregation)
     values = np.where(idle | np.isnan(values), 0.0, values)
-    return Advantages(values, float(np.isclose(spread, 0.0).mean()) if len(spread) else 0.0)
+    return Advantages(values, float(np.isclose(spread, 0.0).mean()) if len(spread) else 0.0, idle)
+
+
+def leave_one_out_advantages(
+    rewards: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None, *, normalize: bool = False
+) -> Advantages:
+    """RLOO's advantages (Ahmadian et al., 2024): each reward minus the mean of the others in its group.
+
+    That is N / (N - 1) times its distance from the mean of all N, so that they sum to 0 in every group.
+
+    Args:
+        rewards: shape (rollouts,), or (rollouts, reward functions); NaN where there is none.
+        groups: shape (rollouts,), position of the prompt that each is a rollout of.
+        weights: shape (reward functions,); by default 1 each.
+        normalize: TRL's `normalize_advantages`: divided by their deviation over the whole batch, plus TRL's 1e-4. Their
+            mean, which TRL subtracts too, is 0.
+
+    Returns:
+        The advantages; exactly 0 for rollouts without any reward, in groups of equal rewards, and for a reward without
+        others.
+
+    Raises:
+        InvalidInputError: shapes do not fit.
+
+    Cost: O(rollouts log rollouts).
+    """
+    each, of, weight = _checked(rewards, groups, weights)
+    total = total_rewards(each, weight)
+    mean, std = _moments(total, of)
+    count = np.bincount(of, ~np.isnan(total))[of]
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 for a reward without others
+        values = (total - mean) * (count / (count - 1.0))
+    if normalize:
+        values = values / (_deviation(values) + TRL_EPSILON)
+    idle = idle_rollouts(total, of)
+    values = np.where(idle | np.isnan(values), 0.0, values)
+    flat = np.isclose(std, 0.0)[np.unique(of, return_index=True)[1]]
+    return Advantages(values, float(flat.mean()) if len(flat) else 0.0, idle)
 
 
 def idle_rollouts(

@@ -1,4 +1,4 @@
-"""The adapter for TRL: variable group sizes in its own GRPOTrainer."""
+"""The adapter for TRL: variable group sizes in its own GRPOTrainer and RLOOTrainer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ except ImportError as error:
         "knapsack_rl.trl needs TRL, which is not installed. Run: pip install 'knapsack-rl[trl]'"
     ) from error
 
-from knapsack_rl.trl.trainer import KnapsackGRPOTrainer, StepRecord
+from knapsack_rl.trl.trainer import KnapsackGRPOTrainer, KnapsackRLOOTrainer, StepRecord
 
-__all__ = ["KnapsackGRPOTrainer", "StepRecord"]
+__all__ = ["KnapsackGRPOTrainer", "KnapsackRLOOTrainer", "StepRecord"]

@@ -10,7 +10,7 @@ from typing import Any
 import trl
 from datasets import Dataset
 from packaging.specifiers import SpecifierSet
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, RLOOConfig
 
 from knapsack_rl.advantages import ROLLOUT_WEIGHTS
 from knapsack_rl.allocator import BudgetAllocator
@@ -20,8 +20,8 @@ from knapsack_rl.validation import one_of
 TESTED = SpecifierSet(">=1.14.2,<1.17,!=1.15.*")  # 1.15 itself needs Triton, which a CPU does not have
 
 HOMOGENEOUS_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
-"""Loss types of TRL whose term of a rollout grows in proportion to the size of its advantage: min(c A, c' A), and where
-a temperature or weight depends on A, on its sign alone."""
+"""Loss types of GRPOTrainer whose term of a rollout grows in proportion to the size of its advantage: min(c A, c' A),
+and where a temperature or weight depends on A, on its sign alone. That of RLOOTrainer's only loss does so too."""
 
 
 def check_trl_version() -> None:
@@ -32,28 +32,28 @@ def check_trl_version() -> None:
     """
     if trl.__version__ not in TESTED:
         raise InvalidInputError(
-            "trl: KnapsackGRPOTrainer overrides private methods of TRL and was tried with some versions only, not with "
+            "trl: knapsack_rl.trl overrides private methods of TRL and was tried with some versions only, not with "
             f"the installed {trl.__version__}. Run: pip install 'trl{TESTED}'"
         )
 
 
-def check_trainer(trainer: type[GRPOTrainer]) -> None:
+def check_trainer(trainer: Any) -> None:
     """Refuse a mix with TRL trainers that generate and score in their own way, over groups of one size.
 
     Raises:
         InvalidInputError: such a trainer is among the bases.
     """
     for base in trainer.__mro__:
-        own_way = "_generate_and_score_completions" in vars(base) or not issubclass(base, GRPOTrainer)
-        if own_way and base.__module__.startswith("trl.") and base not in GRPOTrainer.__mro__:
+        own_way = "_generate_and_score_completions" in vars(base) or not issubclass(base, trainer.plain)
+        if own_way and base.__module__.startswith("trl.") and base not in trainer.plain.__mro__:
             raise InvalidInputError(
                 f"trainer: {base.__name__} generates and scores groups of one size in its own way and cannot be "
-                "combined with variable group sizes. Derive from KnapsackGRPOTrainer alone."
+                f"combined with variable group sizes. Derive from Knapsack{trainer.plain.__name__} alone."
             )
 
 
 def check_options(
-    args: GRPOConfig,
+    args: GRPOConfig | RLOOConfig,
     allocator: BudgetAllocator,
     id_column: str | None,
     feature_columns: Sequence[str],
@@ -72,8 +72,14 @@ def check_options(
         )
     if settings.algorithm not in ("grpo", "rloo"):
         raise InvalidInputError(
-            f"allocator: GRPO's gradient vanishes when all rewards of a group are equal, got algorithm="
-            f"{settings.algorithm!r}. Use BudgetAllocator(algorithm='grpo')."
+            "allocator: the gradient of GRPO and RLOO vanishes when all rewards of a group are equal, got algorithm="
+            f"{settings.algorithm!r}. Use BudgetAllocator(algorithm='grpo'), or 'rloo', which is the same to it."
+        )
+    if isinstance(args, RLOOConfig) and args.beta != 0.0:
+        raise InvalidInputError(
+            f"args.beta: expected 0, got {args.beta}. RLOOTrainer takes the KL term from the reward, so that groups of "
+            "equal rewards have a gradient too and no allocation can spare them. Set beta=0.0, or use "
+            "KnapsackGRPOTrainer, whose KL term is beside the reward."
         )
     if train_dataset is None:
         raise InvalidInputError(
@@ -128,15 +134,28 @@ def check_options(
         )
 
 
-def check_weights(args: GRPOConfig, rollout_weights: str) -> None:
+def check_clip(advantage_clip: Any) -> None:
+    """Refuse a bound that is none.
+
+    Raises:
+        InvalidInputError: neither a positive number, nor None, nor "auto".
+    """
+    if advantage_clip is None or advantage_clip == "auto":
+        return
+    if not isinstance(advantage_clip, int | float) or not advantage_clip > 0.0:
+        raise InvalidInputError(
+            f"advantage_clip: expected a positive number, None for no bound, or 'auto', got {advantage_clip!r}."
+        )
+
+
+def check_weights(args: GRPOConfig | RLOOConfig, rollout_weights: str) -> None:
     """Refuse weights that would not weigh the loss.
 
     Raises:
         InvalidInputError: unknown weights, or a loss that is not known to be proportional to advantages.
     """
-    if one_of("rollout_weights", rollout_weights, ROLLOUT_WEIGHTS) != "none" and (
-        args.loss_type not in HOMOGENEOUS_LOSSES
-    ):
+    known = isinstance(args, RLOOConfig) or args.loss_type in HOMOGENEOUS_LOSSES
+    if one_of("rollout_weights", rollout_weights, ROLLOUT_WEIGHTS) != "none" and not known:
         raise InvalidInputError(
             "rollout_weights: a weight on the advantage is one on the loss only where the loss is proportional to it, "
             f"which is not known of args.loss_type={args.loss_type!r}. Use one of {', '.join(HOMOGENEOUS_LOSSES)}, or "
@@ -144,7 +163,7 @@ def check_weights(args: GRPOConfig, rollout_weights: str) -> None:
         )
 
 
-def check_waves(trainer: GRPOTrainer, allocator: BudgetAllocator) -> None:
+def check_waves(trainer: Any, allocator: BudgetAllocator) -> None:
     """Refuse several generations in a step where the prompts of a step have a state that each of them would reset.
 
     Raises:
@@ -181,7 +200,7 @@ def check_columns(columns: Collection[str], id_column: str | None, feature_colum
         )
 
 
-def inside_window(args: GRPOConfig, update: float, prompts: int | None = None) -> bool:
+def inside_window(args: GRPOConfig | RLOOConfig, update: float, prompts: int | None = None) -> bool:
     """Whether the generation batch in use at this optimiser update would still be used by the next one.
 
     Args:
@@ -197,7 +216,7 @@ def inside_window(args: GRPOConfig, update: float, prompts: int | None = None) -
     return int(update) * batches % window != 0
 
 
-def exact_resume(args: GRPOConfig) -> str:
+def exact_resume(args: GRPOConfig | RLOOConfig) -> str:
     """What to change so that no checkpoint lies inside a generation window."""
     window, batches = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
     if window % batches:

@@ -17,12 +17,11 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from knapsack_rl.trl.waves import Row, WavesTrainer
@@ -53,12 +52,19 @@ FILL = {"tool_mask": 1, "importance_sampling_ratio": 1.0}
 
 
 class IdleTrainer(WavesTrainer):
-    """GRPOTrainer that can leave idle rollouts out of an update without changing it."""
+    """Can leave idle rollouts out of an update without changing it."""
 
+    plain: ClassVar[type[Any]]
+    """TRL's trainer, which this one is but for the adapter."""
     skip_idle: bool = False
     """Whether it does."""
     _buffered_inputs: list[Batch] | None
     _deferring = False
+
+    @property
+    def _divisor(self) -> str | None:
+        """What the loss divides by, as in `DIVISORS`; None where it is not known."""
+        raise NotImplementedError
 
     def _can_skip_idle(self) -> bool:
         """Whether the update would stay the same; if not, says why."""
@@ -76,12 +82,18 @@ class IdleTrainer(WavesTrainer):
             self._deferring = False
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **kwargs: Any
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        *more: Any,
+        **kwargs: Any,
     ) -> tuple[Any, ...]:
         if self._deferring:  # advantages are not known yet; `_fill_old_logps` computes what is needed
             return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
         found: tuple[Any, ...] = super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, **kwargs
+            model, input_ids, attention_mask, logits_to_keep, *more, **kwargs
         )
         return found
 
@@ -123,7 +135,7 @@ class IdleTrainer(WavesTrainer):
         lengths = (rows["prompt_mask"].sum(dim=1) + rows["completion_mask"].sum(dim=1)).view(shape)
         span = math.gcd(len(batches), self.args.gradient_accumulation_steps)  # updates begin and end between spans
         deals = pack(live.cpu().numpy(), lengths.cpu().numpy(), span)
-        if DIVISORS[self.loss_type] == "tokens":
+        if self._divisor == "tokens":
             divisors = mask.sum(dim=1).view(shape).sum(dim=2, keepdim=True).clamp(min=1).expand(shape).flatten()
         else:
             divisors = torch.full_like(lengths, shape[2]).flatten()
@@ -147,7 +159,7 @@ class IdleTrainer(WavesTrainer):
         batch = {name: value[index] for name, value in rows.items()}
         for name in ("completion_mask", "advantages"):
             batch[name][len(deal) :] = 0
-        divisor = DIVISORS[self.loss_type]
+        divisor = self._divisor
         if divisor != "nothing":
             now = count if divisor == "rows" else loss_mask(batch).sum().clamp(min=1)
             batch["advantages"] = batch["advantages"] * (now / divisors[index])
@@ -167,7 +179,7 @@ class IdleTrainer(WavesTrainer):
 
     def _fill_old_logps(self, batches: Sequence[Batch]) -> None:
         """Compute what `_get_per_token_logps_and_entropies` put off, in step on every process."""
-        if _corrects_sampling(self) or "old_per_token_logps" not in batches[0]:
+        if _corrects_sampling(self) or not {"old_per_token_logps", "old_logps"} & set(batches[0]):
             return
         checkpointing = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), checkpointing:
@@ -177,7 +189,10 @@ class IdleTrainer(WavesTrainer):
                     attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
                     kept = batch["completion_ids"].shape[1]
                     logps, *_ = self._get_per_token_logps_and_entropies(self.model, ids, attention, kept)
-                    batch["old_per_token_logps"] = logps
+                    if "old_logps" in batch:  # RLOOTrainer's, of whole completions
+                        batch["old_logps"] = (logps * batch["completion_mask"]).sum(dim=1)
+                    else:
+                        batch["old_per_token_logps"] = logps
 
 
 def loss_mask(rows: Batch) -> torch.Tensor:
@@ -241,22 +256,22 @@ def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _corrects_sampling(trainer: GRPOTrainer) -> bool:
-    return bool(trainer.use_vllm and trainer.vllm_importance_sampling_correction)
+def _corrects_sampling(trainer: Any) -> bool:
+    return bool(trainer.use_vllm and getattr(trainer, "vllm_importance_sampling_correction", False))
 
 
-def obstacle(trainer: GRPOTrainer) -> str | None:
+def obstacle(trainer: Any) -> str | None:
     """Why idle rollouts must be trained on all the same, None where leaving them out does not change the update."""
     methods = type(trainer)
-    own_loss = (methods._compute_loss, methods.compute_loss) != (GRPOTrainer._compute_loss, IdleTrainer.compute_loss)
+    own_loss = (methods._compute_loss, methods.compute_loss) != (methods.plain._compute_loss, IdleTrainer.compute_loss)
     obstacles = {
         f"args.beta={trainer.beta} pulls every rollout towards the reference policy": trainer.beta != 0.0,
-        "args.entropy_coef rewards the entropy of every rollout": trainer._entropy_bonus_enabled,
-        "args.top_entropy_quantile compares the tokens of all rollouts": trainer.top_entropy_quantile < 1.0,
-        "the router's loss balances experts over all rollouts": trainer.aux_loss_enabled,
-        f"args.loss_type={trainer.loss_type!r} is not known to be proportional to the advantage": (
-            trainer.loss_type not in DIVISORS
+        "args.entropy_coef rewards the entropy of every rollout": getattr(trainer, "_entropy_bonus_enabled", False),
+        "args.top_entropy_quantile compares the tokens of all rollouts": (
+            getattr(trainer, "top_entropy_quantile", 1.0) < 1.0
         ),
+        "the router's loss balances experts over all rollouts": trainer.aux_loss_enabled,
+        "the loss of args.loss_type is not known to be proportional to the advantage": trainer._divisor is None,
         f"{methods.__name__} computes a loss of its own": own_loss,
         "args.use_liger_kernel was not tried": trainer.args.use_liger_kernel,
         "DeepSpeed counts micro-batches itself": trainer.is_deepspeed_enabled,
@@ -269,7 +284,7 @@ def obstacle(trainer: GRPOTrainer) -> str | None:
     return next((reason for reason, holds in obstacles.items() if holds), None)
 
 
-def _splits_rollouts(trainer: GRPOTrainer) -> bool:
+def _splits_rollouts(trainer: Any) -> bool:
     """Whether several processes share a row: tensor, context or sequence parallelism."""
     parallel = getattr(trainer.accelerator, "parallelism_config", None)
     return any(getattr(parallel, size, 1) > 1 for size in ("tp_size", "cp_size", "sp_size"))

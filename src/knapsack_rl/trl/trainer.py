@@ -1,4 +1,4 @@
-"""Variable group sizes in TRL's own GRPOTrainer.
+"""Variable group sizes in TRL's own GRPOTrainer and RLOOTrainer.
 
 TRL's data loader delivers M prompts, each repeated G times, and everything behind it counts on that. The adapter leaves
 the loader alone and re-deals the rows at the last moment, right before generation, when beliefs are freshest:
@@ -9,7 +9,7 @@ the loader alone and re-deals the rows at the last moment, right before generati
 
 A strategy that looks at the first rollouts before it places the rest has several plans in a step, each generated and
 rewarded before the next is made (`waves`), all with the same policy. Where a plan is even (a first epoch, or the
-strategy `uniform`) nothing is re-dealt and TRL's advantages are kept, so that the trainer is then plain GRPOTrainer.
+strategy `uniform`) nothing is re-dealt and TRL's advantages are kept, so that the trainer is then TRL's plain one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from datasets import IterableDataset
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from knapsack_rl import advantages as core
@@ -42,7 +42,7 @@ from knapsack_rl.errors import InvalidInputError, StateError
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.step import Step
 from knapsack_rl.trl import compatibility
-from knapsack_rl.trl.idle import IdleTrainer
+from knapsack_rl.trl.idle import DIVISORS, IdleTrainer
 from knapsack_rl.trl.sampler import EpochOrder
 from knapsack_rl.trl.waves import Row
 
@@ -87,19 +87,19 @@ class _Generation(NamedTuple):
     waves: int
 
 
-class KnapsackGRPOTrainer(IdleTrainer):
-    """TRL's GRPOTrainer with a group size per prompt, decided step by step by a `BudgetAllocator`.
+class KnapsackTrainer(IdleTrainer):
+    """One of TRL's trainers with a group size per prompt, decided step by step by a `BudgetAllocator`.
 
-    Takes what GRPOTrainer takes, and trains on exactly as many rollouts. Advantages are those of TRL over the groups as
-    they are (`scale_rewards`, `multi_objective_aggregation`), with the paper's epsilon of 1e-6 where groups are uneven.
+    Takes what TRL's trainer takes, and trains on exactly as many rollouts.
 
     Args:
         allocator: whose `group_size` is `args.num_generations`; by default `BudgetAllocator(strategy="knapsack")`.
         success_threshold: a rollout is a success when its reward is above this.
         success_reward: name of the reward function that decides success; by default the weighted sum of all. Give it
             when some functions reward style or format.
-        advantage_clip: bound on the absolute advantage (paper, appendix C), None for none. Uneven groups need it: one
-            success in 128 has an advantage of 11.
+        advantage_clip: bound on the absolute advantage (paper, appendix C), None for none. By default ("auto") 5 where
+            advantages are normalised, since one success in 128 then has one of 11, and None where they are in the unit
+            of the rewards (`scale_rewards="none"`; RLOO without `normalize_advantages`), which no bound must bend.
         id_column: a column that tells prompts with the same text apart. A prompt is its content and images, and this.
         waves: whether a strategy with several waves may generate several times in a step; False plans every step in one
             shot, for engines where waiting for the last rollout of each wave costs too much.
@@ -119,19 +119,17 @@ class KnapsackGRPOTrainer(IdleTrainer):
         InvalidInputError: TRL's version or an option cannot work with variable group sizes.
     """
 
-    args: GRPOConfig
-
     def __init__(
         self,
         model: Any,
         reward_funcs: Any = None,
-        args: GRPOConfig | None = None,
+        args: Any = None,
         train_dataset: Any = None,
         *more: Any,
         allocator: BudgetAllocator | None = None,
         success_threshold: float = 0.0,
         success_reward: str | None = None,
-        advantage_clip: float | None = 5.0,
+        advantage_clip: float | Literal["auto"] | None = "auto",
         id_column: str | None = None,
         waves: bool = True,
         feature_columns: Sequence[str] = (),
@@ -142,14 +140,13 @@ class KnapsackGRPOTrainer(IdleTrainer):
         compatibility.check_trl_version()
         compatibility.check_trainer(type(self))
         if args is None:
-            args = GRPOConfig(output_dir="knapsack-grpo")
+            args = self._default_args()
         if allocator is None:
             allocator = BudgetAllocator(group_size=args.num_generations)
         compatibility.check_options(args, allocator, id_column, feature_columns, train_dataset)
         weights = allocator.rollout_weights if rollout_weights is None else rollout_weights
         compatibility.check_weights(args, weights)
-        if advantage_clip is not None and not advantage_clip > 0.0:
-            raise InvalidInputError(f"advantage_clip: expected a positive number or None, got {advantage_clip!r}.")
+        compatibility.check_clip(advantage_clip)
         super().__init__(model, reward_funcs, args, train_dataset, *more, **kwargs)
         if success_reward is not None and success_reward not in self.reward_func_names:
             raise InvalidInputError(
@@ -160,7 +157,7 @@ class KnapsackGRPOTrainer(IdleTrainer):
         self.allocator = allocator
         self.success_threshold = success_threshold
         self.success_reward = success_reward
-        self.advantage_clip = advantage_clip
+        self.advantage_clip = (5.0 if self._normalises else None) if advantage_clip == "auto" else advantage_clip
         self.id_column = id_column
         self.waves = waves
         self.feature_columns = tuple(feature_columns)
@@ -194,6 +191,11 @@ class KnapsackGRPOTrainer(IdleTrainer):
         return done.output
 
     # Plan
+
+    @staticmethod
+    def _default_args() -> Any:
+        """TRL's arguments where none are given."""
+        raise NotImplementedError
 
     def _distinct_rows(self, inputs: list[Row]) -> list[Row]:
         """The M rows behind the rollouts of all processes, in the loader's order."""
@@ -281,25 +283,27 @@ class KnapsackGRPOTrainer(IdleTrainer):
 
     # Score
 
+    @property
+    def _normalises(self) -> bool:
+        """Whether advantages have no unit, because a deviation divides them."""
+        raise NotImplementedError
+
+    def _exact_advantages(self, rewards: Floats, groups: Ints) -> core.Advantages:
+        """What TRL's advantages would be over groups of any size, from the rewards of each function."""
+        raise NotImplementedError
+
     def _newest_rewards(self) -> Floats:
         """Rewards of the newest rollouts of all processes, shape (rollouts, reward functions)."""
         return self._rewards_per_func.cpu().double().numpy()  # in this order: not every device has float64
 
     def _advantages(self, rewards: Floats, done: _Generation) -> Floats:
         """Advantages of the rollouts of all processes: those TRL has just computed, unless it saw groups of one."""
-        weights = self.reward_weights.cpu().double().numpy()
-        aggregation, groups = self.multi_objective_aggregation, done.groups
+        groups = done.groups
+        exact = self._exact_advantages(rewards, groups)
         if done.even:
-            values = np.array(self._logs["advantages"])[-len(groups) :]
-            values[core.idle_rollouts(rewards, groups, weights, multi_objective_aggregation=aggregation)] = 0.0
+            values = np.where(exact.idle, 0.0, np.array(self._logs["advantages"])[-len(groups) :])
         else:
-            values, self._metrics["train"]["frac_reward_zero_std"][-1] = core.group_advantages(
-                rewards,
-                groups,
-                weights,
-                scale_rewards=self.scale_rewards,
-                multi_objective_aggregation=aggregation,
-            )
+            values, self._metrics["train"]["frac_reward_zero_std"][-1] = exact.values, exact.zero_std
         weighed = core.rollout_weights(groups, self.rollout_weights, self.num_generations)
         return core.bounded(values, self.advantage_clip, weighed)
 
@@ -367,8 +371,8 @@ class KnapsackGRPOTrainer(IdleTrainer):
             self.allocator.load(state)
         else:
             warnings.warn(
-                f"{checkpoint} has no {STATE_FILE}: plain GRPOTrainer wrote it. The allocator keeps the beliefs that "
-                "it came with; a new one counts every prompt as never visited.",
+                f"{checkpoint} has no {STATE_FILE}: plain {self.plain.__name__} wrote it. The allocator keeps the "
+                "beliefs that it came with; a new one counts every prompt as never visited.",
                 stacklevel=2,
             )
         progress = json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))
@@ -386,3 +390,71 @@ class KnapsackGRPOTrainer(IdleTrainer):
                 f"are lost and generated anew. For an exact resume {compatibility.exact_resume(self.args)}.",
                 stacklevel=2,
             )
+
+
+class KnapsackGRPOTrainer(KnapsackTrainer, GRPOTrainer):
+    """TRL's GRPOTrainer with a group size per prompt, decided step by step by a `BudgetAllocator`.
+
+    Takes what GRPOTrainer takes and the arguments of `KnapsackTrainer`. Advantages are those of TRL over the groups as
+    they are (`scale_rewards`, `multi_objective_aggregation`), with the paper's epsilon of 1e-6 where groups are uneven.
+    """
+
+    plain = GRPOTrainer
+
+    @staticmethod
+    def _default_args() -> Any:
+        return GRPOConfig(output_dir="knapsack-grpo")
+
+    @property
+    def _divisor(self) -> str | None:
+        return DIVISORS.get(self.loss_type)
+
+    def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+        _, completion_ids, _, completions, _, extra_fields, *_ = generated
+        return completion_ids, completions, extra_fields
+
+    @property
+    def _normalises(self) -> bool:
+        return self.scale_rewards != "none" or self.multi_objective_aggregation == "normalize_then_sum"
+
+    def _exact_advantages(self, rewards: Floats, groups: Ints) -> core.Advantages:
+        return core.group_advantages(
+            rewards,
+            groups,
+            self.reward_weights.cpu().double().numpy(),
+            scale_rewards=self.scale_rewards,
+            multi_objective_aggregation=self.multi_objective_aggregation,
+        )
+
+
+class KnapsackRLOOTrainer(KnapsackTrainer, RLOOTrainer):
+    """TRL's RLOOTrainer with a group size per prompt, decided step by step by a `BudgetAllocator`.
+
+    Takes what RLOOTrainer takes and the arguments of `KnapsackTrainer`. Advantages are leave-one-out over the groups as
+    they are (`reward_clip_range`, `normalize_advantages`). `args.beta` must be 0: TRL puts the KL term into the reward,
+    so that the gradient of a group would not vanish where its rewards are equal.
+    """
+
+    plain = RLOOTrainer
+
+    @staticmethod
+    def _default_args() -> Any:
+        return RLOOConfig(output_dir="knapsack-rloo", beta=0.0)
+
+    @property
+    def _divisor(self) -> str | None:
+        return "rows"
+
+    def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+        _, completion_ids, completions = generated
+        return completion_ids, completions, {}
+
+    @property
+    def _normalises(self) -> bool:
+        return bool(self.normalize_advantages)
+
+    def _exact_advantages(self, rewards: Floats, groups: Ints) -> core.Advantages:
+        total = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
+        if self.reward_clip_range:
+            total = np.clip(total, *self.reward_clip_range)
+        return core.leave_one_out_advantages(total, groups, normalize=self.normalize_advantages)

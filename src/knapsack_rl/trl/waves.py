@@ -4,6 +4,10 @@ TRL's `_generate_and_score_completions` prepares prompts, generates, pads, compu
 advantages, and logs. Of a wave, `_play` has it prepare, generate and reward, and leaves it there; when all waves are
 played, `_replay` has it do everything once, with what the waves brought in place of generation and rewards. Padding,
 loss normalisation and logs are therefore TRL's own, over all rows of the step.
+
+This holds for GRPOTrainer and for RLOOTrainer, and so does the rest of the adapter, but for the few methods of
+`KnapsackGRPOTrainer` and `KnapsackRLOOTrainer`. All other classes are mixins: they stand before one of TRL's two among
+the bases of these, and `super()` leads to it.
 """
 
 from __future__ import annotations
@@ -14,9 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from trl import GRPOTrainer
 
 Row = dict[str, Any]
+
+Mixin: Any = object
+"""The base of a class that stands before one of TRL's trainers, whose attributes it uses."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,8 @@ class _Rewarded(Exception):
         self.rewards = rewards
 
 
-class WavesTrainer(GRPOTrainer):
-    """GRPOTrainer with a step that may be generated and rewarded in parts."""
+class WavesTrainer(Mixin):
+    """A step may be generated and rewarded in parts."""
 
     num_generations: int
     _rewards_per_func = torch.empty(0)  # of the newest batch, all processes: (rollouts, reward functions)
@@ -62,7 +68,7 @@ class WavesTrainer(GRPOTrainer):
         finally:
             self._metrics["train"] = logged
             self._playing = None
-        raise RuntimeError("GRPOTrainer._generate_and_score_completions did not call _generate.")
+        raise RuntimeError("TRL's _generate_and_score_completions did not call _generate.")
 
     def _replay(self, waves: Sequence[Wave]) -> dict[str, Any]:
         """TRL's output for all rows of the step: process by process, and within a process wave by wave."""
@@ -93,7 +99,7 @@ class WavesTrainer(GRPOTrainer):
         generated: tuple[Any, ...] = super()._generate(prompts)
         if self._playing is None:
             return generated
-        _, completion_ids, _, completions, _, extra_fields, *_ = generated
+        completion_ids, completions, extra_fields = self._completions(generated)
         for i, row in enumerate(self._playing):  # as TRL does for reward functions
             for name, values in extra_fields.items():
                 if not isinstance(values, list):
@@ -101,6 +107,10 @@ class WavesTrainer(GRPOTrainer):
                 elif i < len(values):
                     row[name] = values[i]
         raise _Rewarded(generated, self._calculate_rewards(self._playing, prompts, completions, completion_ids))
+
+    def _completions(self, generated: tuple[Any, ...]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+        """Of what TRL's `_generate` returns: the completions' tokens, the completions, a rollout function's extras."""
+        raise NotImplementedError
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self._replayed is None:

@@ -15,19 +15,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import small
-from trl import GRPOTrainer
+from trl import GRPOConfig, RLOOConfig, RLOOTrainer
 
 from knapsack_rl import BudgetAllocator
-from knapsack_rl.trl import KnapsackGRPOTrainer
+from knapsack_rl.trl import KnapsackGRPOTrainer, KnapsackRLOOTrainer
+from knapsack_rl.trl.trainer import KnapsackTrainer
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Any]:
-    """Build a trainer; `options` are GRPOConfig's, everything else the trainer's."""
+    """Build a trainer; `options` are its config's, everything else the trainer's."""
 
-    def build(options: dict[str, Any] | None = None, kind: type[GRPOTrainer] = KnapsackGRPOTrainer, **more: Any) -> Any:
-        args = small.config(tmp_path, **options or {})
-        if issubclass(kind, KnapsackGRPOTrainer):
+    def build(options: dict[str, Any] | None = None, kind: type[Any] = KnapsackGRPOTrainer, **more: Any) -> Any:
+        rloo = issubclass(kind, RLOOTrainer)
+        settings = ({"beta": 0.0} if rloo else {}) | (options or {})
+        args = small.config(tmp_path, RLOOConfig if rloo else GRPOConfig, **settings)
+        if issubclass(kind, KnapsackTrainer):
             more.setdefault("allocator", BudgetAllocator(group_size=args.num_generations, max_rollouts=64))
         arguments = {
             "model": small.model(),
@@ -41,7 +44,7 @@ def make(tmp_path: Path) -> Callable[..., Any]:
     return build
 
 
-class Observed(KnapsackGRPOTrainer):
+class Observing:
     """Keeps what every generation batch looked like from outside the adapter."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -66,7 +69,21 @@ class Observed(KnapsackGRPOTrainer):
         return output
 
 
+class Observed(Observing, KnapsackGRPOTrainer):
+    pass
+
+
 @pytest.fixture
 def observed() -> type[KnapsackGRPOTrainer]:
     """A KnapsackGRPOTrainer class whose `batches` hold what every generation batch looked like."""
     return Observed
+
+
+class ObservedRLOO(Observing, KnapsackRLOOTrainer):
+    pass
+
+
+@pytest.fixture
+def observed_rloo() -> type[KnapsackRLOOTrainer]:
+    """The same of a KnapsackRLOOTrainer."""
+    return ObservedRLOO

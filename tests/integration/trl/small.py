@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
-from trl import GRPOConfig
+from trl import GRPOConfig, RLOOConfig
 
 TARGET = {f"w{i}": i for i in range(16)}
 
@@ -62,7 +62,7 @@ def luck(completion_ids: list[list[int]], ease: list[float], **_: Any) -> list[f
     return [float(draw < share) for draw, share in zip(draws, ease, strict=True)]
 
 
-def config(folder: Path, **options: Any) -> GRPOConfig:
+def config(folder: Path, kind: type[GRPOConfig] | type[RLOOConfig] = GRPOConfig, **options: Any) -> Any:
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "num_generations": 4,
@@ -79,4 +79,4 @@ def config(folder: Path, **options: Any) -> GRPOConfig:
         "disable_tqdm": True,
         "seed": 7,
     }
-    return GRPOConfig(**settings | options)
+    return kind(**settings | options)

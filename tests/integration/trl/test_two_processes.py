@@ -20,11 +20,14 @@ def torchrun(folder: Path, *more: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.fixture(scope="module", params=["knapsack", "adaptive"])
+CASES = [("grpo", "knapsack"), ("grpo", "adaptive"), pytest.param(("rloo", "adaptive"), marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     folder = tmp_path_factory.mktemp("two")
-    torchrun(folder, request.param)
-    torchrun(folder, request.param, str(folder / "checkpoint-8"))
+    torchrun(folder, *request.param)
+    torchrun(folder, *request.param, str(folder / "checkpoint-8"))
     return {
         name: [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(2)]
         for name in ("whole", "resumed")

@@ -11,12 +11,13 @@ from pathlib import Path
 import small
 import torch
 from accelerate.utils import gather_object
+from trl import GRPOConfig, RLOOConfig
 
 from knapsack_rl import BudgetAllocator
-from knapsack_rl.trl import KnapsackGRPOTrainer
+from knapsack_rl.trl import KnapsackGRPOTrainer, KnapsackRLOOTrainer
 
 
-class Observed(KnapsackGRPOTrainer):
+class Observing:
     """Collects what both processes got."""
 
     batches: list = []  # noqa: RUF012
@@ -39,9 +40,20 @@ class Observed(KnapsackGRPOTrainer):
         return output
 
 
-def main(folder: Path, strategy: str, resume: str | None) -> None:
+class ObservedGRPO(Observing, KnapsackGRPOTrainer):
+    pass
+
+
+class ObservedRLOO(Observing, KnapsackRLOOTrainer):
+    pass
+
+
+def main(folder: Path, algorithm: str, strategy: str, resume: str | None) -> None:
+    rloo = algorithm == "rloo"
     args = small.config(
         folder,
+        RLOOConfig if rloo else GRPOConfig,
+        beta=0.0,
         max_steps=16,
         per_device_train_batch_size=3,
         num_generations=4,
@@ -50,7 +62,7 @@ def main(folder: Path, strategy: str, resume: str | None) -> None:
         save_steps=8,
         ddp_find_unused_parameters=False,
     )
-    trainer = Observed(
+    trainer = (ObservedRLOO if rloo else ObservedGRPO)(
         model=small.model(),
         reward_funcs=small.luck,
         args=args,
@@ -73,6 +85,6 @@ def main(folder: Path, strategy: str, resume: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None)
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] if len(sys.argv) > 4 else None)
     gc.collect()  # the model's hold on the process group
     torch.distributed.destroy_process_group()  # left to the interpreter's exit, its threads may abort the process
