@@ -14,7 +14,7 @@ from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError
 from knapsack_rl.priced import cheapest, largest_gains_within_cost
 from knapsack_rl.solver import largest_gains
 from knapsack_rl.validation import as_confidence, as_costs, as_integer, as_positive, as_rates
-from knapsack_rl.values import information_gain, rollouts_for_confidence, same_outcome_rates, value
+from knapsack_rl.values import Algorithm, information_gain, rollouts_for_confidence, same_outcome_rates, value
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -53,7 +53,7 @@ def allocate(
     min_rollouts: int = 2,
     max_rollouts: int = 128,
     *,
-    algorithm: str = "grpo",
+    algorithm: Algorithm = "grpo",
     fallback: bool = True,
     confidence: float = 0.9,
     greedy_agreement: ArrayLike | None = None,
@@ -82,7 +82,8 @@ def allocate(
         min_rollouts: fewest rollouts a prompt gets, 1 or more. (From 0 the value is not concave: the first rollout on a
             prompt is worth nothing by itself. Leave out the prompts that should get none.)
         max_rollouts: most rollouts a prompt gets.
-        algorithm: `grpo`, `rloo`, `reinforce` or `remax` (appendix B).
+        algorithm: `grpo`, `rloo`, `reinforce` or `remax` (appendix B), or a function of your own; see
+            `values.nonzero_gradient_probability`.
         fallback: whether never-solved prompts get the surplus.
         confidence: the chance of a non-zero gradient that the needs aim at, in (0, 1).
         greedy_agreement: shape (M,), for `remax` only; see `values.nonzero_gradient_probability`.
@@ -127,7 +128,7 @@ class _Rule:
     rates: Floats
     low: int
     high: int
-    algorithm: str
+    algorithm: Algorithm
     fallback: bool
     confidence: float
     greedy_agreement: ArrayLike | None
@@ -344,7 +345,7 @@ def check_cost_budget(cost_budget: float, costs: Floats, low: int, high: int, bu
 
 
 def total_value(
-    rollouts: Ints, success_rates: Floats, algorithm: str = "grpo", greedy_agreement: ArrayLike | None = None
+    rollouts: Ints, success_rates: Floats, algorithm: Algorithm = "grpo", greedy_agreement: ArrayLike | None = None
 ) -> float:
     """Sum of Value(N_i, p_i) over the prompts whose success rate is known (the objective of equation 5)."""
     return float(np.nansum(value(rollouts, success_rates, algorithm, greedy_agreement=greedy_agreement)))

@@ -94,6 +94,11 @@ class BudgetAllocator:
         if on_step is not None and not callable(on_step):
             raise InvalidInputError(f"on_step: expected a function of a dict of metrics, or None, got {on_step!r}.")
         self.on_step = on_step
+        if callable(algorithm):
+            raise InvalidInputError(
+                "algorithm: an allocator knows the value of named algorithms under a belief, not that of a function. "
+                "Write a knapsack_rl.Strategy whose rule calls knapsack_rl.allocate(..., algorithm=...) with it."
+            )
         if one_of("algorithm", algorithm, ALGORITHMS) == "remax":
             raise InvalidInputError(
                 "algorithm: 'remax' needs to know whether the greedy response succeeded, which an allocator is not "

@@ -9,9 +9,14 @@ single rollout keeps a group without gradient in the one way or the other:
 | rloo      | p     | 1 - p | all rewards are equal                                   |
 | reinforce | 1 - p | 0     | no reward is positive                                   |
 | remax     | a     | 0     | every rollout earns what the greedy response earned     |
+
+An algorithm of your own is a function of p that returns its u and v (docs/how-to/add-an-algorithm.md).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,12 +27,15 @@ from knapsack_rl.validation import as_confidence, as_counts, as_rates, one_of
 Floats = NDArray[np.float64]
 
 ALGORITHMS = ("grpo", "rloo", "reinforce", "remax")
+Algorithm = str | Callable[[Floats], tuple[Floats, Floats]]
+"""One of `ALGORITHMS`, or a function of success rates that returns u and v; NaN gives NaN."""
+_ROUNDING = 1e-12
 
 
 def nonzero_gradient_probability(
     rollouts: ArrayLike,
     success_rates: ArrayLike,
-    algorithm: str = "grpo",
+    algorithm: Algorithm = "grpo",
     *,
     greedy_agreement: ArrayLike | None = None,
 ) -> Floats:
@@ -36,7 +44,9 @@ def nonzero_gradient_probability(
     Args:
         rollouts: N_i, counts of 0 or more; broadcasts against `success_rates`. No rollouts, no gradient.
         success_rates: p_i in [0, 1]; NaN gives NaN.
-        algorithm: `grpo`, `rloo`, `reinforce` or `remax`.
+        algorithm: `grpo`, `rloo`, `reinforce` or `remax`; or a function of success rates that returns u and v, the
+            chances that a single rollout keeps a group without gradient in the one way or the other, each an array of
+            the shape of the rates.
         greedy_agreement: for `remax` only: a_i, the chance that a rollout earns what the greedy response earned, which
             is p_i where the greedy response succeeded and 1 - p_i where it failed.
 
@@ -44,8 +54,8 @@ def nonzero_gradient_probability(
         float64 in [0, 1], of the broadcast shape.
 
     Raises:
-        InvalidInputError: a count is negative, a probability is outside [0, 1], the algorithm is unknown, or
-            `greedy_agreement` is missing for `remax` or given for another algorithm.
+        InvalidInputError: a count is negative, a probability is outside [0, 1], the algorithm is unknown or returns no
+            such chances, or `greedy_agreement` is missing for `remax` or given for another algorithm.
     """
     n = as_counts("rollouts", rollouts)
     u, v = same_outcome_rates(as_rates("success_rates", success_rates, allow_nan=True), algorithm, greedy_agreement)
@@ -78,7 +88,7 @@ def information_gain(success_rates: ArrayLike) -> Floats:
 def value(
     rollouts: ArrayLike,
     success_rates: ArrayLike,
-    algorithm: str = "grpo",
+    algorithm: Algorithm = "grpo",
     *,
     greedy_agreement: ArrayLike | None = None,
 ) -> Floats:
@@ -126,14 +136,16 @@ def expected_rollouts(success_rates: ArrayLike) -> Floats:
 
 
 def same_outcome_rates(
-    success_rates: Floats, algorithm: str, greedy_agreement: ArrayLike | None = None
+    success_rates: Floats, algorithm: Algorithm, greedy_agreement: ArrayLike | None = None
 ) -> tuple[Floats, Floats]:
     """The u and v of the table above, for validated success rates.
 
     Raises:
-        InvalidInputError: the algorithm is unknown, or `greedy_agreement` is missing or does not belong.
+        InvalidInputError: the algorithm is unknown or returns no chances, or `greedy_agreement` is missing or does not
+            belong.
     """
-    one_of("algorithm", algorithm, ALGORITHMS)
+    if not callable(algorithm):
+        one_of("algorithm", algorithm, ALGORITHMS)
     if (greedy_agreement is not None) != (algorithm == "remax"):
         raise InvalidInputError(
             "greedy_agreement: algorithm='remax' compares rollouts with the greedy response and needs the chance that "
@@ -148,6 +160,26 @@ def same_outcome_rates(
                 f"greedy_agreement: expected the shape of success_rates, {success_rates.shape}, got {a.shape}."
             )
         return a, np.zeros_like(a)
+    if callable(algorithm):
+        return _checked(algorithm(success_rates), success_rates)
     if algorithm == "reinforce":
         return 1.0 - success_rates, np.zeros_like(success_rates)
     return success_rates, 1.0 - success_rates
+
+
+def _checked(found: Any, success_rates: Floats) -> tuple[Floats, Floats]:
+    """What a function of somebody's own returned, if it is a u and a v for each success rate."""
+    shapes = [np.shape(rates) for rates in found] if isinstance(found, tuple) else None
+    if shapes != [success_rates.shape] * 2:
+        raise InvalidInputError(
+            "algorithm: expected the function to return two arrays, u and v, of the shape of its argument, "
+            f"{success_rates.shape}, got {f'shapes {shapes}' if shapes else repr(found)[:80]}."
+        )
+    u, v = (np.asarray(rates, dtype=np.float64) for rates in found)
+    wrong = ~np.isnan(success_rates) & ~((u >= 0.0) & (v >= 0.0) & (u + v <= 1.0 + _ROUNDING))
+    if wrong.any():
+        raise InvalidInputError(
+            "algorithm: expected the function to return two chances that exclude each other, at most 1 together, "
+            f"got {u[wrong][0]} and {v[wrong][0]} at a success rate of {success_rates[wrong][0]}."
+        )
+    return u, v

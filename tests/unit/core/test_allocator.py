@@ -359,6 +359,10 @@ class TestConstruction:
         with pytest.raises(kr.InvalidInputError, match=r"algorithm: 'remax'.*greedy.*allocate"):
             kr.BudgetAllocator(algorithm="remax")
 
+    def test_a_function_is_refused_with_the_strategy_to_write_instead(self) -> None:
+        with pytest.raises(kr.InvalidInputError, match=r"algorithm: .* whose rule calls knapsack_rl.allocate"):
+            kr.BudgetAllocator(algorithm=lambda rates: (rates, 1 - rates))
+
     def test_an_unknown_algorithm_is_refused(self) -> None:
         with pytest.raises(kr.InvalidInputError, match="algorithm: expected one of"):
             kr.BudgetAllocator(algorithm="ppo")

@@ -232,3 +232,42 @@ def test_confidence_lies_strictly_between_0_and_1(confidence) -> None:
     ):
         with pytest.raises(kr.InvalidInputError, match="confidence: expected a probability strictly between"):
             call()
+
+
+class TestAnAlgorithmOfOnesOwn:
+    def noisy_verifier(self, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """GRPO where one reward in ten is the wrong one: a reward is 1 with the chance u."""
+        u = 0.9 * rates + 0.1 * (1 - rates)
+        return u, 1 - u
+
+    @pytest.mark.parametrize(("rate", "rollouts"), [(0.5, 2), (0.02, 8), (0.98, 8)])
+    def test_its_probability_is_the_frequency_in_simulated_groups(self, rate: float, rollouts: int) -> None:
+        rng = np.random.default_rng(rollouts)
+        right = rng.random((20_000, rollouts)) < rate
+        rewards = right ^ (rng.random(right.shape) < 0.1)
+        frequency = has_gradient("grpo", rewards, 0).mean()
+        probability = kr.nonzero_gradient_probability(rollouts, rate, self.noisy_verifier)
+        assert abs(frequency - probability) <= 4 * np.sqrt(probability * (1 - probability) / len(rewards))
+
+    @pytest.mark.parametrize("name", TWO_OUTCOME_ALGORITHMS)
+    def test_one_that_does_what_a_named_one_does_has_its_plans_bit_for_bit(self, name: str) -> None:
+        rates = np.append(np.random.default_rng(0).beta(0.5, 0.5, 60), [np.nan, 0.0, 1.0, 0.0])
+        same = {"reinforce": lambda p: (1 - p, np.zeros_like(p))}.get(name, lambda p: (p, 1 - p))
+        for more in ({}, {"costs": np.linspace(1.0, 2.0, 64), "cost_budget": 600.0}):
+            ours, theirs = (kr.allocate(rates, 512, 2, 32, algorithm=a, **more) for a in (same, name))
+            assert np.array_equal(ours.rollouts, theirs.rollouts)
+            assert (ours.value, ours.bound) == (theirs.value, theirs.bound)
+
+    @pytest.mark.parametrize(
+        ("returns", "message"),
+        [
+            (lambda p: p, r"two arrays, u and v, of the shape of its argument, \(2,\), got "),
+            (lambda p: (p, 0.0), r"two arrays, .* got shapes"),
+            (lambda p: (p, p), r"at most 1 together, got 0.9 and 0.9 at a success rate of 0.9"),
+            (lambda p: (p, -p), r"at most 1 together"),
+            (lambda p: (p, np.nan * p), r"at most 1 together"),
+        ],
+    )
+    def test_what_is_no_pair_of_chances_is_refused_in_words(self, returns, message: str) -> None:
+        with pytest.raises(kr.InvalidInputError, match=f"algorithm: .*{message}"):
+            kr.allocate([0.2, 0.9], 16, algorithm=returns)
