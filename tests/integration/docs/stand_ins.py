@@ -23,19 +23,24 @@ def a_small_trl(*models: str) -> Any:
     import small
     import trl
 
+    import knapsack_rl.trl  # noqa: F401 # which keeps the real configurations
+
     for name in models:
         small.model().save_pretrained(name)
         small.tokenizer().save_pretrained(name)
-    trl.GRPOConfig = functools.partial(
-        getattr(trl.GRPOConfig, "func", trl.GRPOConfig),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        max_completion_length=8,
-    )
+    for name in ("GRPOConfig", "RLOOConfig"):
+        kind = getattr(trl, name)
+        on_the_cpu = functools.partial(
+            getattr(kind, "func", kind),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            max_completion_length=8,
+        )
+        setattr(trl, name, on_the_cpu)
     return small.rows(32)
 
 

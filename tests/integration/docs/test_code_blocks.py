@@ -47,7 +47,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, place: Path, mo
     monkeypatch.chdir(place)
     if "knapsack_rl.trl" in (ROOT / page).read_text(encoding="utf-8"):
         trl = pytest.importorskip("trl", reason="needs the extra 'trl'")
-        monkeypatch.setattr(trl, "GRPOConfig", trl.GRPOConfig)  # put back what a setup changes
+        for name in ("GRPOConfig", "RLOOConfig"):  # put back what a setup changes
+            monkeypatch.setattr(trl, name, getattr(trl, name))
     monkeypatch.setitem(sys.modules, "__page__", ModuleType("__page__"))  # where dataclasses look for their module
     namespace: dict[str, Any] = {"__name__": "__page__", "monkeypatch": monkeypatch}
     printed = StringIO()
