@@ -20,10 +20,11 @@ from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateEr
 from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import as_features
+from knapsack_rl.estimators.greedy import GreedyResponses
 from knapsack_rl.step import OnStep, Step
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
-from knapsack_rl.validation import as_confidence, as_costs, as_integer, as_positive, as_successes, one_of
+from knapsack_rl.validation import as_confidence, as_costs, as_floats, as_integer, as_positive, as_successes, one_of
 from knapsack_rl.values import ALGORITHMS
 
 Floats = NDArray[np.float64]
@@ -32,7 +33,7 @@ Keys = NDArray[np.uint64]
 STATE_VERSION = 3
 STATE_FILE = "knapsack_allocator.npz"
 """What the adapters call the allocator's state in a checkpoint, so that a run can move from one to the other."""
-_PARTS = {"estimator": "", "costs": "costs."}
+_PARTS = {"costs": "costs.", "greedy": "greedy.", "estimator": ""}
 """Parts of a state that hold arrays, and what the names of these begin with in a file."""
 _LARGEST_GROUP = 2**31 - 1
 
@@ -60,7 +61,9 @@ class BudgetAllocator:
         max_rollouts: most rollouts a prompt gets; 2^31 - 1 and more is no bound.
         seed: for whatever is drawn at random around a plan, such as `dispatch.shuffled_jobs`, and in those of the
             rivals that draw. A plan is a function of the seed, the ids and what was told.
-        algorithm: `grpo`, `rloo` or `reinforce`; decides when a gradient is non-zero (paper, appendix B).
+        algorithm: `grpo`, `rloo`, `reinforce` or `remax`; decides when a gradient is non-zero (paper, appendix B). For
+            `remax`, `tell` takes what the greedy responses earned, and steps are placed by `ask`, with a strategy that
+            goes by point estimates (`uniform`, `knapsack`, `knapsack-window`).
         fallback: whether never-solved prompts get the surplus (paper, section 4.2).
         confidence: chance of a non-zero gradient that a prompt's cost aims at (paper, theorem 1).
         cost_limit: how many times what even groups would be expected to cost a step may be expected to cost, 1 or more;
@@ -70,8 +73,7 @@ class BudgetAllocator:
             an error that it raises loses nothing.
 
     Raises:
-        InvalidInputError: an argument is out of range, or `algorithm="remax"`, whose greedy rewards an allocator does
-            not see (`knapsack_rl.allocate` takes them).
+        InvalidInputError: an argument is out of range.
         InfeasibleBudgetError: `group_size` is outside the bounds, so that no step could be allocated.
     """
 
@@ -99,10 +101,10 @@ class BudgetAllocator:
                 "algorithm: an allocator knows the value of named algorithms under a belief, not that of a function. "
                 "Write a knapsack_rl.Strategy whose rule calls knapsack_rl.allocate(..., algorithm=...) with it."
             )
-        if one_of("algorithm", algorithm, ALGORITHMS) == "remax":
+        if one_of("algorithm", algorithm, ALGORITHMS) == "remax" and self.in_waves:
             raise InvalidInputError(
-                "algorithm: 'remax' needs to know whether the greedy response succeeded, which an allocator is not "
-                "told. Call knapsack_rl.allocate(..., algorithm='remax', greedy_agreement=...) in the training loop."
+                f"algorithm: the strategy {self.strategy!r} places rollouts by the others of their group, and 'remax' "
+                "compares them with the greedy response. Use the strategy 'knapsack'."
             )
         if as_integer("group_size", group_size, at_least=1) > _LARGEST_GROUP:
             raise InvalidInputError(f"group_size: expected at most {_LARGEST_GROUP} rollouts, got {group_size}.")
@@ -130,6 +132,7 @@ class BudgetAllocator:
         )
         self.estimator: Estimator = self._strategy.new_estimator()
         self._spending = RolloutCosts()
+        self._greedy = GreedyResponses()
         self._lock = threading.RLock()
 
     @property
@@ -184,11 +187,18 @@ class BudgetAllocator:
         rollouts: ArrayLike,
         features: Any = None,
         costs: ArrayLike | None = None,
+        greedy: ArrayLike | None = None,
     ) -> None:
         """Learn what came back: `successes[i]` of `rollouts[i]` scored rollouts of prompt i were right.
 
         `costs[i]`, 0 or more, is what these rollouts took together, in tokens, seconds or any other unit that stays the
         same; `expected_costs` and `cost_limit` go by it.
+
+        `greedy[i]`, for `algorithm="remax"` only: whether the greedy response to prompt i was right, 1 or 0, NaN where
+        that is not known. What was told last decides the prompt's value. It is not among the rollouts, and counts as
+        one more of them. (It is the policy's likeliest answer and no draw from it, so that it pulls the success rate of
+        a visit towards 0 or 1, by at most 1 / (rollouts + 1). Without it a prompt that the greedy response alone solves
+        would count as hopeless, and there every rollout has a gradient.)
 
         Batches may be late, partial, repeated or overlapping; each call is a visit of its prompts. A prompt that
         appears twice in a call has its counts added up; one with no scored rollouts is not counted as visited.
@@ -201,6 +211,7 @@ class BudgetAllocator:
         """
         keys = identity.keys(prompt_ids)
         won, tried = as_successes(successes, rollouts)
+        outcomes = None if greedy is None else self._checked_greedy(greedy, len(keys))
         if len(keys) != len(won):
             raise InvalidInputError(
                 f"prompt_ids, successes, rollouts: expected one length, got {len(keys)} ids and {len(won)} counts."
@@ -209,9 +220,13 @@ class BudgetAllocator:
         spent = None if costs is None else as_costs("costs", costs, len(keys), or_zero=True)
         with self._lock:
             listening = self.on_step is not None and bool(tried.any())
-            prompts = Prompts(keys, given, self.estimator, self._spending)
+            prompts = Prompts(keys, given, self.estimator, self._spending, self._greedy)
             before = (self.estimator.known(keys), prompts.belief) if listening else None
-            self.estimator.update(keys, won, tried, given)
+            if outcomes is None:
+                self.estimator.update(keys, won, tried, given)
+            else:
+                self.estimator.update(keys, won + (outcomes == 1.0), tried + ~np.isnan(outcomes), given)
+                self._greedy.update(keys, outcomes)
             if spent is not None:
                 self._spending.update(keys, spent, tried, given)
         if self.on_step is not None and before is not None:
@@ -228,6 +243,11 @@ class BudgetAllocator:
         Raises:
             InvalidInputError, InfeasibleBudgetError: as `ask`.
         """
+        if self.settings.algorithm == "remax":
+            raise InvalidInputError(
+                "algorithm: 'remax' has to be told of greedy responses, which a step is not. Use the allocator's ask "
+                "and tell."
+            )
         prompts = self._prompts(prompt_ids, features)
         total = self._budget(len(prompts.keys), budget)
         with self._lock:
@@ -259,7 +279,21 @@ class BudgetAllocator:
 
     def _prompts(self, prompt_ids: Iterable[str | int], features: Any) -> Prompts[Any]:
         keys = identity.keys(prompt_ids)
-        return Prompts(keys, as_features(features, len(keys)), self.estimator, self._spending)
+        return Prompts(keys, as_features(features, len(keys)), self.estimator, self._spending, self._greedy)
+
+    def _checked_greedy(self, greedy: ArrayLike, prompts: int) -> Floats:
+        if self.settings.algorithm != "remax":
+            raise InvalidInputError(
+                f"greedy: only algorithm='remax' compares with greedy responses, got algorithm="
+                f"{self.settings.algorithm!r}. Leave it out."
+            )
+        outcomes = as_floats("greedy", greedy)
+        if outcomes.shape != (prompts,) or not (np.isnan(outcomes) | np.isin(outcomes, (0.0, 1.0))).all():
+            raise InvalidInputError(
+                f"greedy: expected 1 (right), 0 (wrong) or NaN (not known) for each of {prompts} prompts, got "
+                f"{greedy!r:.80}."
+            )
+        return outcomes
 
     def _budget(self, prompts: int, budget: int | None) -> int:
         if budget is None:
@@ -311,6 +345,7 @@ class BudgetAllocator:
         with self._lock:
             twin.estimator = copy.deepcopy(self.estimator)
             twin._spending = copy.deepcopy(self._spending)
+            twin._greedy = copy.deepcopy(self._greedy)
         twin._lock = threading.RLock()
         return twin
 
@@ -322,7 +357,11 @@ class BudgetAllocator:
         """
         with self._lock:
             state = {**self._identity(), "estimator": self.estimator.state_dict()}
-            return {**state, "costs": self._spending.state_dict()} if len(self._spending) else state
+            if len(self._spending):
+                state["costs"] = self._spending.state_dict()
+            if len(self._greedy):
+                state["greedy"] = self._greedy.state_dict()
+            return state
 
     def load_state_dict(self, state: Any) -> None:
         """Replace what was learned. The next plan is then bit for bit that of the allocator that was saved.
@@ -354,14 +393,16 @@ class BudgetAllocator:
             )
         if not isinstance(state["estimator"], Mapping):
             raise StateError(f"state: expected the state of an estimator, got {state['estimator']!r:.80}.")
-        if not isinstance(state.get("costs", {}), Mapping):
-            raise StateError(f"state: expected the state of costs, got {state['costs']!r:.80}.")
-        spending = RolloutCosts()
-        if "costs" in state:
-            spending.load_state_dict(state["costs"])
+        spending, greedy = RolloutCosts(), GreedyResponses()
+        for name, part in (("costs", spending), ("greedy", greedy)):
+            if not isinstance(state.get(name, {}), Mapping):
+                raise StateError(f"state: expected the state of {name}, got {state[name]!r:.80}.")
+            if name in state:
+                part.load_state_dict(state[name])
         with self._lock:
             self.estimator.load_state_dict(state["estimator"])
             self._spending.load_state_dict(spending.state_dict())  # in place: open steps go on with it
+            self._greedy = greedy
 
     def _identity(self) -> dict[str, Any]:
         settings = {"estimator": type(self.estimator).__name__, **self.estimator.settings}
@@ -398,7 +439,7 @@ class BudgetAllocator:
                 state = json.loads(str(file["header"]))
                 for name in file.files:
                     if name != "header":
-                        part = "costs" if name.startswith(_PARTS["costs"]) else "estimator"
+                        part = next(part for part, prefix in _PARTS.items() if name.startswith(prefix))
                         state[part][name.removeprefix(_PARTS[part])] = file[name]
         except FileNotFoundError:
             raise

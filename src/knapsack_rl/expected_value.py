@@ -91,7 +91,11 @@ def expected_gains(
     Returns:
         Gains as `solver.largest_gains` takes them, non-increasing in j for groups with a rollout, known or pending.
         (The first rollout of a group is worth nothing by itself; place that before.)
+
+    Raises:
+        InvalidInputError: another algorithm.
     """
+    one_of("algorithm", algorithm, ALGORITHMS)
     e, g = exponents
     after = belief.given(successes, rollouts)
     waits_for_success = successes == 0

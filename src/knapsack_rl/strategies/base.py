@@ -18,6 +18,7 @@ from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import Features
+from knapsack_rl.estimators.greedy import GreedyResponses
 from knapsack_rl.priced import cheapest, largest_gains_within_cost
 from knapsack_rl.solver import Gains, largest_gains
 from knapsack_rl.validation import one_of
@@ -54,12 +55,14 @@ class Prompts(Generic[E]):
         features: what else is known about them.
         estimator: what knows the rest.
         spending: what knows their costs.
+        greedy: what knows the outcomes of their greedy responses.
     """
 
     keys: Keys
     features: Features
     estimator: E
     spending: RolloutCosts = field(default_factory=RolloutCosts)
+    greedy: GreedyResponses = field(default_factory=GreedyResponses)
 
     @cached_property
     def belief(self) -> Belief:
@@ -153,6 +156,13 @@ class View(Generic[E]):
         """What one rollout of each prompt is expected to cost."""
         return self.prompts.costs
 
+    @property
+    def greedy_agreement(self) -> Floats | None:
+        """The chance that a rollout earns what the greedy response earns, for ReMax; None for other algorithms."""
+        if self.settings.algorithm != "remax":
+            return None
+        return self.prompts.greedy.agreement(self.keys, self.rates)
+
     def cost_budget(self, amount: int) -> float | None:
         """What the next `amount` rollouts of the step may cost; None without a limit.
 
@@ -241,8 +251,9 @@ class View(Generic[E]):
 
     def plan(self, rollouts: Ints, fallback: int = 0) -> Plan:
         """These rollouts as a plan, whose value is that of all that the step has placed with it."""
-        value = total_value(self.placed + rollouts, self.prompts.rates, self.settings.algorithm)
-        cost = None if self.settings.cost_limit is None else float(self.costs @ rollouts)
+        settings, agreement = self.settings, self.greedy_agreement
+        value = total_value(self.placed + rollouts, self.prompts.rates, settings.algorithm, agreement)
+        cost = None if settings.cost_limit is None else float(self.costs @ rollouts)
         return Plan(rollouts, value, fallback, cost)
 
 

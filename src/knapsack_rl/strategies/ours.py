@@ -39,6 +39,7 @@ def knapsack(view: View[Any], amount: int) -> Plan:
         algorithm=settings.algorithm,
         fallback=settings.fallback,
         confidence=settings.confidence,
+        greedy_agreement=view.greedy_agreement,
         costs=None if settings.cost_limit is None else view.costs,
         cost_budget=view.cost_budget(amount),
     )

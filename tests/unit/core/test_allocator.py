@@ -355,10 +355,6 @@ class TestConstruction:
         with pytest.raises(kr.InvalidInputError, match="seed: expected an integer of at least 0"):
             kr.BudgetAllocator(seed=seed)
 
-    def test_remax_is_refused_with_a_way_out(self) -> None:
-        with pytest.raises(kr.InvalidInputError, match=r"algorithm: 'remax'.*greedy.*allocate"):
-            kr.BudgetAllocator(algorithm="remax")
-
     def test_a_function_is_refused_with_the_strategy_to_write_instead(self) -> None:
         with pytest.raises(kr.InvalidInputError, match=r"algorithm: .* whose rule calls knapsack_rl.allocate"):
             kr.BudgetAllocator(algorithm=lambda rates: (rates, 1 - rates))
