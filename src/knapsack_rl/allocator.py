@@ -439,7 +439,8 @@ class BudgetAllocator:
         Who sits out takes 9 bytes more.
 
         It names the strategy and the settings of its estimator. Group size, bounds, seed and the other arguments are
-        not in it: they may change from one run to the next, and what was learned stays true.
+        not in it: they may change from one run to the next, and what was learned stays true. A prompt whose greedy
+        response was told takes 9 bytes more.
         """
         with self._lock:
             state = {**self._identity(), "estimator": self.estimator.state_dict()}

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import ProcessorMixin
 from trl.models.utils import disable_gradient_checkpointing
 
 from knapsack_rl.trl.waves import Row, WavesTrainer
@@ -276,7 +277,9 @@ def obstacle(trainer: Any) -> str | None:
         "args.use_liger_kernel was not tried": trainer.args.use_liger_kernel,
         "DeepSpeed counts micro-batches itself": trainer.is_deepspeed_enabled,
         "parallelism within a rollout was not tried": _splits_rollouts(trainer),
-        "the model takes images, whose tensors have no row for each rollout": trainer._is_vlm,
+        "the model takes images, whose tensors have no row for each rollout": (
+            isinstance(trainer.processing_class, ProcessorMixin)  # as TRL tells it
+        ),
         "the model's log probabilities may depend on padding, as its positions are not plain rotary ones": (
             not _is_plain_rotary(trainer.model.config.get_text_config())
         ),

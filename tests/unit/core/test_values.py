@@ -253,7 +253,7 @@ class TestAnAlgorithmOfOnesOwn:
     def test_one_that_does_what_a_named_one_does_has_its_plans_bit_for_bit(self, name: str) -> None:
         rates = np.append(np.random.default_rng(0).beta(0.5, 0.5, 60), [np.nan, 0.0, 1.0, 0.0])
         same = {"reinforce": lambda p: (1 - p, np.zeros_like(p))}.get(name, lambda p: (p, 1 - p))
-        for more in ({}, {"costs": np.linspace(1.0, 2.0, 64), "cost_budget": 600.0}):
+        for more in ({}, {"costs": np.linspace(1.0, 2.0, 64), "cost_budget": 700.0}):
             ours, theirs = (kr.allocate(rates, 512, 2, 32, algorithm=a, **more) for a in (same, name))
             assert np.array_equal(ours.rollouts, theirs.rollouts)
             assert (ours.value, ours.bound) == (theirs.value, theirs.bound)
