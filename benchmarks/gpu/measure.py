@@ -255,16 +255,17 @@ def main() -> None:
         results["checks"] = checks(next(iter(sizes.values())), folder, cuda)
         waiting = cases(chosen.dry)
         for position, case in enumerate(waiting):
-            left = started + 60.0 * MINUTES - time.monotonic()
+            now = time.monotonic()
+            left = started + 60.0 * MINUTES - now
             if left <= 0.0:
                 results["left_out"].append({"case": case.name, "why": "no time"})
-                continue
-            until = time.monotonic() + left / (len(waiting) - position)
-            try:
-                results[case.kind].append(measured(case, sizes, folder, cuda, 2 if chosen.dry else 20, until))
-            except torch.OutOfMemoryError:
-                results["left_out"].append({"case": case.name, "why": "out of memory"})
-            gc.collect()  # trainers refer to themselves
+            else:
+                until = now + left / (len(waiting) - position)
+                try:
+                    results[case.kind].append(measured(case, sizes, folder, cuda, 2 if chosen.dry else 20, until))
+                except torch.OutOfMemoryError:
+                    results["left_out"].append({"case": case.name, "why": "out of memory"})
+                gc.collect()  # trainers refer to themselves
             results["seconds"] = time.monotonic() - started
             chosen.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     passed = [results["checks"]["advantages"], *results["checks"]["updates"]]
