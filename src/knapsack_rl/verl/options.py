@@ -60,6 +60,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "waves": ("true or false", _is_bool),
     "advantage_clip": ("a positive number or null", lambda value: value is None or (_is_finite(value) and value > 0)),
     "rollout_weights": ("none, sqrt or null", lambda value: value in (None, "none", "sqrt")),
+    "cost_limit": ("a number or null", lambda value: value is None or _is_finite(value)),
 }
 """What each key may hold, in words and as a check; `BudgetAllocator` checks ranges. On a command line quoted numbers
 and misspelt booleans arrive as text."""
@@ -79,6 +80,7 @@ class KnapsackOptions:
         advantage_clip: bound on the absolute advantage (paper, appendix C); None for none.
         rollout_weights: `sqrt` multiplies advantages by sqrt(rollout.n / N_i), `none` does not; by default what suits
             the strategy.
+        cost_limit: that of `BudgetAllocator`, in tokens; None for no limit.
     """
 
     strategy: str = "knapsack"
@@ -94,6 +96,7 @@ class KnapsackOptions:
     waves: bool = True
     advantage_clip: float | None = 5.0
     rollout_weights: str | None = None
+    cost_limit: float | None = None
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> KnapsackOptions:
@@ -136,6 +139,7 @@ class KnapsackOptions:
             algorithm=ALGORITHMS[estimator],
             fallback=self.fallback,
             confidence=self.confidence,
+            cost_limit=self.cost_limit,
         )
 
 
