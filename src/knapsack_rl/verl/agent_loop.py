@@ -42,6 +42,8 @@ class _Outcome:
     """Without a reward, for whatever reason."""
     errors: int = 0
     """Those that raised."""
+    tokens: int = 0
+    """What all of these wrote; 0 for one that raised before it had an answer."""
 
 
 class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
@@ -54,6 +56,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         name = ray.get_runtime_context().get_actor_id()
         self._reports = Reports(name, self._keeper.report.remote, self._keeper.answers.remote)
         self._rewards: dict[str, dict[int, float]] = {}  # of the training groups that are being generated, by session
+        self._tokens: dict[str, dict[int, int]] = {}  # that the model wrote, in the same groups
         self._error: Exception | None = None
 
     async def alive(self) -> bool:
@@ -73,7 +76,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         when = asyncio.FIRST_COMPLETED if prompt.pop(MORE) else asyncio.ALL_COMPLETED
         prompt.pop("__do_sample__", None)  # verl's, for ReMax, which is refused
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
-        self._rewards[uid] = {}
+        self._rewards[uid], self._tokens[uid] = {}, {}
         sessions, errors = itertools.count(), 0
         running: set[asyncio.Task[Any]] = set()
         try:
@@ -89,9 +92,10 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                     done, running = await asyncio.wait(running, return_when=when)
                 outcome = self._outcome(uid, done)
                 errors += outcome.errors
-                more = await self._reports.send(
-                    Report(uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running)
+                report = Report(
+                    uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running, tokens=outcome.tokens
                 )
+                more = await self._reports.send(report)
                 complete = not (more or running)
         except Exception as error:  # not of a rollout: the keeper is gone, or at odds with this group
             logger.exception("group %s: cannot be completed", uid)
@@ -100,7 +104,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             with contextlib.suppress(ray.exceptions.RayActorError):  # of which the driver hears as well
                 await self._keeper.abandon.remote(uid)  # before it is settled
             errors += 1
-        del self._rewards[uid]
+        del self._rewards[uid], self._tokens[uid]
         try:
             await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"})
         finally:
@@ -110,7 +114,9 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         """Count these rollouts, and log why those failed that did."""
         outcome = _Outcome()
         for task in done:
-            reward = self._rewards[uid].pop(int(task.get_name()), None)
+            session = int(task.get_name())
+            reward = self._rewards[uid].pop(session, None)
+            outcome.tokens += self._tokens[uid].pop(session, 0)
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
             if error is not None:
                 logger.error("group %s, rollout %s failed", uid, task.get_name(), exc_info=error)
@@ -123,8 +129,12 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         return outcome
 
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        training = kwargs["uid"] in self._rewards
+        if training:  # before a reward that fails
+            written = sum(sum(output.response_mask) for output in outputs)  # what tools said is masked
+            self._tokens[kwargs["uid"]][kwargs["session_id"]] = written
         await super()._compute_score(outputs, kwargs)
-        if kwargs["uid"] not in self._rewards:  # validation
+        if not training:
             return
         final, name = outputs[-1], self._knapsack.success_field
         if name is None:

@@ -58,6 +58,7 @@ class Report(NamedTuple):
         scored: those that got a reward.
         failed: those that got none.
         waiting: whether nothing of the group is in flight any more.
+        tokens: what all of these wrote, failed ones included as far as it is known.
     """
 
     uid: str
@@ -65,6 +66,7 @@ class Report(NamedTuple):
     scored: int
     failed: int
     waiting: bool
+    tokens: int = 0
 
 
 class Visit(NamedTuple):
@@ -100,7 +102,7 @@ class _OpenStep:
         self.most_in_flight = max(1, step.remaining // 2)
         self.belief = step.belief  # before it learns
         prompts = len(step)
-        self.news = np.zeros((3, prompts), dtype=np.int64)  # successes, scored, failed since the last flush
+        self.news = np.zeros((4, prompts), dtype=np.int64)  # successes, scored, failed, tokens since the last flush
         self.granted = np.zeros(prompts, dtype=np.int64)  # placed, and not yet fetched by a worker
         self.complete, self.abandoned = np.zeros((2, prompts), dtype=bool)
         self.unplaced = step.remaining
@@ -194,12 +196,12 @@ class BudgetKeeper:
     async def report(self, worker: str, reports: list[Report]) -> Answers:
         """Take in what ended, and answer about the groups that do not wait. `answers` has the others."""
         found: Answers = {}
-        for uid, successes, scored, failed, waiting in reports:
+        for uid, successes, scored, failed, waiting, tokens in reports:
             if uid not in self._open:
                 found[uid] = StateError(f"report: no step has the group {uid!r}. It is complete, or of another run.")
                 continue
             step, position = self._open[uid]
-            step.news[:, position] += (successes, scored, failed)
+            step.news[:, position] += (successes, scored, failed, tokens)
             step.flush_soon()
             if waiting:
                 self._waiting[worker].add(uid)
@@ -229,7 +231,7 @@ class BudgetKeeper:
             for waiting in self._waiting.values():
                 waiting.discard(uid)
             step, position = self._open[uid]
-            step.news[2, position] += step.step.in_flight[position] - step.news[1:, position].sum()
+            step.news[2, position] += step.step.in_flight[position] - step.news[1:3, position].sum()
             step.granted[position], step.abandoned[position] = 0, True
             step.flush_soon()
             self._close(uid)

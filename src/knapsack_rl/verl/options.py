@@ -62,6 +62,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "waves": ("true or false", _is_bool),
     "advantage_clip": ("a positive number or null", lambda value: value is None or (_is_finite(value) and value > 0)),
     "rollout_weights": ("none, sqrt or null", lambda value: value in (None, "none", "sqrt")),
+    "skip_idle": ("true or false", _is_bool),
 }
 """What each key may hold, in words and as a check; `BudgetAllocator` checks ranges. On a command line quoted numbers
 and misspelt booleans arrive as text."""
@@ -73,7 +74,7 @@ class KnapsackOptions:
 
     Attributes:
         strategy, min_rollouts, max_rollouts, revisit, fallback, confidence, cost_limit, seed: those of
-            `BudgetAllocator`.
+            `BudgetAllocator`; costs are tokens.
         id_field: a column of the data set that tells prompts with the same text apart; by default their data source.
         feature_fields: columns that tell the allocator more about a prompt: text (a category) or numbers.
         success_threshold: a rollout is a success when its reward is above this.
@@ -82,6 +83,7 @@ class KnapsackOptions:
         advantage_clip: bound on the absolute advantage (paper, appendix C); None for none.
         rollout_weights: `sqrt` multiplies advantages by sqrt(rollout.n / N_i), `none` does not; by default what suits
             the strategy.
+        skip_idle: whether rollouts without gradient may be left out of updates, where the update stays the same.
     """
 
     strategy: str = "knapsack"
@@ -99,6 +101,7 @@ class KnapsackOptions:
     waves: bool = True
     advantage_clip: float | None = 5.0
     rollout_weights: str | None = None
+    skip_idle: bool = True
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> KnapsackOptions:

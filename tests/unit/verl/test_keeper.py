@@ -148,6 +148,42 @@ def test_every_outcome_reaches_the_allocator_once(seed: int, failures: float, st
     asyncio.run(run())
 
 
+def test_tokens_of_all_rollouts_are_costs_and_a_limit_holds_for_what_a_step_is_expected_to_write() -> None:
+    """Long prompts write 90 tokens a rollout and short ones 10; a quarter of all fails, and its tokens count."""
+
+    async def run() -> None:
+        keeper = keeper_of("knapsack", cost_limit=1.0)
+        ids, written = [f"prompt {number}" for number in range(8)], [90] * 4 + [10] * 4
+        link = Reports("worker", keeper.report, keeper.answers)
+        taught = kr.BudgetAllocator("knapsack", 8, 2, 32, cost_limit=1.0)
+        for step in range(3):
+            uids = [f"{step}-{prompt}" for prompt in ids]
+            first, _, _ = await keeper.open(uids, ids, {})
+            assert first == taught.ask(ids).rollouts.tolist()
+            rollouts = np.array(first)
+            failed = rollouts // 4
+            successes = np.array([1] * 4 + [2] * 4)
+            told = [
+                link.send(Report(uid, *(int(x) for x in counts), waiting=True, tokens=int(tokens)))
+                for uid, tokens, *counts in zip(
+                    uids, rollouts * written, successes, rollouts - failed, failed, strict=True
+                )
+            ]
+            assert await asyncio.wait_for(asyncio.gather(*told), 60) == [0] * 8
+            open_step = taught.step(ids)
+            open_step.place(64)
+            open_step.report(successes, rollouts - failed, failed, rollouts * written)
+        assert keeper._allocator.expected_costs(ids).tolist() == taught.expected_costs(ids).tolist()
+        assert (np.diff(keeper._allocator.expected_costs(ids)[[3, 4]]) < 0).all()
+        plan, costs = keeper._allocator.ask(ids), keeper._allocator.expected_costs(ids)
+        assert plan.rollouts @ costs <= 8 * costs.sum() * (1 + 1e-9)
+        unlimited = keeper_of("knapsack")
+        unlimited._allocator.load_state_dict(keeper._allocator.state_dict())
+        assert unlimited._allocator.ask(ids).rollouts @ costs > 8 * costs.sum()
+
+    asyncio.run(run())
+
+
 def test_adaptive_gives_more_to_prompts_that_fail_and_nothing_more_to_groups_with_both_outcomes() -> None:
     async def run() -> None:
         workers = Workers(keeper_of("adaptive"), [0.0] * 4 + [0.5] * 8)

@@ -17,6 +17,8 @@ from knapsack_rl.verl.options import ALGORITHMS, KnapsackOptions
         ({"rollout_weights": "root"}, "trainer.v1.knapsack.rollout_weights: expected none, sqrt or null, got 'root'"),
         ({"advantage_clip": 0.0}, "trainer.v1.knapsack.advantage_clip: expected a positive number or null, got 0.0"),
         ({"advantage_clip": "5"}, "advantage_clip: expected a positive number or null, got '5'"),
+        ({"cost_limit": "1"}, "trainer.v1.knapsack.cost_limit: expected a number or null, got '1'"),
+        ({"skip_idle": "no"}, "trainer.v1.knapsack.skip_idle: expected true or false, got 'no'"),
         ({"waves": "no"}, "trainer.v1.knapsack.waves: expected true or false, got 'no'"),
         ({"fallback": 1}, "fallback: expected true or false, got 1"),
         ({"success_threshold": None}, "success_threshold: expected a finite number, got None"),
@@ -37,6 +39,8 @@ def test_bounds_and_strategies_are_checked_as_those_of_an_allocator() -> None:
         KnapsackOptions.read({"strategy": "adaptiv"}).allocator(8, "grpo")
     with pytest.raises(kr.InfeasibleBudgetError, match="group_size: expected a value between"):
         KnapsackOptions.read({"max_rollouts": 4}).allocator(8, "grpo")
+    with pytest.raises(kr.InvalidInputError, match="cost_limit: expected 1 or more"):
+        KnapsackOptions.read({"cost_limit": 0.5}).allocator(8, "grpo")
 
 
 @pytest.mark.parametrize("estimator", ["gae", "remax", "grpo_passk", "optimal_token_baseline", "gdpo"])
@@ -58,6 +62,7 @@ def test_every_setting_reaches_the_allocator() -> None:
         "fallback": False,
         "confidence": 0.8,
         "seed": 7,
+        "cost_limit": 1.5,
     }
     allocator = KnapsackOptions.read(given).allocator(5, "rloo")
     settings = allocator.settings
@@ -68,6 +73,7 @@ def test_every_setting_reaches_the_allocator() -> None:
         9,
     )
     assert (settings.fallback, settings.confidence, settings.seed, settings.algorithm) == (False, 0.8, 7, "rloo")
+    assert settings.cost_limit == 1.5
 
 
 def test_groups_of_one_are_refused_where_a_mean_is_subtracted() -> None:
