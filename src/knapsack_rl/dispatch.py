@@ -61,7 +61,8 @@ def balanced_groups(costs: ArrayLike, workers: int) -> Groups:
         workers: number of workers, 1 or more; with fewer groups than workers, some get none.
 
     Returns:
-        For each worker the positions of its groups, ascending; every position appears once. `.imbalance` says how even it is.
+        For each worker the positions of its groups, ascending; every position appears once. `.imbalance` says how even
+        it is.
 
     Raises:
         InvalidInputError: an argument is out of range.
