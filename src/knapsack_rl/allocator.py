@@ -20,6 +20,7 @@ from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateEr
 from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import as_features
+from knapsack_rl.estimators.state import check_sizes
 from knapsack_rl.step import OnStep, Step
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
@@ -182,6 +183,8 @@ class BudgetAllocator:
     ) -> None:
         """Learn what came back: `successes[i]` of `rollouts[i]` scored rollouts of prompt i were right.
 
+        A call may bring at most 2^31 - 1 rollouts of a prompt.
+
         `costs[i]`, 0 or more, is what these rollouts took together, in tokens, seconds or any other unit that stays the
         same; `expected_costs` and `cost_limit` go by it.
 
@@ -189,8 +192,8 @@ class BudgetAllocator:
         appears twice in a call has its counts added up; one with no scored rollouts is not counted as visited.
 
         Raises:
-            InvalidInputError: lengths differ, a count is negative or no whole number, successes exceed rollouts, or a
-                column of `features` (see `ask`) does not fit. Nothing has been learned then.
+            InvalidInputError: lengths differ, a count is negative, no whole number or too large, successes exceed
+                rollouts, or a column of `features` (see `ask`) does not fit. Nothing has been learned then.
 
         Cost: O(M), whatever the number of known prompts; for `adaptive` with d features O(M d^2 + d^3).
         """
@@ -387,9 +390,12 @@ class BudgetAllocator:
         Raises:
             FileNotFoundError: there is no such file.
             StateError: the file is damaged or does not fit; see `load_state_dict`.
+
+        Memory: that of the state. A file that claims to hold more than its bytes is refused before any is read.
         """
         try:
             with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+                check_sizes(file.zip, os.fstat(raw.fileno()).st_size)
                 state = json.loads(str(file["header"]))
                 for name in file.files:
                     if name != "header":
