@@ -190,7 +190,7 @@ def test_what_is_lost_of_the_records_is_said_and_put_aside(run: RunDirectory) ->
     run.metrics.write_bytes(lines[0] + b'{"step": \x00\n' + lines[2] + lines[3])
     values = bytearray((run.allocations / "step-000003.parquet").read_bytes())
     column = parquet.read_metadata(run.allocations / "step-000003.parquet").row_group(0).column(2)
-    values[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    values[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1  # of a value; pages have checksums
     (run.allocations / "step-000003.parquet").write_bytes(values)
     (run.allocations / "step-000004.parquet").unlink()
     assert run.missing_records(4) == [
