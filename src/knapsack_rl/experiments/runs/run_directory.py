@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -127,16 +128,19 @@ class RunDirectory:
                 "are free. Free some space, or choose another place with --output."
             )
 
-    def why_it_cannot_write(self) -> str | None:
-        """What keeps a run from writing here, in a sentence: libraries that write have no common way to say it."""
+    def why_it_failed(self, error: Exception) -> str | None:
+        """What of the disk made a library fail, in a sentence: each has its own way to say it, or none."""
+        said = str(error)
         if not self.path.is_dir():
             return f"{self.path}: the directory was removed while the run was at work in it."
-        if shutil.disk_usage(self.path).free < _MEBIBYTE:
+        if shutil.disk_usage(self.path).free < _MEBIBYTE or os.strerror(errno.ENOSPC) in said:
             return f"{self.path}: the disk is full. Free some space."
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         files = (path for path in self.path.rglob("*") if path.is_file())
-        if limit != resource.RLIM_INFINITY and any(path.stat().st_size >= limit for path in files):
-            return f"{self.path}: files may have {_size(limit)} here (ulimit -f), and one needs more. Raise the limit."
+        if os.strerror(errno.EFBIG) in said or (
+            limit != resource.RLIM_INFINITY and any(path.stat().st_size >= limit for path in files)
+        ):
+            return f"{self.path}: a file needs more than the {_size(limit)} that it may have (ulimit -f). Raise that."
         return None
 
     @property

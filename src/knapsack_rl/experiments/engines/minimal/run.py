@@ -46,7 +46,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
             _train(recipe, directory, command, console)
         page = write_report([directory.path]) if report else None
     except Exception as error:  # every library says it in its own way
-        why = None if isinstance(error, KnapsackError) else directory.why_it_cannot_write()
+        why = None if isinstance(error, KnapsackError) else directory.why_it_failed(error)
         if why is None:
             raise
         raise StateError(f"{why} The same command begins the run anew.") from error

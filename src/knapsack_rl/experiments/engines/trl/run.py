@@ -69,7 +69,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
             shown_on = console if leads else Console(quiet=True, force_terminal=False)
             outcome = _train(recipe, directory, config, command, shown_on, report)
         except Exception as error:  # every library says it in its own way
-            why = directory.why_it_cannot_write() if leads and not isinstance(error, KnapsackError) else None
+            why = directory.why_it_failed(error) if leads and not isinstance(error, KnapsackError) else None
             if why is None:
                 raise
             raise StateError(f"{why} The same command goes on from the last complete checkpoint.") from error
