@@ -140,7 +140,7 @@ class RunDirectory:
         if os.strerror(errno.EFBIG) in said or (
             limit != resource.RLIM_INFINITY and any(path.stat().st_size >= limit for path in files)
         ):
-            return f"{self.path}: a file needs more than the {_size(limit)} that it may have (ulimit -f). Raise that."
+            return f"{self.path}: a file needs more bytes than files may have here. Raise the limit (ulimit -f)."
         return None
 
     @property
