@@ -53,7 +53,7 @@ class TransitionTable(Estimator):
 
     def learn(self, visits: Visits) -> None:
         """Learn what became of the prompts of each cell. O(V)."""
-        won, tried = visits.won, visits.tried
+        won, tried = visits.won.astype(np.float64), visits.tried.astype(np.float64)  # whose squares overflow nothing
         pairs = tried > 1
         both = np.where(pairs, won * (won - 1) / np.maximum(tried * (tried - 1), 1), 0.0)
         seen = np.stack((won / tried, np.ones(len(won)), both, pairs), axis=1)
