@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from knapsack_rl.experiments.disk import write_text
 
@@ -32,7 +33,7 @@ def damage(folder: Path, **facts: str | int) -> str | None:
     """Why `folder` is not what was sealed with these `facts`, in a few words; None where it is. Cost: as `seal`."""
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
-        files = {folder / name: (entry["bytes"], entry["sha256"]) for name, entry in found["files"].items()}
+        files = {folder / name: (int(entry["bytes"]), entry["sha256"]) for name, entry in found["files"].items()}
     except (FileNotFoundError, NotADirectoryError):
         return f"it has no {MANIFEST}, so it was not finished"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -50,6 +51,11 @@ def damage(folder: Path, **facts: str | int) -> str | None:
         if digest != files[path][1]:
             return f"{path.relative_to(folder)} holds other bytes than were written"
     return None
+
+
+def fact(folder: Path, name: str) -> Any:
+    """What `seal` was told, of a folder without damage."""
+    return json.loads((folder / MANIFEST).read_bytes())[name]
 
 
 def _digests(files: Iterable[Path], to_disk: bool = False) -> list[str]:

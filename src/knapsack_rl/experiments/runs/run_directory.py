@@ -36,11 +36,13 @@ class Resume(NamedTuple):
     Attributes:
         checkpoint: the newest complete one; None where there is none.
         updates: optimiser updates before it.
+        records: in metrics.jsonl before it.
         passed_over: sentences on newer ones, and what is wrong with them.
     """
 
     checkpoint: Path | None
     updates: int
+    records: int
     passed_over: list[str]
 
 
@@ -156,7 +158,8 @@ class RunDirectory:
             keep: how many complete ones stay, this one included; None or 0 for all.
             best: the path of one that stays in any case.
         """
-        manifest.seal(self.checkpoints / f"checkpoint-{updates}", updates=updates, run=self._identity)
+        folder, records = self.checkpoints / f"checkpoint-{updates}", len(self.read_metrics())
+        manifest.seal(folder, updates=updates, run=self._identity, records=records)
         numbered = [(number, path) for number, path in self._numbered() if number <= updates]
         complete = [number for number, path in numbered if (path / manifest.MANIFEST).exists()]
         oldest = min(complete[:keep]) if keep and len(complete) > keep else 0
@@ -174,9 +177,9 @@ class RunDirectory:
         for updates, path in self._numbered():
             why = manifest.damage(path, updates=updates, run=self._identity)
             if why is None:
-                return Resume(path, updates, passed_over)
+                return Resume(path, updates, manifest.fact(path, "records"), passed_over)
             passed_over.append(f"{path.name} is passed over: {why}.")
-        return Resume(None, 0, passed_over)
+        return Resume(None, 0, 0, passed_over)
 
     def rewind(self, step: int) -> dict[str, Any] | None:
         """Forget what was recorded after `step`; return the last record that is left."""
@@ -187,21 +190,26 @@ class RunDirectory:
                 file.unlink()
         return kept[-1] if kept else None
 
-    def missing_records(self, step: int) -> list[str]:
-        """Sentences on what is no longer recorded of the steps up to `step`; damaged files are put aside."""
+    def missing_records(self, step: int, records: int) -> list[str]:
+        """Sentences on what is lost of the steps up to `step`, which had so many records; puts damaged files aside."""
         from pyarrow import ArrowException, parquet
 
-        recorded, visits = {record["step"] for record in self.read_metrics() if "evaluation" not in record}, set()
+        visits = set()
         for number, file in self._allocation_files():
             try:
                 parquet.read_table(file, page_checksum_verification=True)
                 visits.add(number)
             except (ArrowException, OSError):
                 file.replace(file.with_name(f".{file.name}.damaged"))
+        left = sum(record["step"] <= step for record in self.read_metrics())
+        lost = {
+            self.metrics.name: f"{records - left:,} of {records:,} records" if left < records else "",
+            self.allocations.name: _steps([one for one in range(1, step + 1) if one not in visits]),
+        }
         return [
-            f"{path.name} has lost {_steps(lost)}: the training is the same without, reports lack them."
-            for path, there in ((self.metrics, recorded), (self.allocations, visits))
-            if (lost := [one for one in range(1, step + 1) if one not in there])
+            f"{name} has lost {what} up to step {step}: training is the same without, reports lack them."
+            for name, what in lost.items()
+            if what
         ]
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -333,7 +341,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 def _steps(numbers: list[int]) -> str:
     shown = ", ".join(map(str, numbers[:_SHOWN])) + (" and others" if len(numbers) > _SHOWN else "")
-    return f"step {shown}" if len(numbers) == 1 else f"{len(numbers):,} steps ({shown})"
+    return f"{len(numbers):,} steps ({shown})" if numbers else ""
 
 
 def _no_link(path: str, flags: int) -> int:

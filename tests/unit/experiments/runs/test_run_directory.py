@@ -82,17 +82,18 @@ def checkpoint(run: RunDirectory, updates: int, keep: int | None = None) -> Path
 
 
 def test_the_newest_checkpoint_is_one_that_was_sealed_whatever_else_lies_there(run: RunDirectory) -> None:
-    assert run.newest_checkpoint() == (None, 0, [])
+    assert run.newest_checkpoint() == (None, 0, 0, [])
     checkpoint(run, 8)
     newest = checkpoint(run, 16)
     for stray in ("checkpoint-best", "checkpoint-17.bak", "checkpoint-", "checkpoint-9x"):
         (run.checkpoints / stray).mkdir()
     (run.checkpoints / "checkpoint-40").write_text("a file")
-    assert run.newest_checkpoint() == (newest, 16, [])
+    assert run.newest_checkpoint() == (newest, 16, 0, [])
     (run.checkpoints / "checkpoint-100").mkdir()  # killed while saving
     assert run.newest_checkpoint() == (
         newest,
         16,
+        0,
         ["checkpoint-100 is passed over: it has no manifest.json, so it was not finished."],
     )
     run.release()
@@ -185,7 +186,10 @@ def test_what_is_lost_of_the_records_is_said_and_put_aside(run: RunDirectory) ->
     for step in (1, 2, 3, 4):
         run.append_metrics({"step": step})
         run.append_allocations(step, ["p"], [2], [2], [0], Belief(np.ones(1), np.ones(1)))
-    assert run.missing_records(4) == []
+    run.append_metrics({"step": 4, "evaluation": {}})
+    checkpoint(run, 8)
+    assert run.newest_checkpoint().records == 5
+    assert run.missing_records(4, 5) == []
     lines = run.metrics.read_bytes().splitlines(keepends=True)
     run.metrics.write_bytes(lines[0] + b'{"step": \x00\n' + lines[2] + lines[3])
     values = bytearray((run.allocations / "step-000003.parquet").read_bytes())
@@ -193,9 +197,9 @@ def test_what_is_lost_of_the_records_is_said_and_put_aside(run: RunDirectory) ->
     values[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1  # of a value; pages have checksums
     (run.allocations / "step-000003.parquet").write_bytes(values)
     (run.allocations / "step-000004.parquet").unlink()
-    assert run.missing_records(4) == [
-        "metrics.jsonl has lost step 2: the training is the same without, reports lack them.",
-        "allocations.parquet has lost 2 steps (3, 4): the training is the same without, reports lack them.",
+    assert run.missing_records(4, 5) == [
+        "metrics.jsonl has lost 2 of 5 records up to step 4: training is the same without, reports lack them.",
+        "allocations.parquet has lost 2 steps (3, 4) up to step 4: training is the same without, reports lack them.",
     ]
     assert pd.read_parquet(run.allocations)["step"].tolist() == [1, 2]
     assert run.rewind(3) == {"step": 3}

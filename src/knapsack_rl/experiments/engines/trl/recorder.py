@@ -41,13 +41,13 @@ class Recorder(TrainerCallback):
         self._evaluating = 0.0  # seconds spent in evaluations so far
         self._evaluation_began = 0.0
 
-    def start(self, trainer: EvaluatedTrainer, done: int) -> None:
-        """Training is about to go on after `done` steps."""
+    def start(self, trainer: EvaluatedTrainer, done: int, records: int) -> None:
+        """Training is about to go on after `done` steps, of which there were so many records."""
         self._trainer = trainer
         spent = 0.0
         if self._leads:
             reached = max((record["step"] for record in self._directory.read_metrics()), default=0)
-            remarks = self._directory.missing_records(done)
+            remarks = self._directory.missing_records(done, records)
             last = self._directory.rewind(done if done else -1) or {}
             spent = last.get("time", 0.0)
             self._evaluating = spent - last.get("training_seconds", spent)

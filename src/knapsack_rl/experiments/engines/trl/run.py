@@ -143,7 +143,7 @@ def _train(
                 if leads:
                     directory.require_space(_BESIDES_CHECKPOINTS + _checkpoint_bytes(trainer, config, keep))
                     record_start(directory, recipe, command)
-                recorder.start(trainer, done)
+                recorder.start(trainer, done, resume.records)
                 interruption.can_wait = True
                 trainer.train(resume_from_checkpoint=resume.checkpoint and str(resume.checkpoint))
                 interruption.can_wait = False
