@@ -20,7 +20,7 @@ from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateEr
 from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import as_features
-from knapsack_rl.estimators.state import check_sizes
+from knapsack_rl.estimators.state import check_sizes, digest
 from knapsack_rl.step import OnStep, Step
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
@@ -377,6 +377,7 @@ class BudgetAllocator:
                 found = {name: item for name, item in state[part].items() if isinstance(item, np.ndarray)}
                 header[part] = {name: item for name, item in state[part].items() if name not in found}
                 arrays |= {prefix + name: array for name, array in found.items()}
+        header["sha256"] = digest(header, arrays)
         partial = target.with_name(target.name + ".partial")
         with partial.open("wb") as file:
             np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type] # taken for allow_pickle
@@ -397,10 +398,12 @@ class BudgetAllocator:
             with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 check_sizes(file.zip, os.fstat(raw.fileno()).st_size)
                 state = json.loads(str(file["header"]))
-                for name in file.files:
-                    if name != "header":
-                        part = "costs" if name.startswith(_PARTS["costs"]) else "estimator"
-                        state[part][name.removeprefix(_PARTS[part])] = file[name]
+                arrays = {name: file[name] for name in file.files if name != "header"}
+                if state.pop("sha256") != digest(state, arrays):
+                    raise ValueError("contents that are not those that were saved")
+                for name, array in arrays.items():
+                    part = "costs" if name.startswith(_PARTS["costs"]) else "estimator"
+                    state[part][name.removeprefix(_PARTS[part])] = array
         except FileNotFoundError:
             raise
         except Exception as error:  # zipfile, numpy and json each have their own ways to say that a file is damaged

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -34,6 +36,16 @@ def check_sizes(archive: ZipFile, bytes_stored: int) -> None:
             shape, _, dtype = read(file)
             if prod(shape) * dtype.itemsize != member.file_size - file.tell():
                 raise ValueError(f"{member.filename} of shape {shape} in {member.file_size:,} bytes")
+
+
+def digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of all that a file holds, since the checksums of a zip are those of whoever wrote it last. O(bytes)."""
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        found.update(array.reshape(-1).view(np.uint8))
+    return found.hexdigest()
 
 
 def whole_number(state: Mapping[str, Any], name: str, least: int = 0) -> int:

@@ -15,7 +15,7 @@ _OTHERS = bytes(set(range(256)) - set(b"[]{}\n"))
 
 
 def may_be_deep(lines: bytes) -> bool:
-    """Whether a line may be too deep, before it is parsed: brackets inside of texts count too. A nanosecond a byte."""
+    """Whether a line may be too deep, before it is parsed: brackets inside of texts count too. O(bytes)."""
     brackets = np.frombuffer(b"\n" + lines.translate(None, _OTHERS), dtype=np.uint8)
     starts = np.flatnonzero(brackets == ord("\n"))
     level = np.cumsum(_LEVELS[brackets], dtype=np.int32)
