@@ -22,6 +22,7 @@ from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import as_features
 from knapsack_rl.estimators.greedy import GreedyResponses
 from knapsack_rl.estimators.sitting import MOST_VISITS, SittingOut
+from knapsack_rl.estimators.state import check_sizes, digest
 from knapsack_rl.step import OnStep, Step
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
@@ -234,6 +235,8 @@ class BudgetAllocator:
     ) -> None:
         """Learn what came back: `successes[i]` of `rollouts[i]` scored rollouts of prompt i were right.
 
+        A call may bring at most 2^31 - 1 rollouts of a prompt.
+
         `costs[i]`, 0 or more, is what these rollouts took together, in tokens, seconds or any other unit that stays the
         same; `expected_costs` and `cost_limit` go by it. `truncated[i]` is how many of them were cut off at the longest
         allowed length; None for none. They count with what they have cost: under the same limit that is what the next
@@ -250,9 +253,9 @@ class BudgetAllocator:
         `min_rollouts=0` it is counted as having sat out.
 
         Raises:
-            InvalidInputError: lengths differ, a count is negative or no whole number, there are more successes or
-                truncated rollouts than rollouts, or truncated ones without costs, or a column of `features` (see
-                `ask`) does not fit. Nothing has been learned then.
+            InvalidInputError: lengths differ, a count is negative, no whole number or too large, there are more
+                successes or truncated rollouts than rollouts, or truncated ones without costs, or a column of
+                `features` (see `ask`) does not fit. Nothing has been learned then.
 
         Cost: O(M), whatever the number of known prompts; for `adaptive` with d features O(M d^2 + d^3).
         """
@@ -510,6 +513,7 @@ class BudgetAllocator:
                 found = {name: item for name, item in state[part].items() if isinstance(item, np.ndarray)}
                 header[part] = {name: item for name, item in state[part].items() if name not in found}
                 arrays |= {prefix + name: array for name, array in found.items()}
+        header["sha256"] = digest(header, arrays)
         partial = target.with_name(target.name + ".partial")
         with partial.open("wb") as file:
             np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type] # taken for allow_pickle
@@ -523,14 +527,19 @@ class BudgetAllocator:
         Raises:
             FileNotFoundError: there is no such file.
             StateError: the file is damaged or does not fit; see `load_state_dict`.
+
+        Memory: that of the state. A file that claims to hold more than its bytes is refused before any is read.
         """
         try:
             with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+                check_sizes(file.zip, os.fstat(raw.fileno()).st_size)
                 state = json.loads(str(file["header"]))
-                for name in file.files:
-                    if name != "header":
-                        part = next(part for part, prefix in _PARTS.items() if name.startswith(prefix))
-                        state[part][name.removeprefix(_PARTS[part])] = file[name]
+                arrays = {name: file[name] for name in file.files if name != "header"}
+                if state.pop("sha256") != digest(state, arrays):
+                    raise ValueError("contents that are not those that were saved")
+                for name, array in arrays.items():
+                    part = next(part for part, prefix in _PARTS.items() if name.startswith(prefix))
+                    state[part][name.removeprefix(_PARTS[part])] = array
         except FileNotFoundError:
             raise
         except Exception as error:  # zipfile, numpy and json each have their own ways to say that a file is damaged

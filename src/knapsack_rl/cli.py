@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import importlib.util
 import json
@@ -14,10 +15,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from knapsack_rl import __version__
 from knapsack_rl.errors import InvalidInputError, KnapsackError, MissingExtraError
+from knapsack_rl.experiments.cleaning import cleaned
+from knapsack_rl.experiments.disk import write_text
 from knapsack_rl.experiments.simulate.worlds import WORLDS
 
 if TYPE_CHECKING:
@@ -29,6 +32,31 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _REFUSED = 2
+_LONGEST_NAME = 160
+_FREE_SPACE = "Free some space, or choose another place."
+_NO_RIGHT = "Change its permissions, or choose another place."
+_WRONG_PLACE = "Check the path, or choose another place."
+# What a user's files, folders and disks do, whichever command meets it; anything else is a mistake of ours.
+_ADVICE = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f), or choose another place.",
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EROFS: _NO_RIGHT,
+    errno.ENOENT: _WRONG_PLACE,
+    errno.ENOTDIR: _WRONG_PLACE,
+    errno.EISDIR: _WRONG_PLACE,
+    errno.EEXIST: _WRONG_PLACE,
+    errno.ELOOP: _WRONG_PLACE,
+    errno.EXDEV: _WRONG_PLACE,
+    errno.ESTALE: _WRONG_PLACE,
+    errno.ENAMETOOLONG: "Give it a shorter name.",
+    errno.EIO: "The disk, or the network to it, fails.",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
+    errno.ENFILE: "Raise the limit on open files of the system.",
+    errno.ENOLCK: "Its file system has no locks: choose another place.",
+}
 _SHELLS = "bash", "zsh", "tcsh"
 # What shtab calls them; it is imported only where a script is asked for.
 _FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
@@ -120,18 +148,37 @@ Columns that are not named are guessed, and the guesses are said. Rows that cann
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a refused request, 128 + the signal's number for an interruption."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if os.getcwd() not in sys.path:  # where a strategy of the user's own may be; last, so that it hides nothing
-        sys.path.append(os.getcwd())
     try:
+        if os.getcwd() not in sys.path:  # where a strategy of the user's own may be; last, so that it hides nothing
+            sys.path.append(os.getcwd())
         parsed = _parse(given)
         code: int = parsed.run(parsed, _command(given))
+        sys.stdout.flush()
     except KnapsackError as error:
-        if os.environ.get("RANK", "0") == "0":  # under torchrun every process finds the same mistake
-            sys.stderr.write(f"knapsack-rl: {error}\n")
-        return _REFUSED
+        return _refused(str(error))
+    except BrokenPipeError:  # whoever read along has enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for what is flushed at the exit
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        return _refused(f"{_place(error)}{error.strerror}. {_ADVICE[error.errno]}")
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return code
+
+
+def _refused(why: str) -> int:
+    if os.environ.get("RANK", "0") == "0":  # under torchrun every process finds the same mistake
+        sys.stderr.write(f"knapsack-rl: {cleaned(why)}\n")
+    return _REFUSED
+
+
+def _place(error: OSError) -> str:
+    """The file that an error names; of a long name both ends."""
+    name = "" if error.filename is None else os.fsdecode(error.filename)
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
+    return f"{shown}: " if shown else ""
 
 
 def _parse(given: list[str]) -> argparse.Namespace:
@@ -367,17 +414,18 @@ def _audit(parsed: argparse.Namespace, command: str) -> int:
         min_rollouts=parsed.min_rollouts,
         max_rollouts=parsed.max_rollouts,
     )
-    output = parsed.output or audit.default_output(parsed.logs)
     if parsed.json:
         found = audit.audit(parsed.logs, options)
-        page = _module("audit.report").write_report(found, output, command)
-        sys.stdout.write(_module("audit.as_json").as_json(found, page))
+        page = _module("audit.report").write_report(found, parsed.output, command)
+        # A lone surrogate of a file's name as its escape, which in JSON stands for it.
+        text = _module("audit.as_json").as_json(found, page)
+        sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
         return 0
     with console.status("reading") as status:
         found = audit.audit(parsed.logs, options, lambda rows: status.update(f"reading: {rows:,} rows"))
     _say_audit(console, found)
     with console.status("drawing"):
-        page = _module("audit.report").write_report(found, output, command)
+        page = _module("audit.report").write_report(found, parsed.output, command)
     _say(console, f"\nreport  {page}")
     return 0
 
@@ -423,10 +471,7 @@ def _schema(parsed: argparse.Namespace, command: str) -> int:
     if parsed.output is None:
         sys.stdout.write(text)
         return 0
-    try:
-        parsed.output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InvalidInputError(f"--output: cannot write {parsed.output}: {error.strerror}.") from error
+    write_text(parsed.output, text)
     return 0
 
 
@@ -468,7 +513,13 @@ def _console() -> Console:
         raise MissingExtraError("rich is not installed. Run: pip install 'knapsack-rl[train]'")
     from rich.console import Console
 
-    return Console()
+    class CleanConsole(Console):
+        """Shows what a text from a file would make the terminal do."""
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*(cleaned(one) if isinstance(one, str) else one for one in objects), **options)
+
+    return CleanConsole()
 
 
 if __name__ == "__main__":

@@ -44,10 +44,16 @@ def as_rates(name: str, values: ArrayLike, *, allow_nan: bool = False) -> NDArra
     return rates
 
 
+MOST_ROLLOUTS = 2**31 - 1
+"""Rollouts of a prompt that can come back at once: their sums stay far below 2^53, up to which floats are exact."""
+
+
 def as_counts(name: str, values: ArrayLike) -> NDArray[np.int64]:
     """`values` as int64 counts, none negative; floats pass only when they are whole numbers."""
     array = np.asarray(values) if not _is_ragged(values) else as_floats(name, values)
     if array.dtype.kind in "iu":
+        if array.size and array.max() >= 2**63:
+            raise InvalidInputError(f"{name}: expected counts below 2^63, got {array.max()}.")
         counts = array.astype(np.int64)
     else:
         floats = as_floats(name, values)
@@ -63,12 +69,17 @@ def as_counts(name: str, values: ArrayLike) -> NDArray[np.int64]:
 
 
 def as_successes(successes: ArrayLike, rollouts: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Both arguments as int64 vectors of one length with successes <= rollouts."""
+    """Both arguments as int64 vectors of one length with successes <= rollouts <= MOST_ROLLOUTS."""
     won, tried = as_counts("successes", successes), as_counts("rollouts", rollouts)
     if won.ndim != 1 or won.shape != tried.shape:
         raise InvalidInputError(
             "successes, rollouts: expected two vectors of the same length, one number per prompt, "
             f"got shapes {won.shape} and {tried.shape}."
+        )
+    if (tried > MOST_ROLLOUTS).any():
+        position = _first(tried > MOST_ROLLOUTS)
+        raise InvalidInputError(
+            f"rollouts: expected at most {MOST_ROLLOUTS} of a prompt, got {tried[position]} at position {position}."
         )
     if (won > tried).any():
         position = _first(won > tried)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -205,3 +208,83 @@ def test_a_recipe_is_checked_before_torch_is_imported() -> None:
         "sys.exit(code == 2 and 'torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ, capture_output=True)
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", LONG],
+        ["train", f"/{LONG}/{LONG}.yaml"],
+        ["compare", f"{LONG}.yaml"],
+        ["audit", LONG],
+        ["audit", f"{LONG}*.jsonl"],
+        ["report", LONG],
+        ["schema", "--output", LONG],
+        ["schema", "--output", "/dev/full"],
+        ["schema", "--output", "/nowhere/at/all"],
+        ["schema", "--output", "/tmp"],
+        ["simulate", "--theory", "--output", LONG],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:30],
+)
+def test_names_that_no_file_can_have_are_refused_in_a_sentence(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, *arguments).startswith("knapsack-rl: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "cp1252"])
+def test_recipes_in_other_encodings_are_refused_by_their_name(
+    encoding: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "r.yaml").write_text("name: caf\xe9", encoding=encoding)
+    assert f"cannot read {tmp_path / 'r.yaml'}" in refused(capsys, "train", str(tmp_path / "r.yaml"))
+
+
+def test_a_working_directory_that_is_gone_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "No such file or directory. Check the path" in refused(capsys, "schema")
+
+
+def test_a_limit_on_the_size_of_files_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        said = refused(capsys, "schema", "--output", str(tmp_path / "s.json"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large. Raise the limit on the size of files (ulimit -f)" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    reader = "import sys; from knapsack_rl.cli import main; sys.stdout.flush(); sys.exit(main(['schema']))"
+    process = subprocess.Popen([sys.executable, "-c", reader], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate()
+    assert (process.returncode, err) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr("knapsack_rl.cli._schema", broken)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        main(["schema"])
+
+
+def test_what_a_terminal_would_obey_is_shown_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "report", "\x1b[31mrun\x07\udcff")
+    assert "\N{REPLACEMENT CHARACTER}[31mrun\N{REPLACEMENT CHARACTER}" in said
+    assert not set(said) & set("\x1b\x07\udcff")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from knapsack_rl.errors import StateError
 from knapsack_rl.estimators.base import ObservedRates, Visits
+from knapsack_rl.estimators.table import Table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,6 +53,16 @@ class RecentRewards(ObservedRates):
         table["successes"][rows] = won + _count_bits(older)
         table["rewards"][rows] = tried + kept
         table["recent"][rows] = older << np.minimum(tried, self.window) | bits
+
+    def _restored(self, state: Mapping[str, Any]) -> Table:
+        """As in `Estimator`; the newest rewards must be among those that are counted."""
+        prompts = super()._restored(state)
+        won, tried, recent = (prompts[name].astype(np.int64) for name in ("successes", "rewards", "recent"))
+        shown = np.where(tried > self.window, _spread_bits(won, tried, self.window), recent)
+        counted = np.where(tried > self.window, won, _count_bits(recent))
+        if np.any((shown != recent) | (counted != won) | (recent >> np.minimum(tried, self.window) > 0)):
+            raise StateError("state: expected recent rewards that are those of successes and rewards.")
+        return prompts
 
 
 def _spread_bits(won: Ints, tried: Ints, width: int) -> Ints:

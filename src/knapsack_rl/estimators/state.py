@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
+from math import prod
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +16,36 @@ from knapsack_rl.errors import StateError
 
 MOST_ROLLOUTS = 2.0**53
 """Rollouts of a prompt that any count of a state can hold exactly."""
+EXACT = 2.0**24
+"""Counts up to which float32 holds every whole number, so that two columns can be checked against each other."""
+
+
+def check_sizes(archive: ZipFile, bytes_stored: int) -> None:
+    """Refuse an .npz file whose arrays are larger than the file, before anything is allocated for them.
+
+    Raises:
+        ValueError: its members are compressed or overlap, or an array claims more or fewer bytes than its member has.
+    """
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > bytes_stored:
+        raise ValueError(f"members of {sum(member.file_size for member in members):,} bytes in {bytes_stored:,}")
+    for member in members:
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+            if prod(shape) * dtype.itemsize != member.file_size - file.tell():
+                raise ValueError(f"{member.filename} of shape {shape} in {member.file_size:,} bytes")
+
+
+def digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of all that a file holds, since the checksums of a zip are those of whoever wrote it last. O(bytes)."""
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        found.update(array.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def whole_number(state: Mapping[str, Any], name: str, least: int = 0) -> int:

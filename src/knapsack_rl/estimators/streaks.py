@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knapsack_rl.errors import StateError
 from knapsack_rl.estimators.base import ObservedRates, Visits
-from knapsack_rl.estimators.state import number, whole_number
+from knapsack_rl.estimators.state import EXACT, number, whole_number
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -69,5 +70,9 @@ class Streaks(ObservedRates):
         """As in `Estimator`."""
         prompts, updates = self._restored(state), whole_number(state, "updates")
         willingness = {name: number(state, name, *_BOUNDS) for name in _TARGETS}
+        won, tried, streak = prompts["won"], prompts["tried"], prompts["streak"]
+        equal, checked = (won == 0) | (won == tried), (tried > 1) & (tried < EXACT)
+        if np.any(((streak > 0) != equal) & checked) or np.any(streak > updates):
+            raise StateError("state: expected streaks that are those of won and tried, and at most as many as updates.")
         self._take_over(prompts)
         self.updates, self._willingness = updates, willingness

@@ -12,7 +12,7 @@ from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
 from knapsack_rl.estimators.base import Estimator, Visits
 from knapsack_rl.estimators.features import Features
-from knapsack_rl.estimators.state import numbers
+from knapsack_rl.estimators.state import EXACT, numbers
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -53,7 +53,7 @@ class TransitionTable(Estimator):
 
     def learn(self, visits: Visits) -> None:
         """Learn what became of the prompts of each cell. O(V)."""
-        won, tried = visits.won, visits.tried
+        won, tried = visits.won.astype(np.float64), visits.tried.astype(np.float64)  # whose squares overflow nothing
         pairs = tried > 1
         both = np.where(pairs, won * (won - 1) / np.maximum(tried * (tried - 1), 1), 0.0)
         seen = np.stack((won / tried, np.ones(len(won)), both, pairs), axis=1)
@@ -85,11 +85,14 @@ class TransitionTable(Estimator):
             raise StateError("state: expected sums of cells and all that are at most their weights.")
         if np.any(prompts["cell"] >= _OUTCOMES**2):
             raise StateError(f"state: expected cells of the table, 0 to {_OUTCOMES**2 - 1}.")
+        won, tried = prompts["won"].astype(np.float64), prompts["tried"].astype(np.float64)
+        if np.any((prompts["cell"] // _OUTCOMES != _outcome(won, tried)) & (tried < EXACT)):
+            raise StateError("state: expected cells that are those of won and tried.")
         self._take_over(prompts)
         self._cells, self._all = cells, everyone
 
 
-def _outcome(won: Ints, tried: Ints) -> Ints:
+def _outcome(won: Ints | Floats, tried: Ints | Floats) -> Ints:
     """Class of a visit's outcome, 1 to 5."""
     rate = won / tried
     return np.asarray(1 + (won > 0) + (rate > 0.25) + (rate > 0.5) + (won == tried), dtype=np.int64)

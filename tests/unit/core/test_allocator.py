@@ -509,6 +509,70 @@ def test_a_state_with_something_else_for_one_of_its_parts_is_refused(name: str, 
         allocator.load_state_dict(allocator.state_dict() | {name: value})
 
 
+def long_trained(strategy: str) -> kr.BudgetAllocator:
+    """An allocator that was told much, late visits, sizes on both sides of 16 and single rollouts included."""
+    allocator, rng = kr.BudgetAllocator(strategy), np.random.default_rng(1)
+    for _ in range(40):
+        late = allocator.step(IDS)
+        rollouts = rng.choice([1, 2, 5, 16, 17, 40], len(IDS))
+        allocator.tell(IDS, rng.binomial(rollouts, rng.choice([0.0, 0.3, 1.0], len(IDS))), rollouts)
+        late.ask()
+        while late.remaining:
+            plan = late.ask().rollouts
+            late.tell(rng.binomial(plan, 0.5), plan)
+    return allocator
+
+
+@ALL_STRATEGIES
+def test_whatever_was_told_leaves_a_state_that_loads(strategy: str) -> None:
+    allocator = long_trained(strategy)
+    restored = kr.BudgetAllocator(strategy)
+    restored.load_state_dict(allocator.state_dict())
+    assert restored.ask(IDS).rollouts.tolist() == allocator.ask(IDS).rollouts.tolist()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "column", "change"),
+    [
+        ("knapsack-transitions", "cell", lambda cell: (cell + 6) % 36),
+        ("greso", "streak", lambda streak: streak + 1000),
+        ("greso", "streak", lambda streak: np.where(streak == 0, 1, 0)),
+        ("knapsack-window", "recent", lambda recent: recent ^ 1),
+        ("knapsack-window", "recent", lambda recent: recent | 2**15),
+        ("knapsack", "recent", lambda recent: recent + 1),
+    ],
+)
+def test_what_a_prompt_s_own_counts_contradict_is_refused(strategy: str, column: str, change) -> None:
+    allocator = long_trained(strategy)
+    state = allocator.state_dict()
+    before, whole = allocator.state_dict(), state["estimator"][column]
+    for position in range(len(whole)):
+        state["estimator"][column] = whole.copy()
+        state["estimator"][column][position] = change(whole)[position]
+        if strategy == "greso" and state["estimator"]["tried"][position] == 1:
+            continue  # one reward says nothing about a streak
+        if (state["estimator"][column] == whole).all():
+            continue
+        with pytest.raises(kr.StateError, match="state: expected"):
+            allocator.load_state_dict(state)
+    np.testing.assert_equal(allocator.state_dict(), before)
+
+
+@ALL_STRATEGIES
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.float64])
+def test_the_most_rollouts_that_may_come_back_are_learned_from_and_more_are_refused(strategy: str, dtype: type) -> None:
+    allocator = kr.BudgetAllocator(strategy)
+    most = 2**31 - 1
+    allocator.tell(["a", "a", "b"], np.array([most, most, 0], dtype), np.array([most, most, most], dtype))
+    for count in (most + 1, 2**53, 2**62) + ((2**63, 2**64 - 1) if dtype == np.uint64 else ()):
+        with pytest.raises(kr.InvalidInputError, match=r"expected at most 2147483647|counts below 2\^63"):
+            allocator.tell(["a"], np.zeros(1, dtype), np.array([count], dtype))
+    restored = kr.BudgetAllocator(strategy)
+    restored.load_state_dict(allocator.state_dict())
+    assert restored.success_rates(["a", "b"]).tolist() == allocator.success_rates(["a", "b"]).tolist()
+    assert restored.ask(["a", "b", "c"]).rollouts.sum() == 24
+
+
 @ALL_STRATEGIES
 def test_the_numbers_of_steps_in_a_state_cannot_exhaust_those_to_come(strategy: str) -> None:
     allocator = trained(strategy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +13,12 @@ import pandas as pd
 from knapsack_rl.experiments.audit import figures, graders, tables
 from knapsack_rl.experiments.audit.advice import advice, size_table
 from knapsack_rl.experiments.audit.as_json import as_json
-from knapsack_rl.experiments.audit.audit import FIGURES, Audit
+from knapsack_rl.experiments.audit.audit import FIGURES, Audit, default_output
 from knapsack_rl.experiments.audit.expectation import FEW_PROMPTS, Expectation
 from knapsack_rl.experiments.audit.findings import interval, remarks, summary
 from knapsack_rl.experiments.audit.replay import Replay
-from knapsack_rl.experiments.pages.page import Chart, DataTable, Facts, Note, Part, Section, write_page
+from knapsack_rl.experiments.disk import write_text
+from knapsack_rl.experiments.pages.page import Chart, DataTable, Facts, Note, Part, Section, alone, write_page
 from knapsack_rl.experiments.pages.wording import percent
 
 _SUSPECTS = 30  # rows of the table
@@ -32,8 +35,10 @@ _INTERVAL = (
 )
 
 
-def write_report(audit: Audit, folder: Path, command: str) -> Path:
-    """Write `report.html` and its folder `figures` into `folder`, and return the page's path.
+def write_report(audit: Audit, output: Path | None, command: str) -> Path:
+    """Write `report.html` and its folder `figures` into `output`, and return the page's path.
+
+    Without `output` they go to `default_output`.
 
     Raises:
         InvalidInputError: the folder cannot be written.
@@ -47,17 +52,29 @@ def write_report(audit: Audit, folder: Path, command: str) -> Path:
         Section("What was read", _read(audit)),
         Section("What to do about it", _advice(audit)),
     ]
-    page = write_page(
-        folder / "report.html",
-        kind="audit of a rollout log",
-        title=folder.name,
-        summary=summary(audit),
-        notes=remarks(audit),
-        sections=sections,
-        command=command,
-    )
-    (folder / FIGURES).write_text(as_json(audit, page), encoding="utf-8")
+    with _claimed(audit, output) as folder:
+        page = write_page(
+            folder / "report.html",
+            kind="audit of a rollout log",
+            title=folder.name,
+            summary=summary(audit),
+            notes=remarks(audit),
+            sections=sections,
+            command=command,
+        )
+        write_text(folder / FIGURES, as_json(audit, page))
     return page
+
+
+@contextmanager
+def _claimed(audit: Audit, output: Path | None) -> Iterator[Path]:
+    """The folder of the page, which no other process writes into; by default one that has no page of other logs."""
+    while True:
+        folder = output or default_output(audit.logs)
+        with alone(folder):
+            if output or folder == default_output(audit.logs):  # not taken while we waited
+                yield folder
+                return
 
 
 def _advice(audit: Audit) -> list[Part]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from knapsack_rl.errors import InvalidInputError, StateError
+from knapsack_rl.experiments import disk
 from knapsack_rl.experiments.compare import arms as running
 from knapsack_rl.experiments.compare import results
 from knapsack_rl.experiments.compare.arms import Failure
@@ -22,6 +22,7 @@ from knapsack_rl.experiments.compare.report import write_report
 from knapsack_rl.experiments.compare.summary_table import markdown
 from knapsack_rl.experiments.recipe import yaml_text
 from knapsack_rl.experiments.runs.interruption import Interruption
+from knapsack_rl.experiments.runs.run_directory import RunDirectory
 
 POOL = "arms"
 """Below the output folder: the run directories of all comparisons, so that none is run twice."""
@@ -48,7 +49,8 @@ def compare(planned: ComparisonRuns, output: Path, jobs: int, command: str, cons
 
     Raises:
         InvalidInputError: the output folder cannot be written to.
-        StateError: so many arms failed that nothing can be compared; the message has their reasons.
+        StateError: another process is at work on this comparison, or so many arms failed that nothing can be compared;
+            the message has their reasons.
         Interrupted: a signal came. Running arms were stopped; the same call goes on.
     """
     folder, pool = _folder(planned, output), output / POOL
@@ -59,6 +61,13 @@ def compare(planned: ComparisonRuns, output: Path, jobs: int, command: str, cons
             raise InvalidInputError(
                 f"--output: cannot write to {needed}: {error.strerror}. Choose another place with --output."
             ) from error
+    with disk.lock(folder / ".lock"):
+        return _compare(planned, folder, pool, jobs, command, console)
+
+
+def _compare(
+    planned: ComparisonRuns, folder: Path, pool: Path, jobs: int, command: str, console: Console
+) -> ComparisonOutcome:
     with Interruption(lambda: None).listening():
         trials = planned.tuning()
         failures = _run("tuning", trials, pool, jobs, console)
@@ -73,7 +82,7 @@ def compare(planned: ComparisonRuns, output: Path, jobs: int, command: str, cons
     if tuned is not None:
         tables["tuning"] = tuned
     _save(tables, folder)
-    (folder / "comparison.yaml").write_text(_rendered(planned, folder), encoding="utf-8")
+    disk.write_text(folder / "comparison.yaml", _rendered(planned, folder))
     page = write_report(planned, tables, failures, _environments(done, pool), folder, command)
     return ComparisonOutcome(page, tables["summary"], failures)
 
@@ -170,12 +179,12 @@ def _save(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     for stale in (*folder.glob("*.csv"), *folder.glob("figures/*")):  # of an earlier state of the comparison
         stale.unlink()
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    (folder / "summary.md").write_text(markdown(tables["summary"]), encoding="utf-8")
+        disk.write_csv(table, folder / f"{name}.csv", float_format="%.6g")
+    disk.write_text(folder / "summary.md", markdown(tables["summary"]))
 
 
 def _environments(arms: Sequence[ArmRun], pool: Path) -> list[dict[str, Any]]:
-    return [json.loads((pool / arm.folder / "environment.json").read_text(encoding="utf-8")) for arm in arms]
+    return [RunDirectory(pool / arm.folder).read_environment() for arm in arms]
 
 
 def _named(arm: ArmRun) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import knapsack_rl as kr
@@ -10,6 +11,7 @@ from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.engines import models
 from knapsack_rl.experiments.engines.warm_start import warm_started
 from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe
+from knapsack_rl.experiments.runs import manifest
 from knapsack_rl.experiments.runs.progress import Display
 from knapsack_rl.tasks import Task, load_task
 
@@ -18,7 +20,8 @@ def problems_and_model(recipe: Recipe, display: Display) -> tuple[Task, Any, Any
     """The task, the model and its tokenizer.
 
     Raises:
-        InvalidInputError: a step takes more prompts than there are problems, or the model cannot be loaded.
+        InvalidInputError: a step takes more prompts than there are problems, or the model is damaged or cannot be
+            loaded.
         MissingExtraError: the task needs a package that is not installed.
     """
     display.phase("making the problems")
@@ -26,6 +29,9 @@ def problems_and_model(recipe: Recipe, display: Display) -> tuple[Task, Any, Any
     display.phase("making the model")
     if recipe.model.kind == "scratch":
         return task, *warm_started(recipe.model, recipe.task, recipe.seed, on_step=display.warm_start)
+    folder = Path(recipe.model.path)
+    if (folder / manifest.MANIFEST).is_file() and (why := manifest.damage(folder)):
+        raise InvalidInputError(f"model.path: {folder} is damaged: {why}. Choose another checkpoint of that run.")
     try:
         return task, *models.pretrained(recipe.model)
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from knapsack_rl import tasks
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.engines import models
 from knapsack_rl.experiments.recipe.model_schema import ScratchModelConfig, WarmStartConfig
+from knapsack_rl.experiments.runs import manifest
 from knapsack_rl.tasks import TaskConfig
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def warm_started(
         task_config: where the pairs of prompt and completion come from.
         seed: of the task, of the first weights and of the pairs.
         cache_dir: where finished models are kept, a directory for each configuration, seed and set of library
-            versions, which appears only when it is complete; None is `default_cache_dir()`.
+            versions, which appears only when it is complete; one that was damaged since is made anew. None is
+            `default_cache_dir()`.
         on_step: called after every update with the number of updates so far, of updates in all, and the loss in
             nats per token. Not called if the cache has the model.
 
@@ -68,7 +70,7 @@ def warm_started(
     cache_dir = default_cache_dir() if cache_dir is None else cache_dir
     finished = cache_dir / _key(model_config, task_config, seed)
     with torch.random.fork_rng(devices=[]):
-        if not finished.exists():
+        if manifest.damage(finished) is not None:
             with _directory_for(cache_dir) as unfinished:
                 torch.manual_seed(seed)
                 tokenizer = tasks.tokenizer(task_config)
@@ -78,7 +80,8 @@ def warm_started(
                 learn(model, tokenizer, pairs, schedule, on_step)
                 model.save_pretrained(unfinished / "model")
                 tokenizer.save_pretrained(unfinished / "model")
-                _publish(unfinished / "model", finished)
+                manifest.seal(unfinished / "model")
+                _publish(unfinished, finished)
         # Loaded in either case, so that a first run and a later one cannot differ.
         loaded = AutoModelForCausalLM.from_pretrained(finished, dtype=torch.float32)
         return loaded, AutoTokenizer.from_pretrained(finished)
@@ -168,9 +171,12 @@ def _directory_for(cache_dir: Path) -> Iterator[Path]:
         yield Path(path)
 
 
-def _publish(complete: Path, finished: Path) -> None:
+def _publish(unfinished: Path, finished: Path) -> None:
+    """Put the model in its place, unless another process was faster, with the same result."""
+    if finished.exists() and manifest.damage(finished) is not None:
+        finished.rename(unfinished / "damaged")
     try:
-        complete.rename(finished)
+        (unfinished / "model").rename(finished)
     except OSError:
-        if not finished.exists():  # otherwise another process was faster, with the same result
+        if not finished.exists():
             raise

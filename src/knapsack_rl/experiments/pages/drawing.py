@@ -21,7 +21,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+
+from knapsack_rl.experiments import disk
+from knapsack_rl.experiments.cleaning import cleaned
 
 Arguments = ParamSpec("Arguments")
 Dashes = Literal["-", "--"]
@@ -95,12 +99,15 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 def save(figure: Figure, table: pd.DataFrame, folder: Path, name: str) -> str:
     """Write `name`.svg, `name`.png (200 dots an inch) and `name`.csv into `folder`; return the SVG's text."""
     svg = StringIO()
+    for text in figure.findobj(Text):
+        text.set_text(cleaned(text.get_text()))
     with matplotlib.rc_context(STYLE):
         figure.savefig(svg, format="svg", metadata={"Date": None})
         figure.set_layout_engine("none")  # keep the layout just found: both files look alike, in half the time
-        figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
-    (folder / f"{name}.svg").write_text(svg.getvalue(), encoding="utf-8")
-    table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+        with disk.replacing(folder / f"{name}.png") as unfinished:
+            figure.savefig(unfinished, format="png", dpi=200, metadata={"Software": None})
+    disk.write_text(folder / f"{name}.svg", svg.getvalue())
+    disk.write_csv(table, folder / f"{name}.csv")
     return svg.getvalue()
 
 

@@ -11,7 +11,8 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import groupby
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from knapsack_rl.errors import InvalidInputError, MissingExtraError
+from knapsack_rl.experiments import disk
+from knapsack_rl.experiments.cleaning import cleaned
 
 try:
     import jinja2
@@ -35,6 +38,22 @@ except ImportError as error:
 
 _MISSING = "—"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing their page, with what belongs to it, into `folder`; wait for one that does.
+
+    Raises:
+        InvalidInputError: the folder cannot be written to.
+    """
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        held = disk.lock(folder / "figures" / ".lock", wait=True)
+    except OSError as error:
+        raise InvalidInputError(f"output: cannot write to {folder}: {error}. Choose another place.") from error
+    with held:
+        yield
 
 
 @dataclass(frozen=True)
@@ -158,7 +177,7 @@ def write_page(
     text = resources.files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8")
     script = resources.files(__package__).joinpath("sort_tables.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_clean
     )
     try:
         folder = output.parent / "figures"
@@ -176,10 +195,15 @@ def write_page(
             script=Markup(script) if sortable else None,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
-        output.write_text(page, encoding="utf-8", newline="\n")
+        disk.write_text(output, page)
     except OSError as error:
         raise InvalidInputError(f"output: cannot write {output}: {error}. Name another file to write.") from error
     return output
+
+
+def _clean(value: Any) -> Any:
+    """What the template writes of a value; Markup is ours, and prompts may hold anything."""
+    return cleaned(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _check(parts: Sequence[Part]) -> None:
@@ -211,7 +235,7 @@ def _view(part: Part, folder: Path) -> dict[str, Any]:
         # Markup, since the drawing is ours and its text is escaped by the XML writer.
         return vars(part) | {"svg": Markup(inline_svg(saved, part.name, f"{part.title}. {part.caption}"))}
     if isinstance(part, DataTable):
-        part.data.to_csv(folder / f"{part.name}.csv", index=False, lineterminator="\n")
+        disk.write_csv(part.data, folder / f"{part.name}.csv")
         return vars(part) | _table_view(part)
     return dict(vars(part))
 

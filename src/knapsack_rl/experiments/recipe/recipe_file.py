@@ -83,9 +83,13 @@ def render(recipe: Recipe) -> str:
     return yaml_text.render(recipe.model_dump(mode="json"))
 
 
-def differences(before: str, after: str) -> list[str]:
-    """One line per dotted key in which two rendered recipes differ."""
-    old, new = dict(_leaves(yaml_text.parse(before, "before"))), dict(_leaves(yaml_text.parse(after, "after")))
+def differences(before: str, after: str, source: str = "before") -> list[str]:
+    """One line per dotted key in which two rendered recipes differ; the first is from the file `source`.
+
+    Raises:
+        InvalidInputError: one of them is no YAML.
+    """
+    old, new = dict(_leaves(yaml_text.parse(before, source))), dict(_leaves(yaml_text.parse(after, "after")))
     absent = object()
     return [
         f"{key}: {_shown(old.get(key, absent), absent)} there, {_shown(new.get(key, absent), absent)} here"
@@ -106,7 +110,8 @@ def _text(path: Path | None) -> str:
     if path is None:
         return (resources.files(__package__) / DEMONSTRATION).read_text(encoding="utf-8")
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(yaml_text.LONGEST + 1)  # one more is refused
     except FileNotFoundError:
         close = nearest(path.name, (file.name for file in path.parent.glob("*.y*ml")))
         hint = f" Did you mean {path.parent / close}?" if close else ""

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
+from pyarrow import parquet
 
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.experiments.recipe import yaml_text
 from knapsack_rl.metrics import STATUSES, status, transition_matrix
 
 BINS = 10
@@ -108,11 +109,11 @@ def read_run(folder: Path, name: str) -> Run:
             f"run_dirs: {folder} is not a run directory, since it has no {' and no '.join(missing)}. "
             "Give a directory that `knapsack-rl train` wrote."
         )
-    recipe_text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     try:
-        recipe = yaml.safe_load(recipe_text)
+        recipe_text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+        recipe = yaml_text.parse(recipe_text, "recipe.yaml")
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"run_dirs: recipe.yaml or environment.json in {folder} is damaged: {error}") from error
     if not isinstance(recipe, dict) or not isinstance(environment, dict):
         raise InvalidInputError(f"run_dirs: recipe.yaml and environment.json in {folder} must each hold a mapping.")
@@ -145,7 +146,7 @@ def read_run(folder: Path, name: str) -> Run:
 def _read_records(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():  # stopped before anything was measured
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     records: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -153,7 +154,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
             absent = [key for key in ("step", "rollouts", "time") if key not in record]
-        except (json.JSONDecodeError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             if number == len(lines):  # a killed run may leave half a line
                 break
             raise InvalidInputError(f"run_dirs: line {number} of {path} is not a JSON object: {error}") from error
@@ -171,7 +172,7 @@ def _read_allocations(folder: Path) -> pd.DataFrame:
     if not (path.is_file() or any(path.glob("*.parquet"))):  # stopped before the first step
         return pd.DataFrame({column: pd.Series(dtype=kind) for column, kind in kinds.items()})
     try:
-        table = pd.read_parquet(path)
+        table = parquet.read_table(path, page_checksum_verification=True).to_pandas()
         return table[columns].join(table.reindex(columns=_BELIEF))  # runs of earlier versions recorded no belief
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are kinds of these
         raise InvalidInputError(

@@ -18,7 +18,7 @@ try:
     import pandas as pd
 
     from knapsack_rl.experiments.pages.drawing import RUN_COLOURS
-    from knapsack_rl.experiments.pages.page import Command, DataTable, Facts, Listing, Part, Section, write_page
+    from knapsack_rl.experiments.pages.page import Command, DataTable, Facts, Listing, Part, Section, alone, write_page
     from knapsack_rl.experiments.pages.wording import duration, percent, plain, plural
     from knapsack_rl.experiments.report import run_charts, run_data
     from knapsack_rl.experiments.report.run_data import Run, Visits
@@ -63,10 +63,15 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
         beside = folders[0] if len(runs) == 1 else roots[0].parent / "-vs-".join(root.name for root in roots)
         output = beside / "report.html"
     visits = {run.name: run_data.visits(run) for run in runs}
+    with alone(output.parent):
+        return _write(runs, visits, output, shlex.join(command))
+
+
+def _write(runs: Sequence[Run], visits: dict[str, Visits | None], output: Path, command: str) -> Path:
     return write_page(
         output,
         kind="training report",
-        title=" against ".join(names),
+        title=" against ".join(run.name for run in runs),
         summary=[_summary(run, visits[run.name]) for run in runs],
         notes=[
             "Runs with one seed each do not show that a strategy is better; repeat them with several seeds."
@@ -90,7 +95,7 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
             Section("Prompts", [*run_charts.statuses(runs, visits), *run_charts.single_prompts(runs)]),
             Section("How the runs were made" if len(runs) > 1 else "How the run was made", _how_made(runs)),
         ],
-        command=shlex.join(command),
+        command=command,
     )
 
 

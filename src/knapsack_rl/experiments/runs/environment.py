@@ -31,8 +31,7 @@ _LIBRARIES = (
 
 def record_start(directory: RunDirectory, recipe: Recipe, command: str) -> None:
     """Put on record what is about to train, or to go on training."""
-    earlier = directory.read_environment() if directory.environment.exists() else {}
-    now = _now()
+    earlier, now = directory.read_environment(), _now()
     directory.write_environment(
         {
             "command": command,
@@ -44,7 +43,7 @@ def record_start(directory: RunDirectory, recipe: Recipe, command: str) -> None:
             "processes": world_size(),
             "threads": torch.get_num_threads(),
             "started": earlier.get("started", now),
-            "resumed": [*earlier["resumed"], now] if earlier else [],
+            "resumed": [*earlier.get("resumed", []), now] if earlier else [],
             "finished": None,
         }
     )

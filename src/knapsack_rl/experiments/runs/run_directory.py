@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
+import hashlib
 import json
 import math
 import os
+import re
+import resource
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from knapsack_rl.belief import Belief
-from knapsack_rl.errors import InvalidInputError, StateError
+from knapsack_rl.errors import InvalidInputError, KnapsackError, StateError
+from knapsack_rl.experiments import disk
 from knapsack_rl.experiments.recipe.recipe_file import differences
+from knapsack_rl.experiments.runs import manifest
 
 _MEBIBYTE, _GIBIBYTE = 2**20, 2**30
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,15})")
+_ALLOCATIONS = re.compile(r"step-(\d{1,15})\.parquet")
+_SHOWN = 5  # steps that a remark names
+
+
+class Resume(NamedTuple):
+    """Where a run goes on.
+
+    Attributes:
+        checkpoint: the newest complete one; None where there is none.
+        updates: optimiser updates before it.
+        records: in metrics.jsonl before it.
+        passed_over: sentences on newer ones, and what is wrong with them.
+    """
+
+    checkpoint: Path | None
+    updates: int
+    records: int
+    passed_over: list[str]
 
 
 @dataclass(frozen=True)
@@ -64,26 +88,14 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise InvalidInputError(
-                f"--output: cannot write to {self.path}: {error.strerror}. Choose another place with --output."
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.release()
-            raise StateError(
-                f"{self.path}: another process is at work on this run. Wait for it, or choose another name=..."
-            ) from error
-        try:
+            self._lock = disk.lock(self.path / ".lock")
             self._check_or_write(recipe)
         except OSError as error:
             self.release()
             raise InvalidInputError(
                 f"--output: cannot write to {self.path}: {error.strerror}. Choose another place with --output."
             ) from error
-        except InvalidInputError:
+        except KnapsackError:
             self.release()
             raise
 
@@ -118,43 +130,98 @@ class RunDirectory:
                 "are free. Free some space, or choose another place with --output."
             )
 
-    @property
-    def disk_is_full(self) -> bool:
-        """Whether there is next to no space left on its disk."""
-        return shutil.disk_usage(self.path).free < _MEBIBYTE
+    def why_it_failed(self, error: Exception) -> str | None:
+        """What of the disk made a library fail, in a sentence: each has its own way to say it, or none."""
+        said = str(error)
+        if not self.path.is_dir():
+            return f"{self.path}: the directory was removed while the run was at work in it."
+        if shutil.disk_usage(self.path).free < _MEBIBYTE or os.strerror(errno.ENOSPC) in said:
+            return f"{self.path}: the disk is full. Free some space."
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        if os.strerror(errno.EFBIG) in said or (
+            limit != resource.RLIM_INFINITY and any(path.stat().st_size >= limit for path in files)
+        ):
+            return f"{self.path}: a file needs more bytes than files may have here. Raise the limit (ulimit -f)."
+        return None
 
     @property
     def finished(self) -> bool:
         """Whether the run in it has come to its end."""
-        return self.environment.exists() and self.read_environment().get("finished") is not None
+        return self.read_environment().get("finished") is not None
 
-    def latest_checkpoint(self) -> tuple[Path, int] | None:
-        """The newest complete checkpoint and the optimiser updates before it."""
-        numbered = [(int(path.name.rpartition("-")[2]), path) for path in self.checkpoints.glob("checkpoint-*")]
-        for updates, path in sorted(numbered, reverse=True):
-            if _is_complete(path):
-                return path, updates
-        return None
+    def seal_checkpoint(self, updates: int, keep: int | None, best: str | None = None) -> None:
+        """Declare the checkpoint after so many updates complete, and delete older ones.
+
+        Args:
+            updates: in the checkpoint's name.
+            keep: how many complete ones stay, this one included; None or 0 for all.
+            best: the path of one that stays in any case.
+        """
+        folder, records = self.checkpoints / f"checkpoint-{updates}", len(self.read_metrics())
+        manifest.seal(folder, updates=updates, run=self._identity, records=records)
+        numbered = [(number, path) for number, path in self._numbered() if number <= updates]
+        complete = [number for number, path in numbered if (path / manifest.MANIFEST).exists()]
+        oldest = min(complete[:keep]) if keep and len(complete) > keep else 0
+        for number, path in numbered:
+            if number < oldest and str(path) != best:
+                (path / manifest.MANIFEST).unlink(missing_ok=True)  # from now on it is not complete
+                shutil.rmtree(path, ignore_errors=True)
+
+    def newest_checkpoint(self) -> Resume:
+        """Where to go on: every file of the checkpoint is what was written, by this very run.
+
+        Cost: every byte of it is read.
+        """
+        passed_over: list[str] = []
+        for updates, path in self._numbered():
+            why = manifest.damage(path, updates=updates, run=self._identity)
+            if why is None:
+                return Resume(path, updates, manifest.fact(path, "records"), passed_over)
+            passed_over.append(f"{path.name} is passed over: {why}.")
+        return Resume(None, 0, 0, passed_over)
 
     def rewind(self, step: int) -> dict[str, Any] | None:
         """Forget what was recorded after `step`; return the last record that is left."""
         kept = [record for record in self.read_metrics() if record["step"] <= step]
-        _replace(self.metrics, "".join(_line(record) for record in kept))
-        for file in self.allocations.glob("*.parquet"):
-            if int(file.stem.rpartition("-")[2]) > step:
+        disk.write_text(self.metrics, "".join(_line(record) for record in kept))
+        for number, file in self._allocation_files():
+            if number > step:
                 file.unlink()
         return kept[-1] if kept else None
 
+    def missing_records(self, step: int, records: int) -> list[str]:
+        """Sentences on what is lost of the steps up to `step`, which had so many records; puts damaged files aside."""
+        from pyarrow import ArrowException, parquet
+
+        visits = set()
+        for number, file in self._allocation_files():
+            try:
+                parquet.read_table(file, page_checksum_verification=True)
+                visits.add(number)
+            except (ArrowException, OSError):
+                file.replace(file.with_name(f".{file.name}.damaged"))
+        left = sum(record["step"] <= step for record in self.read_metrics())
+        lost = {
+            self.metrics.name: f"{records - left:,} of {records:,} records" if left < records else "",
+            self.allocations.name: _steps([one for one in range(1, step + 1) if one not in visits]),
+        }
+        return [
+            f"{name} has lost {what} up to step {step}: training is the same without, reports lack them."
+            for name, what in lost.items()
+            if what
+        ]
+
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete records."""
+        """All records that are whole: a killed run may have left half a line, and a damaged disk anything."""
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = self.metrics.read_bytes().splitlines(keepends=True)
+        return [record for line in lines if (record := _record(line)) is not None]
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one record; numbers that JSON lacks become null."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with open(self.metrics, "a", encoding="utf-8", opener=_no_link) as file:
             file.write(_line(record))
 
     def append_allocations(
@@ -177,50 +244,108 @@ class RunDirectory:
         counts = {"rollouts": rollouts, "scored": scored, "successes": successes}
         columns = {
             "step": pa.array(when, pa.int32()),
-            "prompt": pa.array(prompts, pa.string()),
+            "prompt": pa.array([prompt.encode("utf-8", "backslashreplace") for prompt in prompts]).cast(pa.string()),
             **{name: pa.array(values, pa.int32()) for name, values in counts.items()},
             "belief_wins": pa.array(belief.wins, pa.float32()),
             "belief_losses": pa.array(belief.losses, pa.float32()),
         }
         self.allocations.mkdir(exist_ok=True)
-        unfinished = self.allocations / ".unfinished"
-        parquet.write_table(pa.table(columns), unfinished)
-        unfinished.replace(self.allocations / f"step-{when.max():06d}.parquet")
+        with disk.replacing(self.allocations / f"step-{when.max():06d}.parquet") as unfinished:
+            parquet.write_table(pa.table(columns), unfinished, write_page_checksum=True)
 
     def read_environment(self) -> dict[str, Any]:
-        """What the run was made with."""
-        environment: dict[str, Any] = json.loads(self.environment.read_text(encoding="utf-8"))
-        return environment
+        """What the run was made with; nothing where that was never written, or is damaged."""
+        return (_object(self.environment.read_bytes()) or {}) if self.environment.is_file() else {}
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences on what is damaged beside the checkpoints."""
+        if not self._begun or self.read_environment():
+            return []
+        state = "is damaged" if self.environment.exists() else "is missing"
+        return [f"{self.environment.name} {state}: when the run began is not known any more, so it is written anew."]
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Replace the record of what the run was made with."""
-        _replace(self.environment, json.dumps(environment, indent=2) + "\n")
+        disk.write_text(self.environment, json.dumps(environment, indent=2) + "\n")
+
+    @property
+    def _begun(self) -> bool:
+        return self.environment.exists() or self.metrics.exists() or bool(self._numbered())
+
+    @property
+    def _identity(self) -> str:
+        """The same for every process that works on this run, and another for any other run."""
+        return hashlib.sha256(self.recipe.read_bytes()).hexdigest()[:16]
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """Checkpoints by their updates, the newest first; whatever else is there is not ours."""
+        names = ((_CHECKPOINT.fullmatch(path.name), path) for path in self.checkpoints.glob("checkpoint-*"))
+        found = [(int(name[1]), path) for name, path in names if name is not None and path.is_dir()]
+        return sorted(found, reverse=True)
+
+    def _allocation_files(self) -> Iterator[tuple[int, Path]]:
+        for path in sorted(self.allocations.glob("*.parquet")):
+            if name := _ALLOCATIONS.fullmatch(path.name):
+                yield int(name[1]), path
+
+    def _may_be_there(self, path: Path) -> bool:
+        """Whether a run may have left this before it began to train."""
+        empty = path == self.checkpoints and path.is_dir() and not any(path.iterdir())
+        return empty or path == self.recipe or path.name.startswith(".")
 
     def _check_or_write(self, recipe: str) -> None:
-        if self.environment.exists():  # training has begun
-            differing = differences(self.recipe.read_text(encoding="utf-8"), recipe)
+        ours = self.recipe.is_file() or self.environment.is_file()
+        if self._begun and ours:
+            differing = differences(_recipe_in(self.recipe), recipe, str(self.recipe))
             if differing:
                 listed = "\n  ".join(differing)
                 raise InvalidInputError(
                     f"{self.path} holds a run of another recipe:\n  {listed}\n"
                     "Choose another name=..., or another place with --output."
                 )
-        elif any(path != self.recipe and not path.name.startswith(".") for path in self.path.iterdir()):
+        elif any(not self._may_be_there(path) for path in self.path.iterdir()):
             raise InvalidInputError(
                 f"--output: {self.path} has files in it that are not of a run. "
                 "Choose another name=..., or another place with --output."
             )
         else:
-            _replace(self.recipe, recipe)
+            disk.write_text(self.recipe, recipe)
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether the last file of a checkpoint is there; on a full disk it may be cut off."""
+def _recipe_in(path: Path) -> str:
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return True
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        state = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+        raise StateError(
+            f"{path} is {state}, so nobody can tell of which run the rest is. Put the file back, or choose another "
+            "name=..."
+        ) from error
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    """The JSON object in a text, None where there is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record on a line of metrics.jsonl, None where it is not whole."""
+    found = _object(line) if line.endswith(b"\n") else None
+    return found if found and isinstance(found.get("step"), int) else None
+
+
+def _steps(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_SHOWN])) + (" and others" if len(numbers) > _SHOWN else "")
+    return f"{len(numbers):,} steps ({shown})" if numbers else ""
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _size(count: int) -> str:
@@ -235,12 +360,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

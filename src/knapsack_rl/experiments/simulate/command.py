@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from knapsack_rl.experiments.pages.page import alone
 from knapsack_rl.experiments.simulate import results
 from knapsack_rl.experiments.simulate.report import write_report
 from knapsack_rl.experiments.simulate.results import Grid, SimulationTables
@@ -38,15 +39,16 @@ def simulate(grid: Grid, output: Path, command: str, console: Console) -> Path:
             return lambda: bar.advance(task)
 
         tables = results.run(grid, begin)
-    results.write(tables, output)
     console.print(summary(tables))
-    with console.status("drawing"):
+    with console.status("drawing"), alone(output):
+        results.write(tables, output)
         return write_report(tables, output / "report.html", command)
 
 
 def theory(output: Path, command: str) -> Path:
     """Write the page of theory alone and return its path."""
-    return write_report(None, output / "report.html", command)
+    with alone(output):
+        return write_report(None, output / "report.html", command)
 
 
 def summary(tables: SimulationTables) -> Table:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from knapsack_rl.errors import InvalidInputError, MissingExtraError
+from knapsack_rl.experiments import disk
 from knapsack_rl.experiments.simulate import simulation
 from knapsack_rl.experiments.simulate.simulation import GROUP_SIZE, ORACLE, STEPS, Arm, Simulation, arm_named
 from knapsack_rl.experiments.simulate.worlds import DEFAULT_WORLD, OPTIMIZERS, WORLDS
@@ -133,10 +134,11 @@ def write(tables: SimulationTables, folder: Path) -> None:
         for name, file in _FILES.items():
             table: pd.DataFrame = getattr(tables, name)
             if file.endswith(".parquet"):
-                table.to_parquet(folder / file, index=False)
+                with disk.replacing(folder / file) as unfinished:
+                    table.to_parquet(unfinished, index=False)
             else:
-                table.to_csv(folder / file, index=False, lineterminator="\n")
-        (folder / "settings.json").write_text(json.dumps(tables.settings, indent=1) + "\n", encoding="utf-8")
+                disk.write_csv(table, folder / file)
+        disk.write_text(folder / "settings.json", json.dumps(tables.settings, indent=1) + "\n")
     except OSError as error:
         raise InvalidInputError(f"--output: cannot write to {folder}: {error}. Choose another place.") from error
 

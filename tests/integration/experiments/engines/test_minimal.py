@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -484,7 +485,7 @@ def test_a_full_disk_is_told_apart_from_other_failures(
     recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(self: RunDirectory, *_: Any) -> None:
-        monkeypatch.setattr(RunDirectory, "disk_is_full", True)
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunDirectory, "append_allocations", full)

@@ -167,6 +167,37 @@ def test_a_run_killed_before_its_end_was_noted_only_lacks_its_report(
     assert metrics(again) == metrics(finished)
 
 
+def test_a_bit_of_the_newest_checkpoint_that_flipped_costs_the_steps_since_the_one_before(
+    recipe_path: Path, finished: Path, again: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (again / "environment.json").write_text("{")  # damaged too, so that the run does not count as finished
+    optimizer = again / "checkpoints" / f"checkpoint-{2 * STEPS}" / "optimizer.pt"
+    content = bytearray(optimizer.read_bytes())
+    content[len(content) // 2] ^= 1
+    optimizer.write_bytes(content)
+    for stray in ("checkpoint-best", "checkpoint-99.bak"):
+        (again / "checkpoints" / stray).mkdir()
+    assert main(["train", str(recipe_path), "--output", str(again.parent)]) == 0
+    said = capsys.readouterr().out
+    assert "environment.json is damaged" in said
+    assert f"checkpoint-{2 * STEPS} is passed over: optimizer.pt holds other bytes than were written." in said
+    assert f"resuming after step 8 of {STEPS}; 4 steps after it are trained again" in said
+    assert_same_training(again, finished)
+    assert metrics(again) == metrics(finished)
+    assert json.loads((again / "environment.json").read_text())["finished"] is not None
+    assert (again / "checkpoints" / "checkpoint-99.bak").exists()
+
+
+def test_a_model_of_a_damaged_checkpoint_is_refused(
+    recipe_path: Path, again: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = again / "checkpoints" / f"checkpoint-{2 * STEPS}"
+    (path / "config.json").write_text("{}")
+    changes = [f"model={{kind: pretrained, path: {path}, dtype: float32}}", "--output", str(tmp_path / "other")]
+    assert main(["train", str(recipe_path), *changes]) == 2
+    assert f"model.path: {path} is damaged: config.json has 2 bytes" in capsys.readouterr().err
+
+
 def test_other_evaluation_settings_train_the_same_weights(recipe_path: Path, finished: Path, tmp_path: Path) -> None:
     changes = ["evaluation.every=1", "evaluation.samples=3", "evaluation.temperature=0.5", "evaluation.max_problems=7"]
     changes += ["evaluation.top_p=0.9", "evaluation.max_completion_length=9", "evaluation.final={samples: 2}"]

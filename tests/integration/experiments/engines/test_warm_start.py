@@ -56,6 +56,26 @@ def test_training_again_from_the_same_seed_gives_the_same_weights_and_another_se
     assert not torch.equal(weights(first), weights(other))
 
 
+@pytest.mark.parametrize("harm", ["missing", "cut", "flipped", "no manifest"])
+def test_a_damaged_model_in_the_cache_is_made_anew(harm: str, tmp_path: Path) -> None:
+    first, _ = warm_started(MODEL, TASK, 0, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    file = folder / ("manifest.json" if harm == "no manifest" else "model.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if harm in ("missing", "no manifest"):
+        file.unlink()
+    else:
+        file.write_bytes(content[:-9] if harm == "cut" else content)
+    seen: list[int] = []
+    again, _ = warm_started(MODEL, TASK, 0, tmp_path, lambda step, *_: seen.append(step))
+    assert len(seen) == 30
+    assert torch.equal(weights(first), weights(again))
+    warm_started(MODEL, TASK, 0, tmp_path, lambda step, *_: seen.append(step))
+    assert len(seen) == 30
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_anything_that_decides_on_the_weights_has_its_own_place_in_the_cache(tmp_path: Path) -> None:
     longer = MODEL.model_copy(update={"warm_start": WarmStartConfig(steps=31, batch_size=16, learning_rate=1e-2)})
     for model, task, seed in [

@@ -523,3 +523,11 @@ def test_a_column_that_is_named_may_begin_late_in_json(tmp_path: Path, monkeypat
     assert (int(log.measured.sum()), int(log.tokens.sum())) == (len(ROWS) - 60, sum(range(60, len(ROWS))))
     with pytest.raises(InvalidInputError, match="has no column 'sizes'"):
         read(tmp_path / "log.jsonl", length="sizes")
+
+
+def test_a_csv_row_with_too_many_columns_and_bytes_that_are_no_utf_8_costs_that_row_only(tmp_path: Path) -> None:
+    good = b"caf\xe9,1,1\n"
+    (tmp_path / "log.csv").write_bytes(b"prompt,reward,step\n" + good + b"caf\xe9,1,1,9,\xff\n" + good)
+    log, reading = read(tmp_path / "log.csv")
+    assert log.rollouts.sum() == 2
+    assert reading.problems.counts == {"rows with too few or too many columns": 1}

@@ -7,11 +7,19 @@ from pathlib import Path
 
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.audit.readers import delimited, json_text, parquet
-from knapsack_rl.experiments.audit.readers.base import DAMAGE, Look, Part, Problems, Reader, Unreadable, first_bytes
+from knapsack_rl.experiments.audit.readers.base import (
+    COMPRESSED,
+    DAMAGE,
+    Look,
+    Part,
+    Problems,
+    Reader,
+    Unreadable,
+    first_bytes,
+)
 
 __all__ = ["COMPRESSED", "DAMAGE", "READERS", "Look", "Part", "Problems", "Unreadable", "look", "parts", "suffix"]
 
-COMPRESSED = (".gz", ".zst", ".bz2", ".lz4")
 _JSON = Reader(json_text.look, json_text.parts)
 READERS = {
     ".parquet": Reader(parquet.look, parquet.parts),

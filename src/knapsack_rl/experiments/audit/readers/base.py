@@ -13,6 +13,7 @@ import pyarrow as pa
 from knapsack_rl.experiments.audit.shapes import Row, Shape
 from knapsack_rl.experiments.audit.values import Ints
 
+COMPRESSED = (".gz", ".zst", ".bz2", ".lz4")
 BATCH_ROWS = 1 << 15
 SAMPLE_ROWS = 200
 _EXAMPLES_OF_A_KIND = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,14 @@ def _stream(path: Path, invalid: Callable[[Any], str], columns: list[str] | None
         # As bytes, so that no value of a row can stop the file.
         convert.include_columns = columns
         convert.column_types = dict.fromkeys(columns, pa.binary())
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def sound(block: Any) -> bytes:
+        """As UTF-8, without which arrow cannot hand over an invalid row; the last block is empty."""
+        return decoder.decode(bytes(block), not len(block)).encode()
+
     return pa.csv.open_csv(
-        pa.input_stream(str(path), compression="detect"),
+        pa.TransformInputStream(pa.input_stream(str(path), compression="detect"), sound),
         read_options=pa.csv.ReadOptions(block_size=_BLOCK, use_threads=False),
         parse_options=pa.csv.ParseOptions(
             delimiter=_separator(path), newlines_in_values=True, invalid_row_handler=invalid

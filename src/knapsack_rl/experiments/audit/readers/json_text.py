@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow.json
 
 from knapsack_rl.experiments.audit.readers.base import (
     BATCH_ROWS,
+    COMPRESSED,
     SAMPLE_ROWS,
     Look,
     Part,
@@ -22,6 +24,7 @@ from knapsack_rl.experiments.audit.readers.base import (
     Unreadable,
     first_bytes,
 )
+from knapsack_rl.experiments.audit.readers.depth import DEEPEST, TOO_DEEP, is_deep, may_be_deep
 from knapsack_rl.experiments.audit.readers.parquet import is_numeric, of_rows
 from knapsack_rl.experiments.audit.shapes import Row, columns_of, shapes_of, value
 from knapsack_rl.experiments.audit.values import Ints, is_plain
@@ -30,6 +33,10 @@ BLOCK = 4 << 20
 SAMPLE = 1 << 18  # bytes of a file that are enough to see its columns
 _MARK = b"\xef\xbb\xbf"
 _LARGEST_DOCUMENT = 1 << 29  # bytes of a document, which is read at once
+_LARGEST_OF_COMPRESSED = 32 << 20, 20  # the same of a compressed one: bytes, and for each that is stored
+_LONGEST_LINE = 16 << 20  # bytes; a row is in memory several times
+_ENDLESS = 1 << 30  # bytes without a line break, after which a file is given up
+_BETWEEN = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")  # objects of a document
 
 
 def look(path: Path, wanted: tuple[str, ...]) -> Look:
@@ -59,8 +66,8 @@ def parts(path: Path, found: Look, needed: list[str], problems: Problems) -> Ite
         for start in range(0, len(rows), BATCH_ROWS):
             yield _of_document(path, start, rows[start : start + BATCH_ROWS], found, needed, problems)
         return
-    for first, count, block in _blocks(path, BLOCK):
-        plain = None if found.shapes else _plain_columns(block, count, needed)
+    for first, count, block in _blocks(path, BLOCK, problems):
+        plain = None if found.shapes or may_be_deep(block) else _plain_columns(block, count, needed)
         if plain is not None:
             yield Part(np.arange(first, first + count), *plain)
         else:
@@ -86,7 +93,7 @@ def _is_document(path: Path) -> bool:
 
 
 def _first_line_is(path: Path, kind: type) -> bool:
-    _, _, block = next(_blocks(path, SAMPLE))
+    _, _, block = next(_blocks(path, SAMPLE), (1, 0, b""))
     try:
         return isinstance(orjson.loads(block.partition(b"\n")[0]), kind)
     except orjson.JSONDecodeError:
@@ -99,16 +106,22 @@ def _document(path: Path) -> list[Any]:
     Raises:
         Unreadable: it is no JSON, or too large to be read at once.
     """
+    largest = _LARGEST_DOCUMENT
+    if path.suffix.lower() in COMPRESSED:
+        least, factor = _LARGEST_OF_COMPRESSED
+        largest = min(largest, least + factor * path.stat().st_size)
     with pa.input_stream(str(path), compression="detect") as stream:
-        text = bytes(stream.read(_LARGEST_DOCUMENT + 1)).removeprefix(_MARK)
-    if len(text) > _LARGEST_DOCUMENT:
+        text = bytes(stream.read(largest + 1)).removeprefix(_MARK)
+    if len(text) > largest:
         raise Unreadable(
-            f"it is one JSON document of more than {_LARGEST_DOCUMENT >> 20} MB: write an object a line, say with jq -c"
+            f"it is one JSON document of more than {largest >> 20} MB: write an object a line, say with jq -c"
         )
     try:
         whole = [_loaded(text)]
     except ValueError:
         whole = _several(text)
+    if is_deep(whole, DEEPEST + 2):
+        raise Unreadable(TOO_DEEP)
     if len(whole) == 1 and isinstance(whole[0], list):
         return whole[0]
     return whole
@@ -116,15 +129,15 @@ def _document(path: Path) -> list[Any]:
 
 def _several(text: bytes) -> list[Any]:
     """Objects one after the other, each over several lines."""
-    decoder, rest = json.JSONDecoder(), text.decode("utf-8").strip()
+    decoder, whole = json.JSONDecoder(), text.decode("utf-8")
     found: list[Any] = []
-    while rest:
+    position = 0
+    while (position := _BETWEEN.match(whole, position).end()) < len(whole):  # type: ignore[union-attr] # it always does
         try:
-            one, end = decoder.raw_decode(rest)
-        except ValueError as error:
+            one, position = decoder.raw_decode(whole, position)
+        except (ValueError, RecursionError) as error:
             raise Unreadable(f"it is no JSON after {len(found):,} objects: {error}") from None
         found.append(one)
-        rest = rest[end:].lstrip().removeprefix(",").lstrip()
     return found
 
 
@@ -141,26 +154,37 @@ def _of_document(
     return of_rows(numbers, rows, found, needed)
 
 
-def _blocks(path: Path, size: int) -> Iterator[tuple[int, int, bytes]]:
-    """Blocks of whole lines, of about `size` bytes: the number of the first line, how many there are, their bytes."""
+def _blocks(path: Path, size: int, problems: Problems | None = None) -> Iterator[tuple[int, int, bytes]]:
+    """Blocks of whole lines, of about `size` bytes: the number of the first line, how many there are, their bytes.
+
+    Lines of more than _LONGEST_LINE bytes are left out.
+    """
     pieces: list[bytes] = []  # of a line that is longer than what was read at once
-    first = 1
+    first, length = 1, 0
     with pa.input_stream(str(path), compression="detect") as stream:
         while True:
             read = stream.read(size)
             if read and b"\n" not in read:
-                pieces.append(read)
+                length += len(read)
+                if length > _ENDLESS:
+                    raise Unreadable(f"line {first:,} goes on for more than {_ENDLESS >> 30} GiB")
+                pieces = [*pieces, read] if length <= _LONGEST_LINE else []
                 continue
+            if length > _LONGEST_LINE:
+                if problems is not None:
+                    problems.note(f"lines of more than {_LONGEST_LINE >> 20} MiB", f"{path}, line {first:,}")
+                read, first = read.partition(b"\n")[2], first + 1
             block = b"".join((*pieces, read))
             if first == 1:
                 block = block.removeprefix(_MARK)
-            if not block:
+            if not block and not length:
                 return
-            whole, _, rest = block.rpartition(b"\n") if read else (block, b"", b"")
-            pieces = [rest] if rest else []
-            count = whole.count(b"\n") + 1
-            yield first, count, whole
-            first += count
+            whole, line_break, rest = block.rpartition(b"\n") if read else (block, b"\n", b"")
+            pieces, length = ([rest] if rest else []), len(rest)
+            if line_break:
+                count = whole.count(b"\n") + 1
+                yield first, count, whole
+                first += count
 
 
 def _plain_columns(block: bytes, count: int, needed: list[str]) -> tuple[Raw, tuple[str, ...]] | None:
@@ -192,7 +216,7 @@ def _parsed(path: Path, block: bytes, count: int, first: int, problems: Problems
     JSON has no line breaks inside of texts, so that sound lines are a list once the breaks are commas.
     """
     try:
-        rows = orjson.loads(b"[" + block.replace(b"\n", b",") + b"]")
+        rows = [] if may_be_deep(block) else orjson.loads(b"[" + block.replace(b"\n", b",") + b"]")
     except orjson.JSONDecodeError:
         rows = []
     if len(rows) == count and set(map(type, rows)) == {dict}:
@@ -209,6 +233,9 @@ def _parsed(path: Path, block: bytes, count: int, first: int, problems: Problems
         if not isinstance(row, dict):
             problems.note("lines that are no JSON object", f"{path}, line {number:,}: {line[:60]!r}")
             continue
+        if is_deep(row):
+            problems.note("lines that are nested too deeply", f"{path}, line {number:,}: {TOO_DEEP}")
+            continue
         kept.append(number)
         rows.append(row)
     return np.array(kept, dtype=np.int64), rows
@@ -218,4 +245,7 @@ def _loaded(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return json.loads(text)  # Python's own writes NaN and Infinity, which are no JSON
+        try:
+            return json.loads(text)  # Python's own writes NaN and Infinity, which are no JSON
+        except RecursionError:
+            raise ValueError(TOO_DEEP) from None

@@ -21,6 +21,7 @@ from knapsack_rl.experiments.engines.schedule import sampling
 from knapsack_rl.experiments.recipe import recipe_file
 from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe
 from knapsack_rl.experiments.report.run_report import write_report
+from knapsack_rl.experiments.runs import manifest
 from knapsack_rl.experiments.runs.environment import record_end, record_start
 from knapsack_rl.experiments.runs.interruption import Interruption
 from knapsack_rl.experiments.runs.progress import Display
@@ -45,11 +46,10 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
             _train(recipe, directory, command, console)
         page = write_report([directory.path]) if report else None
     except Exception as error:  # every library says it in its own way
-        if not isinstance(error, KnapsackError) and directory.disk_is_full:
-            raise StateError(
-                f"{directory.path}: the disk is full. Free some space; the same command begins the run anew."
-            ) from error
-        raise
+        why = None if isinstance(error, KnapsackError) else directory.why_it_failed(error)
+        if why is None:
+            raise
+        raise StateError(f"{why} The same command begins the run anew.") from error
     finally:
         directory.release()
     return Outcome(directory, page, None, already_finished)
@@ -58,7 +58,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
 def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Console) -> None:
     title = f"[bold]{recipe.name}[/] · {recipe.allocator.strategy} · seed {recipe.seed} · CPU"
     transformers.logging.disable_progress_bar()
-    for _, remark in ingredients.remarks(recipe):
+    for remark in (*(text for _, text in ingredients.remarks(recipe)), *directory.remarks):
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
     with Display(console, title, recipe.training.steps) as display, Interruption(display.stopping).listening():
         task, model, tokenizer = ingredients.problems_and_model(recipe, display)
@@ -67,8 +67,10 @@ def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Conso
         directory.rewind(-1)
         display.start(0, [])
         _loop(loop, directory, display)
-        loop.policy.model.save_pretrained(directory.path / "model")
-        loop.policy.tokenizer.save_pretrained(directory.path / "model")
+        model_folder = directory.path / "model"
+        loop.policy.model.save_pretrained(model_folder)
+        loop.policy.tokenizer.save_pretrained(model_folder)
+        manifest.seal(model_folder)
         record_end(directory)
 
 

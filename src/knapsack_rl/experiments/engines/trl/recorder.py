@@ -11,6 +11,7 @@ from trl import GRPOConfig
 
 from knapsack_rl.experiments.engines.schedule import is_due
 from knapsack_rl.experiments.engines.trl.evaluation import EvaluatedTrainer
+from knapsack_rl.experiments.pages.wording import plural
 from knapsack_rl.experiments.recipe.schema import Recipe
 from knapsack_rl.experiments.runs.interruption import Interruption
 from knapsack_rl.experiments.runs.progress import Display
@@ -21,8 +22,15 @@ class Recorder(TrainerCallback):
     """Writes down and shows every step and evaluation, and says when to evaluate and when to stop."""
 
     def __init__(
-        self, recipe: Recipe, directory: RunDirectory, display: Display, interruption: Interruption, leads: bool
+        self,
+        recipe: Recipe,
+        directory: RunDirectory,
+        display: Display,
+        interruption: Interruption,
+        leads: bool,
+        keep: int | None,
     ) -> None:
+        self._keep = keep  # complete checkpoints
         self._recipe = recipe
         self._directory = directory
         self._display = display
@@ -33,17 +41,19 @@ class Recorder(TrainerCallback):
         self._evaluating = 0.0  # seconds spent in evaluations so far
         self._evaluation_began = 0.0
 
-    def start(self, trainer: EvaluatedTrainer, done: int) -> None:
-        """Training is about to go on after `done` steps."""
+    def start(self, trainer: EvaluatedTrainer, done: int, records: int) -> None:
+        """Training is about to go on after `done` steps, of which there were so many records."""
         self._trainer = trainer
         spent = 0.0
         if self._leads:
-            last = self._directory.rewind(done if done else -1)
-            spent = last["time"] if last else 0.0
-            self._evaluating = spent - last["training_seconds"] if last else 0.0
+            reached = max((record["step"] for record in self._directory.read_metrics()), default=0)
+            remarks = self._directory.missing_records(done, records)
+            last = self._directory.rewind(done if done else -1) or {}
+            spent = last.get("time", 0.0)
+            self._evaluating = spent - last.get("training_seconds", spent)
             self._display.start(done, self._directory.read_metrics())
-            if done:
-                self._display.note(f"resuming after step {done} of {self._recipe.training.steps}")
+            for remark in (*remarks, *_going_on(done, reached, self._recipe.training.steps)):
+                self._display.note(remark)
         self._origin = self._evaluation_began = time.monotonic()
         self._origin -= spent
 
@@ -70,6 +80,12 @@ class Recorder(TrainerCallback):
                 record.successes,
                 record.belief,
             )
+
+    def on_save(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A checkpoint is written, by all processes once the last of them is here: it is complete."""
+        self._trainer.accelerator.wait_for_everyone()
+        if self._leads:
+            self._directory.seal_checkpoint(state.global_step, self._keep, state.best_model_checkpoint)
 
     def on_step_end(self, args: GRPOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After the last update of a step: evaluate if it is time, stop if somebody asked."""
@@ -106,3 +122,11 @@ class Recorder(TrainerCallback):
         }
         self._directory.append_metrics(record)
         self._display.record(record)
+
+
+def _going_on(done: int, reached: int, steps: int) -> list[str]:
+    """A sentence on where the run goes on, and what is lost."""
+    again = plural(reached - done, "step")
+    if done:
+        return [f"resuming after step {done} of {steps}" + (f"; {again} after it are trained again" * (reached > done))]
+    return [f"no checkpoint is complete: the run begins anew, and {again} are trained again"] if reached else []

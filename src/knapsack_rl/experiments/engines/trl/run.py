@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import datasets
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOConfig
@@ -29,7 +31,7 @@ from knapsack_rl.experiments.report.run_report import write_report
 from knapsack_rl.experiments.runs.environment import device, record_end, record_start, world_size
 from knapsack_rl.experiments.runs.interruption import Interruption
 from knapsack_rl.experiments.runs.progress import Display
-from knapsack_rl.experiments.runs.run_directory import Outcome, RunDirectory
+from knapsack_rl.experiments.runs.run_directory import Outcome, Resume, RunDirectory
 
 # Weights and Adam's two moments, all of the trained parameters' size.
 _COPIES_IN_CHECKPOINT = 3
@@ -67,12 +69,10 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
             shown_on = console if leads else Console(quiet=True, force_terminal=False)
             outcome = _train(recipe, directory, config, command, shown_on, report)
         except Exception as error:  # every library says it in its own way
-            if leads and not isinstance(error, KnapsackError) and directory.disk_is_full:
-                raise StateError(
-                    f"{directory.path}: the disk is full. Free some space; the same command goes on from the last "
-                    "complete checkpoint."
-                ) from error
-            raise
+            why = directory.why_it_failed(error) if leads and not isinstance(error, KnapsackError) else None
+            if why is None:
+                raise
+            raise StateError(f"{why} The same command goes on from the last complete checkpoint.") from error
         finally:
             directory.release()
     if torch.distributed.is_initialized():
@@ -130,17 +130,22 @@ def _train(
     with Display(console, title, steps) as display:
         interruption = Interruption(display.stopping)
         with interruption.listening():
-            checkpoint, done = _position(directory, updates)
+            resume = _position(directory, leads)
+            done = resume.updates // updates
+            for remark in (*directory.remarks, *resume.passed_over):
+                display.note(remark)
             if done < steps:
-                recorder = Recorder(recipe, directory, display, interruption, leads)
+                # TRL would delete older checkpoints before the new one is complete.
+                keep, config.save_total_limit = config.save_total_limit, None
+                recorder = Recorder(recipe, directory, display, interruption, leads, keep)
                 config.eval_on_start = done == 0
                 trainer = _trainer(recipe, config, recorder, display)
                 if leads:
-                    directory.require_space(_BESIDES_CHECKPOINTS + _checkpoint_bytes(trainer, config))
+                    directory.require_space(_BESIDES_CHECKPOINTS + _checkpoint_bytes(trainer, config, keep))
                     record_start(directory, recipe, command)
-                recorder.start(trainer, done)
+                recorder.start(trainer, done, resume.records)
                 interruption.can_wait = True
-                trainer.train(resume_from_checkpoint=checkpoint)
+                trainer.train(resume_from_checkpoint=resume.checkpoint and str(resume.checkpoint))
                 interruption.can_wait = False
                 done = trainer.state.global_step // updates
         stopped_by = interruption.number if done < steps else None
@@ -152,10 +157,10 @@ def _train(
         return Outcome(directory, write_report([directory.path]), stopped_by, False)
 
 
-def _position(directory: RunDirectory, updates: int) -> tuple[str | None, int]:
-    """The checkpoint to go on from, and the steps before it."""
-    latest = directory.latest_checkpoint()
-    return (None, 0) if latest is None else (str(latest[0]), latest[1] // updates)
+def _position(directory: RunDirectory, leads: bool) -> Resume:
+    """Where all processes go on, as the first one finds it."""
+    found = [directory.newest_checkpoint() if leads else None]
+    return cast(Resume, broadcast_object_list(found)[0])
 
 
 def _trainer(recipe: Recipe, config: GRPOConfig, recorder: Recorder, display: Display) -> EvaluatedTrainer:
@@ -198,9 +203,9 @@ def _check_machine(recipe: Recipe) -> None:
         raise MissingExtraError("model.lora: peft is not installed. Run: pip install 'knapsack-rl[train]'.")
 
 
-def _checkpoint_bytes(trainer: EvaluatedTrainer, config: GRPOConfig) -> int:
+def _checkpoint_bytes(trainer: EvaluatedTrainer, config: GRPOConfig, keep: int | None) -> int:
     trained = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
-    kept = config.save_total_limit or math.ceil(config.max_steps / config.save_steps)
+    kept = keep or math.ceil(config.max_steps / config.save_steps)
     return int(trained * _COPIES_IN_CHECKPOINT * (kept + 1))  # an old one goes only when a new one is complete
 
 

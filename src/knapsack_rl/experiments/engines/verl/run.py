@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knapsack_rl.errors import InvalidInputError, MissingExtraError
+from knapsack_rl.errors import InvalidInputError, MissingExtraError, StateError
 from knapsack_rl.experiments.engines import ingredients
 from knapsack_rl.experiments.engines.schedule import sampling
 from knapsack_rl.experiments.engines.verl.overrides import arguments, evaluation_files, overrides, written
@@ -44,7 +44,7 @@ def train(recipe: Recipe, output: Path, command: str, say: Callable[[str], None]
     Raises:
         InvalidInputError: the directory cannot take the run, or the data cannot be read.
         MissingExtraError: verl, or what the task needs, is not installed.
-        StateError: another process is at work in the directory.
+        StateError: another process is at work in the directory, or a file in it is damaged.
     """
     if importlib.util.find_spec("verl") is None:
         raise MissingExtraError("--engine verl: verl is not installed. Run: pip install 'knapsack-rl[verl]'")
@@ -89,7 +89,15 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
 def _trained_steps(directory: RunDirectory) -> int:
     """Steps up to verl's last complete checkpoint."""
     latest = directory.checkpoints / "latest_checkpointed_iteration.txt"
-    return int(latest.read_text()) if latest.exists() else 0
+    if not latest.exists():
+        return 0
+    text = latest.read_text(encoding="utf-8", errors="replace").strip()
+    if not text.isdecimal():
+        raise StateError(
+            f"{latest} is damaged: expected the step of verl's last checkpoint, got {text[:40]!r}. Write that number "
+            "into it: the folders beside it are called global_step_<number>."
+        )
+    return int(text)
 
 
 def _new_log(directory: Path, final: bool) -> Path:
