@@ -133,8 +133,9 @@ class Alarm:
     """Watches outcomes by category, and says in words when a grader looks broken.
 
     It finds categories that stop succeeding or failing at once, that never did while others do, whose rewards stop
-    differing, and which spend twice as much of the budget without gradient as they did at first. It does not find a grader that is wrong now and then. What it cannot know is whether a model has come to
-    write what no grader can read: the sentence asks to look.
+    differing, and which spend twice as much of the budget without gradient as they did at first. It does not find a
+    grader that is wrong now and then. What it cannot know is whether a model has come to write what no grader can read:
+    the sentence asks to look.
 
     Cost: O(prompts + categories) a step, about 300 bytes a category.
     """
@@ -197,10 +198,9 @@ class Alarm:
         `effective_gradient_ratio`, as `category/{column}/{value}/...`; and `alarms`, the categories that are on alarm.
         """  # noqa: D205
         raised = sum(
-            side.raised
+            category.success.raised or category.failure.raised or category.spread.raised
             for column in self._categories.values()
             for category in column.values()
-            for side in (category.success, category.failure, category.spread)
         )
         return {**self._newest, "alarms": float(raised)}
 
@@ -317,18 +317,12 @@ def _findings(column: str, value: str, category: _Category, others: list[_Catego
             text = (
                 f"none of its {category.groups} groups so far has a {what}, and {share / rest:.0%} of the others' have"
             )
-            seen.append((kind, text))  # type: ignore[arg-type] # mypy widens the literals of a loop
-    if (
-        column
-        and rest
-        and category.vain > max(_VAIN, 2.0 * category.vain_early)
-        and "spends in vain" not in category.said
-    ):
+            seen.append((kind, text))
+    wasteful = category.vain > max(_VAIN, 2.0 * category.vain_early)
+    if column and rest and wasteful and "spends in vain" not in category.said:
         category.said.append("spends in vain")
-        text = (
-            f"{category.vain:.0%} of the budget goes to it and has no gradient, {category.vain_early:.0%} did at first"
-        )
-        seen.append(("spends in vain", text))
+        now, early = category.vain, category.vain_early
+        seen.append(("spends in vain", f"{now:.0%} of the budget goes to it without a gradient, at first {early:.0%}"))
     return [
         Finding(
             column,
@@ -343,24 +337,24 @@ def _findings(column: str, value: str, category: _Category, others: list[_Catego
 
 
 def _share(side: _Side) -> str:
-    return (
-        f"{side.share / side.groups:.0%} of its new groups" if side.groups >= _KNOWN else f"{side.ever} of its groups"
-    )
+    if side.groups < _KNOWN:
+        return f"{side.ever} of its groups"
+    return f"{side.share / side.groups:.0%} of its new groups"
 
 
-def _restored(saved: Mapping[str, Any]) -> _Category:
-    sides = {name: _Side(**saved[name]) for name in ("success", "failure", "spread")}
-    for side in sides.values():
-        numbers = (side.share, side.groups, side.ever, side.run, side.unsaid, side.surprise)
-        if not all(isinstance(number, (int, float)) and 0.0 <= number < math.inf for number in numbers):
-            raise ValueError(f"numbers of 0 or more, got {numbers}")
-        if not isinstance(side.raised, bool):
+def _restored(saved: Any) -> _Category:
+    """A category from its part of a state; ValueError and the like where it is none."""
+    success, failure, spread = (_Side(**saved[name]) for name in ("success", "failure", "spread"))
+    for side in (success, failure, spread):
+        numbers = asdict(side)
+        if numbers.pop("raised") not in (True, False):
             raise ValueError(f"raised true or false, got {side.raised!r}")
-    counts = {name: saved[name] for name in ("groups", "rollouts", "steps")}
-    if not all(isinstance(count, int) and count >= 0 for count in counts.values()):
+        if not all(type(number) in (int, float) and 0.0 <= number < math.inf for number in numbers.values()):
+            raise ValueError(f"numbers of 0 or more, got {numbers}")
+    counts = [saved[name] for name in ("groups", "rollouts", "steps")]
+    if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"counts of 0 or more, got {counts}")
-    shares = {name: float(saved[name]) for name in ("vain", "vain_early")}
-    if not all(0.0 <= share <= 1.0 for share in shares.values()):
-        raise ValueError(f"shares in [0, 1], got {shares}")
-    said = [str(kind) for kind in saved["said"]]
-    return _Category(**sides, **counts, **shares, said=said)
+    vain = [float(saved[name]) for name in ("vain_early", "vain")]
+    if not all(0.0 <= share <= 1.0 for share in vain):
+        raise ValueError(f"shares in [0, 1], got {vain}")
+    return _Category(success, failure, spread, *counts, *vain, said=[str(kind) for kind in saved["said"]])

@@ -25,6 +25,7 @@ _ROLLOUTS = 40  # and rollouts on
 _OTHERS = 3  # fewer other categories tell nothing about what categories are like
 _VISITED = 8  # rollouts from which a prompt without success is looked at
 _CHANGES = ("stopped succeeding", "stopped failing", "stopped varying", "never fails")
+_CHANGED = ["category", "step", "found", "what", "prompt"]
 _AGREED = 0.5  # share of a prompt's rollouts with one answer
 
 
@@ -61,8 +62,10 @@ def changed_categories(log: Log) -> pd.DataFrame:
     Columns: category, step, found (what happened), what (a sentence), prompt (position of one that shows it).
     """
     alarm, beliefs, found = Alarm(), BudgetAllocator("uniform"), []
+    if not any(log.categories):
+        return pd.DataFrame(columns=_CHANGED)
     names = np.array(log.categories, dtype=object)
-    starts = np.flatnonzero(np.diff(log.step, prepend=log.step[:1] - 1, append=log.step[-1:] + 1)) if any(names) else []
+    starts = np.flatnonzero(np.diff(log.step, prepend=log.step[:1] - 1, append=log.step[-1:] + 1))
     for start, end in itertools.pairwise(starts):
         prompts, won, tried = (array[start:end] for array in (log.prompt, log.successes, log.rollouts))
         ids = prompts.tolist()
@@ -77,7 +80,7 @@ def changed_categories(log: Log) -> pd.DataFrame:
             if one.column and one.category and one.kind in _CHANGES:
                 found.append((one.category, int(log.step[start]), one.kind, one.text, int(prompts[one.prompts[0]])))
         beliefs.tell(ids, won, tried)
-    return pd.DataFrame(found, columns=["category", "step", "found", "what", "prompt"])
+    return pd.DataFrame(found, columns=_CHANGED)
 
 
 def suspicious_prompts(log: Log) -> pd.DataFrame:
