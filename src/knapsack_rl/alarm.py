@@ -357,4 +357,6 @@ def _restored(saved: Any) -> _Category:
     vain = [float(saved[name]) for name in ("vain_early", "vain")]
     if not all(0.0 <= share <= 1.0 for share in vain):
         raise ValueError(f"shares in [0, 1], got {vain}")
-    return _Category(success, failure, spread, *counts, *vain, [str(kind) for kind in saved["said"]])
+    category = _Category(success, failure, spread, *counts, *vain)
+    category.said += map(str, saved["said"])
+    return category
