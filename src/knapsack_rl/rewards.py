@@ -124,8 +124,8 @@ class ThresholdWatch:
         return (
             f"success_threshold={judge.threshold:g}: of {self._varied} groups whose rewards differ, {self._blind} are "
             "all successes or all failures by it. They have gradients, and the allocator takes them for solved or "
-            f"hopeless. Rewards: {shown}. Set success_threshold between right and wrong, name the reward that decides, or, where "
-            "rewards are graded, set graded_rewards=True."
+            f"hopeless. Rewards: {shown}. Set success_threshold between right and wrong, name the reward that "
+            "decides, or, where rewards are graded, set graded_rewards=True."
         )
 
 
