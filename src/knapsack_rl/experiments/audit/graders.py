@@ -6,11 +6,15 @@ likely to pay.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import betaln
 
+from knapsack_rl.alarm import Alarm
+from knapsack_rl.allocator import BudgetAllocator
 from knapsack_rl.experiments.audit.accounting import Log
 from knapsack_rl.experiments.audit.expectation import candidate, fit_prior
 
@@ -20,6 +24,8 @@ _PROMPTS = 5  # a category without success is mentioned from so many prompts
 _ROLLOUTS = 40  # and rollouts on
 _OTHERS = 3  # fewer other categories tell nothing about what categories are like
 _VISITED = 8  # rollouts from which a prompt without success is looked at
+_CHANGES = ("stopped succeeding", "stopped failing", "stopped varying", "never fails")
+_CHANGED = ["category", "step", "found", "what", "prompt"]
 _AGREED = 0.5  # share of a prompt's rollouts with one answer
 
 
@@ -47,6 +53,34 @@ def unsolved_categories(log: Log) -> pd.DataFrame:
     found = sums[(sums["successes"] == 0) & (sums["prompts"] >= _PROMPTS) & (sums["rollouts"] >= _ROLLOUTS)].copy()
     found.insert(3, "chance", [_chance(sums, str(name)) for name in found["category"]])
     return found.drop(columns="successes").sort_values(["chance", "rollouts"], ascending=[True, False])
+
+
+def changed_categories(log: Log) -> pd.DataFrame:
+    """Categories whose outcomes changed at once, or never failed while others did, in the order of the steps.
+
+    What an `Alarm` would have said during the run, but for categories that never succeed (`unsolved_categories`).
+    Columns: category, step, found (what happened), what (a sentence), prompt (position of one that shows it).
+    """
+    alarm, beliefs, found = Alarm(), BudgetAllocator("uniform"), []
+    if not any(log.categories):
+        return pd.DataFrame(columns=_CHANGED)
+    names = np.array(log.categories, dtype=object)
+    starts = np.flatnonzero(np.diff(log.step, prepend=log.step[:1] - 1, append=log.step[-1:] + 1))
+    for start, end in itertools.pairwise(starts):
+        prompts, won, tried = (array[start:end] for array in (log.prompt, log.successes, log.rollouts))
+        ids = prompts.tolist()
+        for one in alarm.observe(
+            won,
+            tried,
+            {"category": names[prompts].tolist()},
+            visited=beliefs.visited(ids),
+            belief=beliefs.belief(ids),
+            varied=~log.equal_rewards[start:end],
+        ):
+            if one.column and one.category and one.kind in _CHANGES:
+                found.append((one.category, int(log.step[start]), one.kind, one.text, int(prompts[one.prompts[0]])))
+        beliefs.tell(ids, won, tried)
+    return pd.DataFrame(found, columns=_CHANGED)
 
 
 def suspicious_prompts(log: Log) -> pd.DataFrame:

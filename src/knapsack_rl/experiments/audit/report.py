@@ -265,6 +265,20 @@ def _graders(audit: Audit) -> list[Part]:
                 formats={"chance": lambda chance: f"{chance:.2g}" if chance >= 0.001 else "below 0.001"},
             )
         )
+    changed = graders.changed_categories(log)
+    if len(changed):
+        shown = changed.drop(columns="what")
+        shown["prompt"] = tables.apart([log.texts[index] for index in changed["prompt"].tolist()], _PROMPT_WIDTH)
+        parts.append(
+            DataTable(
+                "changed-categories",
+                "Categories that changed at once",
+                "From this step on no group of the category had a success (or a failure, or rewards that differ), "
+                "against all that was seen before. That is what a grader looks like that broke during the run.",
+                shown,
+                formats={"prompt": _shown},
+            )
+        )
     suspects = graders.suspicious_prompts(log)
     if len(suspects):
         shown = suspects.head(_SUSPECTS).copy()

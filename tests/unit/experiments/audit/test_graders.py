@@ -11,7 +11,7 @@ pytest.importorskip("scipy", reason="the report extra is not installed")
 from knapsack_rl.experiments.audit import answers as answers_module
 from knapsack_rl.experiments.audit.accounting import Accounts, Log
 from knapsack_rl.experiments.audit.answers import final_answer, same_answer
-from knapsack_rl.experiments.audit.graders import suspicious_prompts, unsolved_categories
+from knapsack_rl.experiments.audit.graders import changed_categories, suspicious_prompts, unsolved_categories
 from knapsack_rl.experiments.audit.rows import Batch
 from knapsack_rl.experiments.audit.values import Encoded
 
@@ -169,3 +169,31 @@ def test_instructions_that_all_prompts_begin_with_are_not_shown() -> None:
     instructions = "Solve the following problem and put the final answer in a box.\n\n"
     log = log_of([{"prompt": f"{instructions}{question}", "reward": 1} for question in ("2 + 2?", "2 + 3?")])
     assert sorted(log.texts) == ["2 + 2?", "2 + 3?"]
+
+
+def half_way(rate: float) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(0)
+    return [
+        {
+            "prompt": f"{name}-{step}-{index}",
+            "category": name,
+            "step": step,
+            "reward": generator.random() < (rate if name == "b" and step >= 20 else 0.4),
+        }
+        for step in range(40)
+        for name in "abc"
+        for index in range(4)
+        for _ in range(8)
+    ]
+
+
+@pytest.mark.parametrize(("rate", "found"), [(0.0, "stopped succeeding"), (1.0, "stopped failing")])
+def test_a_category_whose_grader_broke_half_way_is_found_with_its_step(rate: float, found: str) -> None:
+    [row] = changed_categories(log_of(half_way(rate))).itertuples()
+    assert (row.category, row.found) == ("b", found)
+    assert 20 <= row.step <= 25
+
+
+def test_no_category_is_said_to_have_changed_where_none_did() -> None:
+    assert changed_categories(log_of(half_way(0.4))).empty
+    assert changed_categories(log_of([{"prompt": "p", "reward": 0}] * 20)).empty

@@ -1,0 +1,91 @@
+"""How soon the alarm finds a broken grader, and how often it cries wolf, over simulated runs.
+
+    python benchmarks/alarm.py --runs 20
+
+Worlds of `knapsack-rl simulate`, 64 prompts x 8 rollouts a step, 8 categories of which each step has about 8 prompts,
+easier ones and harder ones. In every scenario one category's grader breaks: it says no (or yes) from the first step on,
+or from the middle on, or from the middle until three quarters. Delay: steps from the break to the alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from knapsack_rl import BudgetAllocator, strategies
+from knapsack_rl.alarm import Alarm
+from knapsack_rl.experiments.simulate.policy import SimulatedPolicy
+from knapsack_rl.experiments.simulate.worlds import WORLDS
+
+CATEGORIES, BATCH, GROUP, PROMPTS, STEPS = 8, 64, 8, 1024, 120
+SCENARIOS = {
+    "healthy": (None, 0, 0),
+    "no, from the start": (0, 0, STEPS),
+    "no, from the middle": (0, STEPS // 2, STEPS),
+    "yes, from the start": (1, 0, STEPS),
+    "yes, from the middle": (1, STEPS // 2, STEPS),
+    "no, then repaired": (0, STEPS // 2, STEPS * 3 // 4),
+}
+
+
+def run(strategy: str, scenario: str, world: str, seed: int) -> tuple[int | None, int]:
+    """Steps from the break to the alarm (None: not found), and false alarms."""
+    says, begins, ends = SCENARIOS[scenario]
+    policy = SimulatedPolicy(replace(WORLDS[world], prompts=PROMPTS, readable=0.5), seed, "adam", 16)
+    order = np.argsort(policy.success_rates()[:PROMPTS] + 0.3 * np.random.default_rng(seed).standard_normal(PROMPTS))
+    kinds = np.empty(PROMPTS, dtype=int)
+    kinds[order] = np.arange(PROMPTS) * CATEGORIES // PROMPTS  # from hard to easy, with an overlap
+    broken = 1 + seed % (CATEGORIES - 2)
+    allocator, alarm = BudgetAllocator(strategy, GROUP), Alarm()
+    delay, wrong = None, 0
+    per_epoch = PROMPTS // BATCH
+    for number in range(STEPS):
+        epoch, place = divmod(number, per_epoch)
+        rows = np.random.default_rng((seed, epoch)).permutation(PROMPTS)[place * BATCH : (place + 1) * BATCH]
+        rates = policy.success_rates(rows)
+        graded = rates.copy()
+        if says is not None and begins <= number < ends:
+            graded[kinds[rows] == broken] = says
+        generator = np.random.default_rng((seed, 1, number))
+        step = allocator.step(rows.tolist())
+        belief = step.belief
+        while step.remaining:
+            more = step.ask().rollouts
+            step.tell(generator.binomial(more, graded), more)
+        policy.update(rows, step.successes, step.placed)
+        columns = {"kind": [str(kind) for kind in kinds[rows]]}
+        for found in alarm.observe(step.successes, step.placed, columns, visited=step.visited, belief=belief):
+            if says is not None and begins <= number < ends and found.category == str(broken):
+                delay = number - begins if delay is None else delay
+            elif found.kind != "spends in vain" and not (number >= ends and found.category == str(broken)):
+                wrong += 1  # what changes at once when a grader is repaired is no false alarm
+                if "-v" in sys.argv:
+                    print(strategy, scenario, world, seed, number, found.text, file=sys.stderr)
+    return delay, wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20, help="of every scenario and strategy")
+    parser.add_argument("--strategies", nargs="*", default=list(strategies()))
+    parser.add_argument("--worlds", nargs="*", default=["paper", "fast", "slow", "unsolvable"])
+    parser.add_argument("-v", action="store_true", help="show false alarms")
+    args = parser.parse_args()
+    print("| strategy | scenario | runs | found | delay: median, largest | false alarms |\n|---|---|---|---|---|---|")
+    runs = alarms = 0
+    for strategy in args.strategies:
+        for scenario in SCENARIOS:
+            results = [run(strategy, scenario, args.worlds[seed % len(args.worlds)], seed) for seed in range(args.runs)]
+            delays = [delay for delay, _ in results if delay is not None]
+            wrong = sum(one for _, one in results)
+            shown = f"{len(delays)} | {np.median(delays):.0f}, {max(delays)}" if delays else "|"
+            print(f"| {strategy} | {scenario} | {len(results)} | {shown} | {wrong} |", flush=True)
+            runs, alarms = runs + len(results), alarms + wrong
+    print(f"{runs} runs, {alarms} false alarms")
+
+
+if __name__ == "__main__":
+    main()
