@@ -3,7 +3,7 @@
 Sampling reads each prompt once, as `grpo.Policy` does, and goes on with up to eight of its rollouts in one row over
 one copy of its cache. Finished rollouts are no longer computed, and rows without a rollout to finish are dropped from
 the cache. The update packs a group behind its prompt (packing.py). Both give the numbers of the plain policy, but for
-rounding; at 135 million parameters and 60 tokens a prompt a step costs a third.
+rounding. benchmarks/pretrained_step.py says what it saves.
 """
 
 from __future__ import annotations
