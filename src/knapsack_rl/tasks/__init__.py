@@ -14,6 +14,8 @@ from knapsack_rl.tasks.chain_arithmetic import ChainArithmeticConfig
 from knapsack_rl.tasks.math import MathConfig
 from knapsack_rl.tasks.reasoning_gym import ReasoningGymConfig
 from knapsack_rl.tasks.string_operations import StringOperationsConfig
+from knapsack_rl.tasks.word_problems import WordProblemsConfig
+from knapsack_rl.tasks.wrong_answers import with_wrong_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["Task", "TaskConfig", "load_task", "supervised_pairs", "tokenizer"]
 
 TaskConfig = Annotated[
-    ChainArithmeticConfig | StringOperationsConfig | ReasoningGymConfig | MathConfig, Field(discriminator="kind")
+    ChainArithmeticConfig | StringOperationsConfig | ReasoningGymConfig | WordProblemsConfig | MathConfig,
+    Field(discriminator="kind"),
 ]
 
 _MODULES = {
     "chain-arithmetic": "knapsack_rl.tasks.chain_arithmetic",
     "string-operations": "knapsack_rl.tasks.string_operations",
     "reasoning-gym": "knapsack_rl.tasks.reasoning_gym",
+    "word-problems": "knapsack_rl.tasks.word_problems",
     "math": "knapsack_rl.tasks.math",
 }
 
@@ -36,10 +40,11 @@ def load_task(config: TaskConfig, seed: int) -> Task:
     """The problems and the verifier that `config` describes; the same `seed` gives the same problems.
 
     Raises:
+        InvalidInputError: what the task reads or generates does not fit `config`.
         MissingExtraError: the task needs a package of the extra `train` that is not installed.
     """
     task: Task = import_module(_MODULES[config.kind]).load(config, seed)
-    return task
+    return with_wrong_answers(task, config.wrong_answers, seed) if config.wrong_answers else task
 
 
 def tokenizer(config: TaskConfig) -> PreTrainedTokenizerBase:
@@ -49,7 +54,7 @@ def tokenizer(config: TaskConfig) -> PreTrainedTokenizerBase:
         InvalidInputError: the task needs a pretrained model, which brings its own tokenizer.
         MissingExtraError: the task needs a package of the extra `train` that is not installed.
     """
-    made: PreTrainedTokenizerBase = _module_for_scratch(config).tokenizer(config)
+    made: PreTrainedTokenizerBase = _module_with(config, "tokenizer").tokenizer(config)
     return made
 
 
@@ -57,18 +62,18 @@ def supervised_pairs(config: TaskConfig, seed: int, count: int) -> list[tuple[st
     """`count` pairs (prompt, completion) for a warm start; the same `seed` gives the same pairs.
 
     Raises:
-        InvalidInputError: the task needs a pretrained model.
+        InvalidInputError: the task has no worked examples.
         MissingExtraError: the task needs a package of the extra `train` that is not installed.
     """
-    pairs: list[tuple[str, str]] = _module_for_scratch(config).supervised_pairs(config, seed, count)
+    pairs: list[tuple[str, str]] = _module_with(config, "supervised_pairs").supervised_pairs(config, seed, count)
     return pairs
 
 
-def _module_for_scratch(config: TaskConfig) -> ModuleType:
+def _module_with(config: TaskConfig, function: str) -> ModuleType:
     module = import_module(_MODULES[config.kind])
-    if not hasattr(module, "supervised_pairs"):
+    if not hasattr(module, function):
         raise InvalidInputError(
-            f"task: {config.kind!r} has no problems that a model made from scratch could learn to read. "
-            "Use `model: {kind: pretrained, path: ...}`, or another task."
+            f"task: {config.kind!r} has nothing that a model could learn to read it from. Use a pretrained model "
+            "without a warm start, `model: {kind: pretrained, path: ...}`, or another task."
         )
     return module

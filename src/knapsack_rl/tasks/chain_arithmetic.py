@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from knapsack_rl.tasks.base import Task
-from knapsack_rl.tasks.config import Config
+from knapsack_rl.tasks.config import TaskSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,7 +35,7 @@ _UNITS = (1, 3, 7, 9)
 _BLOCK = 4096  # random numbers drawn at once, for speed
 
 
-class ChainArithmeticConfig(Config):
+class ChainArithmeticConfig(TaskSettings):
     """How many problems there are, and how long."""
 
     kind: Literal["chain-arithmetic"] = "chain-arithmetic"

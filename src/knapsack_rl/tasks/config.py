@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Config(BaseModel):
@@ -12,3 +14,11 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class TaskSettings(Config):
+    """What every task can do."""
+
+    wrong_answers: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the training problems that get another problem's answer as their key, to see what wrong keys do. By the
+    problem and the seed; held-out problems keep theirs."""

@@ -27,7 +27,7 @@ from pydantic import Field, field_validator, model_validator
 
 from knapsack_rl.errors import InvalidInputError, MissingExtraError
 from knapsack_rl.tasks.base import Task
-from knapsack_rl.tasks.config import Config
+from knapsack_rl.tasks.config import Config, TaskSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -81,7 +81,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 """Benchmarks of the paper (section 5.1) and the data sets that each consists of."""
 
 
-class MathConfig(Config):
+class MathConfig(TaskSettings):
     r"""Training data and benchmarks by name, and how a problem is put to the model."""
 
     kind: Literal["math"] = "math"
@@ -265,7 +265,7 @@ def _prompt(problem: _Problem, template: str | None) -> str | list[Message]:
 
 def _problems(config: MathConfig, name: str) -> Iterator[_Problem]:
     source = _source(config, name)
-    table = _read(name, source)
+    table = read(name, source)
     reader = _reader(name, source, table.column_names)
     for batch in table.iter(batch_size=10_000):
         columns = list(batch)
@@ -273,7 +273,12 @@ def _problems(config: MathConfig, name: str) -> Iterator[_Problem]:
             yield reader(config, name, dict(zip(columns, values, strict=True)))
 
 
-def _read(name: str, source: DataSetConfig) -> Dataset:
+def read(name: str, source: DataSetConfig) -> Dataset:
+    """The data set `name` from its file or from the hub.
+
+    Raises:
+        InvalidInputError: it cannot be read.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 

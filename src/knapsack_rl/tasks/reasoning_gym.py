@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from knapsack_rl.errors import InvalidInputError, MissingExtraError
 from knapsack_rl.tasks.base import Task
-from knapsack_rl.tasks.config import Config
+from knapsack_rl.tasks.config import Config, TaskSettings
 from knapsack_rl.validation import one_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class GeneratorConfig(Config):
         return parameters
 
 
-class ReasoningGymConfig(Config):
+class ReasoningGymConfig(TaskSettings):
     """A mix of reasoning-gym data sets."""
 
     kind: Literal["reasoning-gym"] = "reasoning-gym"
@@ -88,7 +88,8 @@ def load(config: ReasoningGymConfig, seed: int) -> Task:
     """The training and held-out problems, one benchmark per data set, and the package's verifiers as the reward.
 
     Columns: `prompt` (a string for plain completion), `id` (data set and content hash of the prompt: the same
-    problem has the same id in every run), `category` (name of the data set). All prompts are distinct.
+    problem has the same id in every run), `category` (name of the data set), `answer`, and `judged_by`, the id of the
+    problem whose entry the verifier gets. All prompts are distinct.
 
     The reward of a completion is 1.0 if the data set's `score_answer` gives the full score for it, else 0.0: the
     partial scores of some verifiers (a right answer inside a longer text, say) count as wrong.
@@ -107,9 +108,11 @@ def load(config: ReasoningGymConfig, seed: int) -> Task:
         entries.update({_identity(*problem[:2]): problem for problem in held_out})
 
     def full_score(
-        prompts: Sequence[str], completions: Sequence[str], *, id: Sequence[str], **columns: Any
+        prompts: Sequence[str], completions: Sequence[str], *, judged_by: Sequence[str], **columns: Any
     ) -> list[float | None]:
-        return [_reward(problems.generators, entries, key, text) for key, text in zip(id, completions, strict=True)]
+        return [
+            _reward(problems.generators, entries, key, text) for key, text in zip(judged_by, completions, strict=True)
+        ]
 
     return Task(
         train=Dataset.from_list(train),
@@ -233,12 +236,16 @@ def _identity(name: str, prompt: str) -> str:
 
 
 def _row(name: str, prompt: str, entry: dict[str, Any]) -> dict[str, str]:
-    return {"prompt": prompt, "id": _identity(name, prompt), "category": name}
+    identity = _identity(name, prompt)
+    answer = str(entry["answer"])
+    return {"prompt": prompt, "id": identity, "category": name, "answer": answer, "judged_by": identity}
 
 
 def _reward(generators: dict[str, Any], entries: dict[str, _Problem], key: str, completion: str) -> float:
     if key not in entries:
-        raise InvalidInputError(f"id: {key!r} is not a problem of this task; score only rows that its load() made")
+        raise InvalidInputError(
+            f"judged_by: {key!r} is not a problem of this task; score only rows that its load() made"
+        )
     name, _, entry = entries[key]
     try:
         score = generators[name].score_answer(completion.strip(), entry)

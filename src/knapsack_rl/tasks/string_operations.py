@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from knapsack_rl.tasks.base import Task
 from knapsack_rl.tasks.chain_arithmetic import exact_match, word_tokenizer
-from knapsack_rl.tasks.config import Config
+from knapsack_rl.tasks.config import TaskSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,7 +37,7 @@ OPERATIONS: dict[str, Callable[[str], str]] = {
 _BLOCK = 4096  # random numbers drawn at once, for speed
 
 
-class StringOperationsConfig(Config):
+class StringOperationsConfig(TaskSettings):
     """How many problems there are, how long, and what the warm start says about them."""
 
     kind: Literal["string-operations"] = "string-operations"

@@ -226,7 +226,7 @@ def test_recipes_and_comparisons_on_pages_are_valid(block: Block, tmp_path: Path
         "trl",
         "verl",
     }, "neither a comparison nor a part of a recipe"
-    if content.get("task", {}).get("kind") in ("math", "reasoning-gym"):
+    if content.get("task", {}).get("kind") in ("math", "reasoning-gym", "word-problems"):
         base["model"] = {"kind": "pretrained", "path": "a-model"}
     file.write_text(yaml.safe_dump(base | content), encoding="utf-8")
     recipe_file.read(file)

@@ -99,10 +99,10 @@ def test_the_right_answer_of_a_worked_example_earns_the_reward() -> None:
     assert {row["category"] for row in rows} == set(generators)
     right = [answers[row["prompt"]] for row in rows]
     ids = [row["id"] for row in rows]
-    assert task.reward([], right, id=ids) == [1.0] * len(rows)
-    assert task.reward([], [f" {text}\n" for text in right], id=ids) == [1.0] * len(rows)
-    assert task.reward([], [f"{text}9" for text in right], id=ids) == [0.0] * len(rows)
-    assert task.reward([], ["" for _ in right], id=ids) == [0.0] * len(rows)
+    assert task.reward([], right, judged_by=ids) == [1.0] * len(rows)
+    assert task.reward([], [f" {text}\n" for text in right], judged_by=ids) == [1.0] * len(rows)
+    assert task.reward([], [f"{text}9" for text in right], judged_by=ids) == [0.0] * len(rows)
+    assert task.reward([], ["" for _ in right], judged_by=ids) == [0.0] * len(rows)
 
 
 def test_an_unreadable_answer_earns_nothing_where_the_verifier_itself_would_raise() -> None:
@@ -112,12 +112,12 @@ def test_an_unreadable_answer_earns_nothing_where_the_verifier_itself_would_rais
     task = load(config, seed=0)
     row = task.train[0]
     number = int(row["prompt"].split("factorization of ")[1].split(".")[0])
-    assert task.reward([], [f"two {TIMES} 3", f"{number} {TIMES} 1"], id=[row["id"]] * 2) == [0.0, 0.0]
+    assert task.reward([], [f"two {TIMES} 3", f"{number} {TIMES} 1"], judged_by=[row["id"]] * 2) == [0.0, 0.0]
 
 
 def test_a_row_of_another_task_is_refused_by_the_reward() -> None:
     with pytest.raises(InvalidInputError, match="not a problem of this task"):
-        load(CONFIG, seed=0).reward([], ["1"], id=["gcd-0000"])
+        load(CONFIG, seed=0).reward([], ["1"], judged_by=["gcd-0000"])
 
 
 def test_a_data_set_without_a_payload_keeps_its_question() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import knapsack_rl as kr
 from knapsack_rl.errors import InvalidInputError
-from knapsack_rl.experiments.engines import models
 from knapsack_rl.experiments.engines.warm_start import warm_started
 from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe
 from knapsack_rl.experiments.runs import manifest
@@ -27,15 +26,11 @@ def problems_and_model(recipe: Recipe, display: Display) -> tuple[Task, Any, Any
     display.phase("making the problems")
     task = problems(recipe)
     display.phase("making the model")
-    if recipe.model.kind == "scratch":
-        return task, *warm_started(recipe.model, recipe.task, recipe.seed, on_step=display.warm_start)
-    folder = Path(recipe.model.path)
-    if (folder / manifest.MANIFEST).is_file() and (why := manifest.damage(folder)):
-        raise InvalidInputError(f"model.path: {folder} is damaged: {why}. Choose another checkpoint of that run.")
-    try:
-        return task, *models.pretrained(recipe.model)
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"model.path: cannot load {recipe.model.path!r}: {error}") from error
+    if recipe.model.kind == "pretrained":
+        folder = Path(recipe.model.path)
+        if (folder / manifest.MANIFEST).is_file() and (why := manifest.damage(folder)):
+            raise InvalidInputError(f"model.path: {folder} is damaged: {why}. Choose another checkpoint of that run.")
+    return task, *warm_started(recipe.model, recipe.task, recipe.seed, on_step=display.warm_start)
 
 
 def problems(recipe: Recipe) -> Task:

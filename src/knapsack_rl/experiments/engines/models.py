@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.experiments.engines import gguf_files
+from knapsack_rl.experiments.engines.kept import checksum
 from knapsack_rl.experiments.recipe.model_schema import LoraAdapterConfig, PretrainedModelConfig, ScratchModelConfig
 
 if TYPE_CHECKING:
@@ -44,17 +49,77 @@ def from_scratch(config: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase)
 
 
 def pretrained(config: PretrainedModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and its tokenizer, which pads on the left as generation needs it."""
+    """The model and its tokenizer, which pads on the left as generation needs it.
+
+    Raises:
+        InvalidInputError: there is no such model, or transformers cannot read it.
+        MissingExtraError: it is a GGUF file, and the package gguf is not installed.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(
-        config.path, revision=config.revision, dtype=getattr(torch, config.dtype)
-    )
-    tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision, padding_side="left")
+    where = place(config)
+    attention = {} if config.attn_implementation is None else {"attn_implementation": config.attn_implementation}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            where, revision=config.revision, dtype=getattr(torch, config.dtype), **attention
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=config.revision, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise _cannot_load(config, error) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def place(config: PretrainedModelConfig) -> Path | str:
+    """Where transformers finds the model: a directory, for GGUF the converted one, or the name on the hub.
+
+    Raises:
+        InvalidInputError: a GGUF file that is not there, or that transformers cannot read.
+        MissingExtraError: it is a GGUF file, and the package gguf is not installed.
+    """
+    return gguf_files.converted(Path(config.path)) if config.path.lower().endswith(".gguf") else config.path
+
+
+def fingerprint(config: PretrainedModelConfig) -> str:
+    """What tells the weights from others: checksums of a directory's files, or the commit on the hub."""
+    where = Path(place(config))
+    if where.is_dir():
+        return " ".join(checksum(path) for path in sorted(where.iterdir()) if path.is_file())
+    from transformers import AutoConfig
+
+    try:
+        return f"{config.path} {AutoConfig.from_pretrained(config.path, revision=config.revision)._commit_hash}"
+    except (OSError, ValueError) as error:
+        raise _cannot_load(config, error) from error
+
+
+def end_tokens(model: Any, tokenizer: Any, stop_strings: Sequence[str]) -> list[int]:
+    """Tokens that end a completion: those that the model and its tokenizer say, and all with a stop string in them.
+
+    Raises:
+        InvalidInputError: no token contains one of the stop strings.
+    """
+    configured = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None}
+    if stop_strings:
+        texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+        for string in stop_strings:
+            found = {token for token, text in enumerate(texts) if string in text}
+            if not found:
+                raise InvalidInputError(
+                    f"training.stop_strings: expected text that a single token of the model has, got {string!r}."
+                )
+            ends |= found
+    return sorted(ends)
+
+
+def _cannot_load(config: PretrainedModelConfig, error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"model.path: cannot load {config.path!r}: {error}\n"
+        "Without network, name a directory or a GGUF file that is there: model.path=PATH."
+    )
 
 
 def peft_config(config: LoraAdapterConfig) -> LoraConfig:

@@ -1,4 +1,4 @@
-"""Supervised learning from scratch, done once and cached, so that reinforcement learning has a start."""
+"""Supervised learning, done once and cached, so that reinforcement learning has a start."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import importlib.metadata
 import inspect
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knapsack_rl import tasks
-from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.engines import models
-from knapsack_rl.experiments.recipe.model_schema import ScratchModelConfig, WarmStartConfig
-from knapsack_rl.experiments.runs import manifest
+from knapsack_rl.experiments.engines.kept import cache_dir as default
+from knapsack_rl.experiments.engines.kept import kept
+from knapsack_rl.experiments.recipe.model_schema import PretrainedModelConfig, ScratchModelConfig, WarmStartConfig
 from knapsack_rl.tasks import TaskConfig
 
 if TYPE_CHECKING:
@@ -35,17 +32,19 @@ _IGNORED = -100
 
 def default_cache_dir() -> Path:
     """`knapsack-rl/warm-starts` in XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knapsack-rl" / "warm-starts"
+    return default("warm-starts")
 
 
 def warm_started(
-    model_config: ScratchModelConfig,
+    model_config: ScratchModelConfig | PretrainedModelConfig,
     task_config: TaskConfig,
     seed: int,
     cache_dir: Path | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model that has learned to read the task, and its tokenizer: from the cache, or trained now.
+
+    A pretrained model whose configuration has no warm start is returned as it is.
 
     The same arguments give the same weights on the same machine with the same number of threads, cached or not, and
     torch's global random state is left as it was. Training runs on the CPU, so that a GPU changes nothing.
@@ -61,30 +60,41 @@ def warm_started(
             nats per token. Not called if the cache has the model.
 
     Raises:
-        InvalidInputError: `cache_dir` cannot be written to, or the task has no supervised pairs.
-        MissingExtraError: the task needs a package that is not installed.
+        InvalidInputError: `cache_dir` cannot be written to, the task has no supervised pairs, or there is no such
+            pretrained model.
+        MissingExtraError: the task or the model needs a package that is not installed.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    schedule = model_config.warm_start
+    if schedule is None:
+        return models.pretrained(model_config)  # type: ignore[arg-type]  # only such a one needs no warm start
+    autocast = model_config.kind == "pretrained" and model_config.autocast
+
+    def make(folder: Path) -> None:
+        torch.manual_seed(seed)
+        model, tokenizer = _untaught(model_config, task_config)
+        pairs = tasks.supervised_pairs(task_config, seed, schedule.steps * schedule.batch_size)
+        learn(model, tokenizer, pairs, schedule, on_step, autocast)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
     cache_dir = default_cache_dir() if cache_dir is None else cache_dir
-    finished = cache_dir / _key(model_config, task_config, seed)
     with torch.random.fork_rng(devices=[]):
-        if manifest.damage(finished) is not None:
-            with _directory_for(cache_dir) as unfinished:
-                torch.manual_seed(seed)
-                tokenizer = tasks.tokenizer(task_config)
-                model = models.from_scratch(model_config, tokenizer)
-                schedule = model_config.warm_start
-                pairs = tasks.supervised_pairs(task_config, seed, schedule.steps * schedule.batch_size)
-                learn(model, tokenizer, pairs, schedule, on_step)
-                model.save_pretrained(unfinished / "model")
-                tokenizer.save_pretrained(unfinished / "model")
-                manifest.seal(unfinished / "model")
-                _publish(unfinished, finished)
+        finished = str(kept(cache_dir / _key(model_config, task_config, seed), make))
         # Loaded in either case, so that a first run and a later one cannot differ.
-        loaded = AutoModelForCausalLM.from_pretrained(finished, dtype=torch.float32)
-        return loaded, AutoTokenizer.from_pretrained(finished)
+        if model_config.kind == "pretrained":
+            return models.pretrained(model_config.model_copy(update={"path": finished}))
+        return models.pretrained(PretrainedModelConfig(kind="pretrained", path=finished))
+
+
+def _untaught(
+    model_config: ScratchModelConfig | PretrainedModelConfig, task_config: TaskConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if model_config.kind == "pretrained":
+        return models.pretrained(model_config.model_copy(update={"dtype": "float32"}))
+    tokenizer = tasks.tokenizer(task_config)
+    return models.from_scratch(model_config, tokenizer), tokenizer
 
 
 def learn(
@@ -93,6 +103,7 @@ def learn(
     pairs: list[tuple[str, str]],
     config: WarmStartConfig,
     on_step: OnStep | None = None,
+    autocast: bool = False,
 ) -> None:
     """Train `model` in place on `pairs` in their order, once, with the loss on the completions' tokens."""
     import torch
@@ -107,7 +118,9 @@ def learn(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _rate(step, config.steps)
         # No attention mask: the padding is on the right, where a causal model does not look.
-        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):  # anew every step: it keeps converted weights
+            logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        logits = logits.float()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -136,12 +149,15 @@ def _batch(prompts: list[list[int]], completions: list[list[int]], eos: int, pad
     return tokens, labels
 
 
-def _key(model_config: ScratchModelConfig, task_config: TaskConfig, seed: int) -> str:
+def _key(model_config: ScratchModelConfig | PretrainedModelConfig, task_config: TaskConfig, seed: int) -> str:
     """A hash of everything that decides on the weights."""
     sources = [Path(inspect.getfile(part)) for part in (type(task_config), models, learn)]
+    model = model_config.model_dump(mode="json")
+    if model_config.kind == "pretrained":  # what is loaded counts, not from where, nor what is done with it later
+        model = {name: model[name] for name in ("autocast", "warm_start")} | {"start": models.fingerprint(model_config)}
     content = {
-        "model": model_config.model_dump(mode="json"),
-        "task": task_config.model_dump(mode="json"),
+        "model": model,
+        "task": task_config.model_dump(mode="json", exclude={"wrong_answers"}),  # worked examples are right
         "seed": seed,
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "sources": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sources},
@@ -154,29 +170,3 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-@contextmanager
-def _directory_for(cache_dir: Path) -> Iterator[Path]:
-    """A temporary directory on the cache's file system, made before the work so that nothing is lost after it."""
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        directory = tempfile.TemporaryDirectory(dir=cache_dir, prefix="unfinished-")
-    except OSError as error:
-        raise InvalidInputError(
-            f"cache_dir: cannot write to {cache_dir} ({error.strerror}). "
-            "Choose another directory, or set XDG_CACHE_HOME to one that is writable."
-        ) from error
-    with directory as path:
-        yield Path(path)
-
-
-def _publish(unfinished: Path, finished: Path) -> None:
-    """Put the model in its place, unless another process was faster, with the same result."""
-    if finished.exists() and manifest.damage(finished) is not None:
-        finished.rename(unfinished / "damaged")
-    try:
-        (unfinished / "model").rename(finished)
-    except OSError:
-        if not finished.exists():
-            raise

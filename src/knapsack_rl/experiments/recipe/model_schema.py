@@ -57,18 +57,27 @@ class LoraAdapterConfig(Config):
 
 
 class PretrainedModelConfig(Config):
-    """A causal language model from a directory or from the Hugging Face hub."""
+    """A causal language model from a directory, a GGUF file or the Hugging Face hub."""
 
     kind: Literal["pretrained"]
     path: str = Field(min_length=1)
-    """A directory, or the model's name on the hub."""
+    """A directory, a file that ends in .gguf, or the model's name on the hub. A GGUF file is dequantised and converted
+    once, into a directory of the user's cache; it needs the package `gguf`."""
     dtype: Literal["bfloat16", "float16", "float32"] = "float32"
     """Type of the weights during training. A step of 1e-6 rounds away in 16 bits; to compute in bfloat16 all the
     same, leave it at float32 and `trl.bf16` as TRL has it on a GPU."""
+    autocast: bool = False
+    """Whether to compute in bfloat16 over weights that stay in `dtype` (mixed precision), in the warm start and with
+    `trainer: minimal`, too. With `trainer: trl` it sets `trl.bf16`, which is on for a GPU anyway."""
+    attn_implementation: str | None = None
+    """How transformers computes attention, such as `sdpa`, `eager` or `flash_attention_2`; None leaves it to them."""
     revision: str | None = None
     """Branch, tag or commit on the hub; None is the default branch."""
     lora: LoraAdapterConfig | None = None
     """Train adapters only; None trains all weights."""
+    warm_start: WarmStartConfig | None = None
+    """Supervised learning on the task's worked examples before reinforcement learning, of all weights; done once and
+    kept for all runs with this seed. None goes without."""
 
 
 ModelConfig = Annotated[ScratchModelConfig | PretrainedModelConfig, Field(discriminator="kind")]

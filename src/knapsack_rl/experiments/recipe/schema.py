@@ -122,6 +122,9 @@ class Training(Config):
     skip_idle: bool = False
     """`trainer: trl`: whether rollouts without gradient are left out of the update, which is the same but for rounding.
     `minimal` always leaves them out."""
+    stop_strings: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Texts that end a completion: the first token that contains one is its last. Each must fit into one token of the
+    model, such as `=`."""
     checkpoint_every: PositiveInt = 50
     """Steps between checkpoints. The two newest are kept (`trl: {save_total_limit: ...}`)."""
 
@@ -284,11 +287,19 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     ):
         if samples is not None and samples > rollouts:
             yield f"{key}: expected at most the {rollouts} rollouts of a step, got {samples}."
-    if recipe.model.kind == "scratch" and recipe.task.kind == "math":
+    if recipe.model.kind == "pretrained" and recipe.model.warm_start is not None and recipe.task.kind == "math":
+        yield "model.warm_start: this task has no worked examples; leave it out."
+    if recipe.model.kind == "scratch" and recipe.task.kind in ("math", "word-problems"):
         yield "model.kind: a model made from scratch cannot read this task; use model.kind=pretrained and model.path."
     if recipe.engine.kind == "vllm" and recipe.model.kind == "scratch":
         yield "engine.kind: vLLM loads pretrained models only; with model.kind=scratch use engine.kind=transformers."
+    yield from _limits_of_stop_strings(recipe)
     yield from _limits_of_trainer(recipe)
+
+
+def _limits_of_stop_strings(recipe: Recipe) -> Iterator[str]:
+    if recipe.training.stop_strings and (recipe.trainer == "verl" or recipe.engine.kind == "vllm"):
+        yield "training.stop_strings: vLLM does not read them here; leave them out, or use engine.kind=transformers."
 
 
 def _limits_of_trainer(recipe: Recipe) -> Iterator[str]:
@@ -323,6 +334,10 @@ def _limits_of_verl(recipe: Recipe) -> Iterator[str]:
         yield "task: trainer=verl takes chat prompts of the math task, without a template; use another trainer."
     if recipe.model.kind == "pretrained" and recipe.model.revision is not None:
         yield "model.revision: verl has no such setting; download that revision and name its folder in model.path."
+    if recipe.model.kind == "pretrained" and recipe.model.path.lower().endswith(".gguf"):
+        yield "model.path: trainer=verl cannot read a GGUF file; name a directory or a model on the hub."
+    for name, value in _beyond_verl(recipe):
+        yield f"{name}: trainer=verl has no use for {value!r}; leave it out or use another trainer."
     if recipe.engine.kind != "vllm" or recipe.engine.mode != "colocate":
         yield "engine: trainer=verl starts vllm itself; use engine={kind: vllm, mode: colocate}."
     if recipe.training.prompts_per_step % recipe.training.updates_per_step:
@@ -336,3 +351,10 @@ def _limits_of_verl(recipe: Recipe) -> Iterator[str]:
             f"evaluation.max_completion_length: trainer=verl evaluates with the training's "
             f"{recipe.training.max_completion_length} tokens, got {evaluated}; evaluation.final may have others."
         )
+
+
+def _beyond_verl(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    if recipe.model.kind == "pretrained":
+        for name in ("autocast", "attn_implementation", "warm_start"):
+            if getattr(recipe.model, name):
+                yield f"model.{name}", getattr(recipe.model, name)

@@ -24,11 +24,13 @@ from trl.trainer.utils import RepeatSampler
 
 import knapsack_rl as kr
 from knapsack_rl.cli import main
+from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.engines import ingredients
-from knapsack_rl.experiments.engines.minimal import dynamic_sampling
+from knapsack_rl.experiments.engines.minimal import dynamic_sampling, precision
 from knapsack_rl.experiments.engines.minimal import run as minimal
 from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop, Policy, Rollouts, prompt_order
 from knapsack_rl.experiments.engines.minimal.oracle import Oracle
+from knapsack_rl.experiments.engines.minimal.shared_prompts import SharedPromptPolicy
 from knapsack_rl.experiments.engines.trl import run as train
 from knapsack_rl.experiments.engines.trl.evaluation import EvaluatedTrainer
 from knapsack_rl.experiments.engines.trl.grpo_config import grpo_config
@@ -92,9 +94,12 @@ def assert_same_training(directory: Path, other: Path) -> None:
     pd.testing.assert_frame_equal(allocations(directory), allocations(other))
 
 
-def policy_of(recipe: Recipe, dtype: torch.dtype = torch.float32) -> Policy:
-    model, tokenizer = warm_started(recipe.model, recipe.task, recipe.seed)  # type: ignore[arg-type]
-    return Policy(model.to(dtype), tokenizer, recipe.training)
+def policy_of(recipe: Recipe, dtype: torch.dtype = torch.float32, kind: type[Policy] = Policy) -> Policy:
+    model, tokenizer = warm_started(recipe.model, recipe.task, recipe.seed)
+    return kind(model.to(dtype), tokenizer, recipe.training)
+
+
+both_policies = pytest.mark.parametrize("kind", [Policy, SharedPromptPolicy], ids=["plain", "shared prompts"])
 
 
 # Advantages
@@ -172,18 +177,31 @@ def rollouts_of(batch: Sequence[dict[str, torch.Tensor]], policy: Policy) -> tup
     return prompts, Rollouts(nobody, nobody, tokens, mask.sum(1), nobody.astype(float)), advantages.double().numpy()
 
 
+ONE_PASS = ["updates_per_step=1", "micro_batch_size=32", "max_grad_norm=1e9"]
+EIGHT_PASSES = ["updates_per_step=2", "micro_batch_size=4", "max_grad_norm=0.05", "temperature=0.7"]
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("kind", "changes"),
     [
-        ["updates_per_step=1", "micro_batch_size=32", "max_grad_norm=1e9"],
-        ["updates_per_step=1", "micro_batch_size=8", "max_grad_norm=0.05"],
-        ["updates_per_step=2", "micro_batch_size=16", "max_grad_norm=1e9"],
-        ["updates_per_step=2", "micro_batch_size=4", "max_grad_norm=0.05", "temperature=0.7"],
+        (Policy, ONE_PASS),
+        (Policy, ["updates_per_step=1", "micro_batch_size=8", "max_grad_norm=0.05"]),
+        (Policy, ["updates_per_step=2", "micro_batch_size=16", "max_grad_norm=1e9"]),
+        (Policy, EIGHT_PASSES),
+        (SharedPromptPolicy, ONE_PASS),
+        (SharedPromptPolicy, EIGHT_PASSES),
     ],
-    ids=["one pass", "four passes, clipped", "two updates", "two updates, eight passes, clipped, cooler"],
+    ids=[
+        "one pass",
+        "four passes, clipped",
+        "two updates",
+        "two updates, eight passes, clipped, cooler",
+        "shared prompts, one pass",
+        "shared prompts, two updates, eight passes, clipped, cooler",
+    ],
 )
 def test_the_rollouts_of_trl_give_the_losses_gradients_and_weights_of_trl(
-    changes: list[str], recipe_path: Path, tmp_path: Path
+    kind: type[Policy], changes: list[str], recipe_path: Path, tmp_path: Path
 ) -> None:
     steps = 6
     changes = [f"training.{change}" for change in (*changes, f"steps={steps}")]
@@ -191,7 +209,7 @@ def test_the_rollouts_of_trl_give_the_losses_gradients_and_weights_of_trl(
     updates = recipe.training.updates_per_step
     # In float64, so that rounding does not hide anything: Adam's first steps look at the sign of a gradient.
     trainer = observed_training(recipe, tmp_path, torch.float64)
-    policy = policy_of(recipe, torch.float64)
+    policy = policy_of(recipe, torch.float64, kind)
     gradients: list[list[torch.Tensor]] = []
     policy.optimizer.register_step_pre_hook(
         lambda *_: gradients.append([weight.grad.clone() for weight in policy.model.parameters()])
@@ -275,8 +293,13 @@ def plain_logits(policy: Policy, prompt: str, tokens: Sequence[int] = ()) -> tor
         return policy.model(input_ids=torch.tensor([[*ids, *tokens]]), use_cache=False).logits[0, len(ids) - 1 :]
 
 
-def test_log_probabilities_are_those_of_every_sequence_alone(recipe_path: Path) -> None:
-    policy = policy_of(recipe_file.read(recipe_path, ["training.temperature=0.7"]))
+@both_policies
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+def test_log_probabilities_are_those_of_every_sequence_alone(
+    architecture: str, kind: type[Policy], recipe_path: Path
+) -> None:
+    changes = ["training.temperature=0.7", f"model.architecture={architecture}"]
+    policy = policy_of(recipe_file.read(recipe_path, changes), kind=kind)
     tokens, lengths = policy.sample(PROMPTS, np.array([4, 6, 5]), 6, 1.5, 1.0, torch.Generator().manual_seed(0))
     prompts = [prompt for prompt, count in zip(PROMPTS, (4, 6, 5), strict=True) for _ in range(count)]
     assert len(set(lengths.tolist())) > 1, "the test would show nothing"
@@ -288,20 +311,23 @@ def test_log_probabilities_are_those_of_every_sequence_alone(recipe_path: Path) 
         torch.testing.assert_close(ours[:length], alone[torch.arange(length), row[:length]], rtol=0.0, atol=1e-5)
 
 
-def test_what_is_sampled_with_a_shared_cache_follows_the_sequence_so_far(recipe_path: Path) -> None:
-    policy = policy_of(recipe_file.read(recipe_path))
+@both_policies
+def test_what_is_sampled_with_a_shared_cache_follows_the_sequence_so_far(kind: type[Policy], recipe_path: Path) -> None:
+    policy = policy_of(recipe_file.read(recipe_path), kind=kind)
+    counts = np.array([1, 19, 2])
     # So cold that the likeliest token is all but certain.
-    tokens, lengths = policy.sample(PROMPTS, np.array([1, 3, 2]), 6, 1e-4, 1.0, torch.Generator().manual_seed(0))
-    for prompt, row, length in zip(
-        [PROMPTS[0], *3 * [PROMPTS[1]], *2 * [PROMPTS[2]]], tokens.tolist(), lengths.tolist(), strict=True
-    ):
+    tokens, lengths = policy.sample(PROMPTS, counts, 6, 1e-4, 1.0, torch.Generator().manual_seed(0))
+    for prompt, row, length in zip(np.repeat(PROMPTS, counts), tokens.tolist(), lengths.tolist(), strict=True):
         likeliest = plain_logits(policy, prompt, row[:length])[:-1].argmax(dim=-1).tolist()
         assert row[:length] == likeliest
 
 
+@both_policies
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7), (1.3, 0.8)])
-def test_completions_are_as_frequent_as_the_model_says(temperature: float, top_p: float, recipe_path: Path) -> None:
-    policy = policy_of(recipe_file.read(recipe_path))
+def test_completions_are_as_frequent_as_the_model_says(
+    temperature: float, top_p: float, kind: type[Policy], recipe_path: Path
+) -> None:
+    policy = policy_of(recipe_file.read(recipe_path), kind=kind)
     count, length = 6000, 2
     tokens, lengths = policy.sample(
         PROMPTS, np.full(3, count), length, temperature, top_p, torch.Generator().manual_seed(1)
@@ -352,8 +378,11 @@ def completion_probabilities(
     return found
 
 
-def test_completions_end_with_their_first_end_token_and_are_filled_up_with_padding(recipe_path: Path) -> None:
-    policy = policy_of(recipe_file.read(recipe_path))
+@both_policies
+def test_completions_end_with_their_first_end_token_and_are_filled_up_with_padding(
+    kind: type[Policy], recipe_path: Path
+) -> None:
+    policy = policy_of(recipe_file.read(recipe_path), kind=kind)
     eos, pad = policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id
     tokens, lengths = policy.sample(PROMPTS, np.array([50, 0, 50]), 5, 2.0, 1.0, torch.Generator().manual_seed(0))
     assert tokens.shape == (100, 5)
@@ -362,6 +391,102 @@ def test_completions_end_with_their_first_end_token_and_are_filled_up_with_paddi
         assert length == expected
         assert row[length:] == (5 - length) * [pad]
     assert {2, 5} <= set(lengths.tolist()), "the test would show nothing"
+
+
+@both_policies
+def test_completions_end_with_the_first_token_that_has_a_stop_string(kind: type[Policy], recipe_path: Path) -> None:
+    policy = policy_of(recipe_file.read(recipe_path, ["training.stop_strings=['7', b]"]), kind=kind)
+    tokens, lengths = policy.sample(PROMPTS, np.array([60, 1, 60]), 5, 3.0, 1.0, torch.Generator().manual_seed(0))
+    ended = 0
+    for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True):
+        texts = policy.tokenizer.batch_decode([[token] for token in row[:length]])
+        ends = [text == "<eos>" or "7" in text or "b" in text for text in texts]
+        assert not any(ends[:-1])
+        assert ends[-1] or length == 5
+        ended += texts[-1] == "7" or "b" in texts[-1]
+    assert ended > 20, "the test would show nothing"
+
+
+def test_trl_ends_completions_where_the_minimal_trainer_does(recipe_path: Path, tmp_path: Path) -> None:
+    every_token = [*"=0123456789", *(chr(letter) for letter in range(ord("a"), ord("q")))]
+    stop = f"training.stop_strings=[{', '.join(repr(text) for text in every_token)}]"
+    for trainer in ("minimal", "trl"):
+        directory = run(recipe_path, tmp_path / trainer, f"trainer={trainer}", stop, "training.steps=1")
+        assert [line["completions/mean_length"] for line in metrics(directory) if "loss" in line] == [1.0]
+
+
+def test_a_stop_string_that_no_token_has_is_refused(recipe_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"training\.stop_strings: .*'###'"):
+        policy_of(recipe_file.read(recipe_path, ["training.stop_strings=['###']"]))
+
+
+# Pretrained models
+
+
+@pytest.fixture
+def start(recipe_path: Path, tmp_path: Path) -> Path:
+    """A directory with a pretrained model: the warm start of the module's recipe."""
+    recipe = recipe_file.read(recipe_path)
+    model, tokenizer = warm_started(recipe.model, recipe.task, recipe.seed)
+    model.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    return tmp_path / "start"
+
+
+def test_in_mixed_precision_the_model_that_samples_computes_what_the_trained_one_does(start: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    sampler = precision.sampler(model)
+    tokens = torch.arange(2, 14)[None]
+    for _ in range(2):
+        with torch.no_grad():
+            plain = model(tokens).logits
+            with precision.autocast(True):
+                ours, theirs = sampler(tokens).logits, model(tokens).logits
+        assert torch.equal(ours, theirs)
+        assert not torch.equal(theirs.float(), plain), "the test would show nothing"
+        torch.testing.assert_close(theirs.float(), plain, rtol=0.02, atol=0.05)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.1)
+        precision.refresh(sampler, model)
+
+
+def test_a_run_of_a_pretrained_model_in_mixed_precision_learns_and_keeps_float32_weights(
+    recipe_path: Path, start: Path, tmp_path: Path
+) -> None:
+    model = f"model={{kind: pretrained, path: {start}, autocast: true}}"
+    directory = run(recipe_path, tmp_path, model, "training.learning_rate=3e-3", "evaluation.samples=32")
+    accuracies = [next(iter(line["evaluation"].values())) for line in metrics(directory) if "evaluation" in line]
+    assert accuracies[-1] > accuracies[0]
+    assert {weight.dtype for weight in weights(directory).values()} == {torch.float32}
+    again = run(recipe_path, tmp_path / "again", model, "training.learning_rate=3e-3", "evaluation.samples=32")
+    assert_same_training(directory, again)
+
+
+def test_a_model_whose_attention_is_not_plain_is_trained_without_sharing(start: Path, recipe_path: Path) -> None:
+    plain = f"{{kind: pretrained, path: {start}"
+    for model, kind in ((f"{plain}}}", SharedPromptPolicy), (f"{plain}, attn_implementation: eager}}", Policy)):
+        recipe = recipe_file.read(recipe_path, [f"model={model}"])
+        assert type(minimal.policy(recipe, *warm_started(recipe.model, recipe.task, 0))) is kind
+
+
+def test_an_evaluation_takes_only_as_many_rollouts_at_once_as_memory_has_room_for(
+    recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_file.read(recipe_path)
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+    sampled: list[int] = []
+    sample = loop.policy.sample
+    monkeypatch.setattr(
+        loop.policy, "sample", lambda prompts, *more: sampled.append(len(prompts)) or sample(prompts, *more)
+    )
+    minimal.evaluate(loop, last=False)
+    a_row = minimal.bytes_of_a_row(loop.policy.model.config, 3 + 4)  # tokens of a prompt and of a completion
+    monkeypatch.setattr(minimal, "_BYTES_AT_ONCE", 3 * 4 * a_row)  # three problems, four samples each
+    minimal.evaluate(loop, last=False)
+    assert sampled == [10, 3, 3, 3, 1]
 
 
 # Order of prompts

@@ -155,6 +155,49 @@ def test_a_pretrained_model_is_read_from_a_directory_in_the_type_asked_for(tmp_p
     assert words.padding_side == "left"
 
 
+def test_a_pretrained_model_goes_on_learning_once_wherever_its_files_lie(tmp_path: Path) -> None:
+    warm_started(MODEL, TASK, 0, tmp_path / "start")
+    (start,) = (tmp_path / "start").iterdir()
+    config = PretrainedModelConfig(
+        kind="pretrained",
+        path=str(start),
+        autocast=True,
+        warm_start=WarmStartConfig(steps=40, batch_size=16, learning_rate=1e-2),
+    )
+    losses: list[float] = []
+    taught, words = warm_started(config, TASK, 0, tmp_path / "cache", lambda *step: losses.append(step[2]))
+    assert len(losses) == 40
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert (taught.dtype, words.padding_side) == (torch.float32, "left")
+
+    start.rename(tmp_path / "elsewhere")
+    moved = config.model_copy(update={"path": str(tmp_path / "elsewhere"), "dtype": "bfloat16"})
+    again, _ = warm_started(moved, TASK, 0, tmp_path / "cache", lambda *_: pytest.fail("trained again"))
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(weights(again), weights(taught).bfloat16())
+
+    warm_started(MODEL, TASK, 1, tmp_path / "other")
+    (other,) = (tmp_path / "other").iterdir()
+    different, _ = warm_started(config.model_copy(update={"path": str(other)}), TASK, 0, tmp_path / "cache")
+    assert not torch.equal(weights(different), weights(taught))
+
+
+def test_a_pretrained_model_without_a_warm_start_is_as_it_came(tmp_path: Path) -> None:
+    warm_started(MODEL, TASK, 0, tmp_path)
+    (start,) = tmp_path.iterdir()
+    came, _ = warm_started(PretrainedModelConfig(kind="pretrained", path=str(start)), TASK, 5, tmp_path)
+    assert torch.equal(weights(came), weights(warm_started(MODEL, TASK, 0, tmp_path)[0]))
+    assert list(tmp_path.iterdir()) == [start]
+
+
+def test_a_damaged_warm_start_is_made_anew(tmp_path: Path) -> None:
+    first, _ = warm_started(MODEL, TASK, 0, tmp_path)
+    (made,) = tmp_path.iterdir()
+    (made / "model.safetensors").write_bytes(b"cut off")
+    again, _ = warm_started(MODEL, TASK, 0, tmp_path)
+    assert torch.equal(weights(first), weights(again))
+
+
 def test_adapters_reach_all_linear_layers(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     model, _ = warm_started(MODEL, TASK, 0, tmp_path)

@@ -108,7 +108,7 @@ def test_a_wrong_type_or_range_is_refused_with_what_was_expected_and_what_came(o
         ("allocator.strategy=knapsak", "got 'knapsak'. Did you mean knapsack?"),
         (
             "task.kind=reasoning_gym",
-            "task.kind: expected one of chain-arithmetic, string-operations, reasoning-gym, math",
+            "task.kind: expected one of chain-arithmetic, string-operations, reasoning-gym, word-problems, math",
         ),
         ("task.kind=reasoning_gym", "Did you mean reasoning-gym?"),
         ("model.architecture=qwen", "got 'qwen'. Did you mean qwen3?"),
@@ -169,6 +169,20 @@ def test_an_impossible_combination_is_refused_with_its_key(overrides: list[str],
         ),
         (["trainer=verl"], "task: trainer=verl takes chat prompts of the math task"),
         (["trainer=verl"], "engine: trainer=verl starts vllm itself; use engine={kind: vllm, mode: colocate}."),
+        (
+            ["trainer=verl", "model={kind: pretrained, path: m.GGUF}"],
+            "model.path: trainer=verl cannot read a GGUF file",
+        ),
+        (
+            ["trainer=verl", "model={kind: pretrained, path: m, autocast: true}"],
+            "model.autocast: trainer=verl has no use for True",
+        ),
+        (["trainer=verl", "training.stop_strings=['=']"], "training.stop_strings: vLLM does not read them here"),
+        (["task={kind: word-problems}"], "model.kind: a model made from scratch cannot read this task"),
+        (
+            ["task={kind: math}", "model={kind: pretrained, path: m, warm_start: {}}"],
+            "model.warm_start: this task has no worked examples",
+        ),
         (["trainer=verl", "allocator.strategy=oracle"], "which trainer=verl cannot; use trainer=minimal"),
         (["trainer=verl", "training.dynamic_sampling=true"], "trainer=verl does not support it"),
         (

@@ -27,7 +27,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 import knapsack_rl as kr
-from knapsack_rl.experiments.engines import ingredients
+from knapsack_rl.experiments.engines import ingredients, models
+from knapsack_rl.experiments.engines.minimal import precision
 from knapsack_rl.experiments.engines.schedule import Sampling
 from knapsack_rl.experiments.recipe.schema import Recipe, Training
 from knapsack_rl.tasks import Task
@@ -171,10 +172,14 @@ class Loop:
 class Policy:
     """A language model that samples completions of a task's prompts and is updated on them."""
 
-    def __init__(self, model: Any, tokenizer: Any, training: Training) -> None:
+    def __init__(self, model: Any, tokenizer: Any, training: Training, autocast: bool = False) -> None:
         self.model = model.eval()  # without dropout: the policy that samples is the one that is updated
         self.tokenizer = tokenizer
         self.training = training
+        self.autocast = autocast
+        self.precision = model.dtype  # of probabilities, whatever the logits come in
+        self.sampler = precision.sampler(model) if autocast else model
+        self.ends = torch.tensor(models.end_tokens(model, tokenizer, training.stop_strings))
         matrices = [weight for weight in model.parameters() if weight.ndim > 1]
         vectors = [weight for weight in model.parameters() if weight.ndim <= 1]  # norms and biases do not decay
         self.optimizer = torch.optim.AdamW(
@@ -188,20 +193,15 @@ class Policy:
         self, prompts: list[str], counts: Ints, length: int, temperature: float, top_p: float, random: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """`counts[i]` completions of prompt i: tokens (rollouts, at most `length`) and how many of them count."""
-        warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)] if temperature != 1.0 else [])
-        if top_p < 1.0:
-            warpers.append(TopPLogitsWarper(top_p))
+        warpers = self.warpers(temperature, top_p)
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
-        seen = inputs["attention_mask"]
-        positions = (seen.cumsum(1) - 1).clamp(min=0)
-        output = self.model(
-            input_ids=inputs["input_ids"], attention_mask=seen, position_ids=positions, use_cache=True, logits_to_keep=1
-        )
+        output = self.read(inputs)
         # Every prompt was read once; its rollouts go on from copies of its cache.
         owner = torch.repeat_interleave(torch.arange(len(prompts)), torch.from_numpy(counts))
         cache = output.past_key_values
         cache.batch_select_indices(owner)
-        logits, seen, position = output.logits[owner, -1], seen[owner], positions[owner, -1]
+        logits, seen = output.logits[owner, -1], inputs["attention_mask"][owner]
+        position = seen.sum(1) - 1
         alive = torch.ones(len(owner), dtype=torch.bool)
         lengths = torch.zeros(len(owner), dtype=torch.int64)
         written = []
@@ -211,12 +211,13 @@ class Policy:
             token[~alive] = self.tokenizer.pad_token_id
             written.append(token)
             lengths += alive
-            alive &= token != self.tokenizer.eos_token_id
+            alive &= ~torch.isin(token, self.ends)
             if len(written) == length or not alive.any():
                 break
             seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
             position = position + 1
-            logits = self.model(
+            logits = self.forward(
+                self.sampler,
                 input_ids=token[:, None],
                 attention_mask=seen,
                 position_ids=position[:, None],
@@ -225,20 +226,45 @@ class Policy:
             ).logits[:, -1]
         return torch.stack(written, dim=1), lengths
 
+    def warpers(self, temperature: float, top_p: float) -> LogitsProcessorList:
+        """What turns logits into those that are sampled from."""
+        warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)] if temperature != 1.0 else [])
+        if top_p < 1.0:
+            warpers.append(TopPLogitsWarper(top_p))
+        return warpers
+
+    def read(self, inputs: Any) -> Any:
+        """Read every prompt once, padded on the left: the cache, and the logits of the first token."""
+        seen = inputs["attention_mask"]
+        return self.forward(
+            self.sampler,
+            input_ids=inputs["input_ids"],
+            attention_mask=seen,
+            position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+
+    def forward(self, model: Any, **inputs: Any) -> Any:
+        """A forward pass in the precision of the recipe."""
+        with precision.autocast(self.autocast):
+            return model(**inputs)
+
     def log_probabilities(self, prompts: list[str], rollouts: Rollouts) -> Tensor:
         """Of the completions' tokens under the sampling temperature, (rollouts, longest)."""
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
         longest = rollouts.tokens.shape[1]
         ours = torch.arange(longest) < rollouts.lengths[:, None]
         seen = torch.cat([inputs["attention_mask"], ours.long()], dim=1)
-        logits = self.model(
+        logits = self.forward(
+            self.model,
             input_ids=torch.cat([inputs["input_ids"], rollouts.tokens], dim=1),
             attention_mask=seen,
             position_ids=(seen.cumsum(1) - 1).clamp(min=0),
             logits_to_keep=longest + 1,
             use_cache=False,
         ).logits[:, :-1]
-        logs = (logits / self.training.temperature).log_softmax(dim=-1)
+        logs = (logits.to(self.precision) / self.training.temperature).log_softmax(dim=-1)
         return logs.gather(2, rollouts.tokens[:, :, None])[:, :, 0]
 
     def update(self, prompts: list[str], rollouts: Rollouts, advantages: Floats, shuffle: torch.Generator) -> float:
@@ -252,10 +278,8 @@ class Policy:
         order = torch.randperm(len(rollouts), generator=shuffle).numpy() if updates > 1 else np.arange(len(rollouts))
         old = self._before_updates(prompts, rollouts) if updates > 1 else None
         for part in np.array_split(order, updates):
-            useful = part[advantages[part] != 0.0]
             self.optimizer.zero_grad(set_to_none=False)  # without gradients the momentum still counts, as in TRL
-            for start in range(0, len(useful), self.training.micro_batch_size):
-                chosen = useful[start : start + self.training.micro_batch_size]
+            for chosen in self.passes(prompts, part[advantages[part] != 0.0]):
                 loss = self._loss(
                     [prompts[row] for row in chosen],
                     rollouts.of(chosen),
@@ -266,7 +290,14 @@ class Policy:
                 losses.append(loss.item() / tokens_per_update)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
             self.optimizer.step()
+            if self.autocast:
+                precision.refresh(self.sampler, self.model)
         return sum(losses) / updates
+
+    def passes(self, prompts: list[str], chosen: Ints) -> Iterator[Ints]:
+        """The chosen rollouts as they go forward and backward together."""
+        size = self.training.micro_batch_size
+        return (chosen[start : start + size] for start in range(0, len(chosen), size))
 
     def _loss(self, prompts: list[str], rollouts: Rollouts, advantages: Tensor, old: Tensor | None) -> Tensor:
         """The clipped surrogate, summed over tokens."""

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 import transformers
@@ -17,6 +18,8 @@ from knapsack_rl.experiments.engines import ingredients
 from knapsack_rl.experiments.engines.minimal import dynamic_sampling
 from knapsack_rl.experiments.engines.minimal.grpo import Collected, Floats, Loop, Policy
 from knapsack_rl.experiments.engines.minimal.oracle import Oracle
+from knapsack_rl.experiments.engines.minimal.packing import can_share
+from knapsack_rl.experiments.engines.minimal.shared_prompts import SharedPromptPolicy
 from knapsack_rl.experiments.engines.schedule import sampling
 from knapsack_rl.experiments.recipe import recipe_file
 from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe
@@ -27,8 +30,9 @@ from knapsack_rl.experiments.runs.interruption import Interruption
 from knapsack_rl.experiments.runs.progress import Display
 from knapsack_rl.experiments.runs.run_directory import Outcome, RunDirectory
 
-_ROWS_AT_ONCE = 4096  # completions that are generated together in an evaluation
-_SPACE = 16 * 2**20  # bytes on the disk: a small model, allocations, metrics and the report
+_ROWS_AT_ONCE = 4096  # completions that are generated together in an evaluation, unless they need more than
+_BYTES_AT_ONCE = 2**30  # this much memory
+_SPACE = 16 * 2**20  # bytes on the disk: a small model, allocations, metrics and the report; a larger one besides
 
 
 def train(recipe: Recipe, output: Path, command: str, console: Console, report: bool = True) -> Outcome:
@@ -58,11 +62,13 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
 def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Console) -> None:
     title = f"[bold]{recipe.name}[/] · {recipe.allocator.strategy} · seed {recipe.seed} · CPU"
     transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     for remark in (*(text for _, text in ingredients.remarks(recipe)), *directory.remarks):
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
     with Display(console, title, recipe.training.steps) as display, Interruption(display.stopping).listening():
         task, model, tokenizer = ingredients.problems_and_model(recipe, display)
-        loop = Loop(recipe, task, Policy(model, tokenizer, recipe.training))
+        directory.require_space(_SPACE + sum(weight.numel() * weight.element_size() for weight in model.parameters()))
+        loop = Loop(recipe, task, policy(recipe, model, tokenizer))
         record_start(directory, recipe, command)
         directory.rewind(-1)
         display.start(0, [])
@@ -72,6 +78,14 @@ def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Conso
         loop.policy.tokenizer.save_pretrained(model_folder)
         manifest.seal(model_folder)
         record_end(directory)
+
+
+def policy(recipe: Recipe, model: Any, tokenizer: Any) -> Policy:
+    """Groups of a pretrained model share their prompts; one from scratch is too small for that to pay."""
+    if recipe.model.kind == "scratch":
+        return Policy(model, tokenizer, recipe.training)
+    shares = SharedPromptPolicy if can_share(model.config) else Policy
+    return shares(model, tokenizer, recipe.training, recipe.model.autocast)
 
 
 def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
@@ -123,11 +137,13 @@ def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
 def evaluate(loop: Loop, last: bool) -> dict[str, float]:
     """Accuracy per benchmark: the mean over problems of the mean over samples; `last` after the last step."""
     how = sampling(loop.recipe, last)
-    at_once = max(1, _ROWS_AT_ONCE // how.samples)
     accuracies = {}
     for name, benchmark in loop.task.evaluation.items():
         problems = how.kept(benchmark)
         columns = {column: list(problems[column]) for column in problems.column_names}
+        longest = max(map(len, loop.policy.tokenizer(columns["prompt"])["input_ids"])) + how.max_completion_length
+        rows = min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // bytes_of_a_row(loop.policy.model.config, longest))
+        at_once = max(1, rows // how.samples)
         random = torch.Generator().manual_seed(loop.recipe.seed)  # not the loop's, which training samples with
         rates: list[float] = []
         for start in range(0, len(problems), at_once):
@@ -137,6 +153,14 @@ def evaluate(loop: Loop, last: bool) -> dict[str, float]:
             rates += np.nanmean(rewards.reshape(-1, how.samples), axis=1).tolist()
         accuracies[name] = float(np.nanmean(rates))
     return accuracies
+
+
+def bytes_of_a_row(config: Any, tokens: int) -> int:
+    """Memory that the sampling of one completion takes at most: its cache, and four arrays over the vocabulary."""
+    config = config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 4 * (2 * config.num_hidden_layers * heads * width * tokens + 4 * int(config.vocab_size))
 
 
 def step_record(collected: list[Collected], loss: float) -> dict[str, float]:

@@ -95,7 +95,7 @@ def grpo_config(recipe: Recipe, checkpoints: Path, world_size: int = 1) -> GRPOC
     real_model_on_gpu = gpu and recipe.model.kind == "pretrained"
     defaults: dict[str, Any] = {
         "beta": 0.0,
-        "bf16": real_model_on_gpu,
+        "bf16": real_model_on_gpu or (recipe.model.kind == "pretrained" and recipe.model.autocast),
         "dataloader_pin_memory": gpu,
         "gradient_checkpointing": real_model_on_gpu,
         "loss_type": "dapo",

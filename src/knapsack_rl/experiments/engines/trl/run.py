@@ -186,6 +186,12 @@ def _trainer(recipe: Recipe, config: GRPOConfig, recorder: Recorder, display: Di
         feature_columns=ingredients.feature_columns(recipe, task),
         id_column="id",
     )
+    if recipe.training.stop_strings:
+        # TRL has no way to say this: it takes these ids for its mask, and generates with copies made before.
+        trainer.eos_token_ids = trainer.generation_config.eos_token_id = models.end_tokens(
+            model, tokenizer, recipe.training.stop_strings
+        )
+        trainer.generation_kwargs["eos_token_id"] = trainer.eos_token_ids
     for chatter in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(chatter)
     return trainer

@@ -1,0 +1,107 @@
+"""The policy for pretrained models: what a group has in common is computed once, when sampling and in the update.
+
+Sampling reads each prompt once, as `grpo.Policy` does, and goes on with up to eight of its rollouts in one row over
+one copy of its cache. Finished rollouts are no longer computed, and rows without a rollout to finish are dropped from
+the cache. The update packs a group behind its prompt (packing.py). Both give the numbers of the plain policy, but for
+rounding. benchmarks/pretrained_step.py says what it saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knapsack_rl.experiments.engines.minimal.grpo import Ints, Policy, Rollouts
+from knapsack_rl.experiments.engines.minimal.packing import packed
+
+_TOGETHER = 8  # rollouts in a row: wider rows copy less of the cache, and wait longer for the last of them
+_ALL, _NOBODY = -1, -2  # who may see a token of the cache: everybody (a prompt's), nobody (padding), or one rollout
+
+
+class SharedPromptPolicy(Policy):
+    """A `Policy` whose model is large enough that every token counts."""
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: list[str], counts: Ints, length: int, temperature: float, top_p: float, random: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """As `Policy.sample`, from the same distribution."""
+        warpers = self.warpers(temperature, top_p)
+        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+        output = self.read(inputs)
+        cache = output.past_key_values
+        counts_ = torch.from_numpy(counts)
+        rollouts = int(counts_.sum())
+        number = torch.arange(rollouts)
+        owner = torch.repeat_interleave(torch.arange(len(prompts)), counts_)  # prompt of each rollout
+        within = number - (counts_.cumsum(0) - counts_)[owner]
+        rows_before = -(-counts_ // _TOGETHER)  # rows of each prompt
+        row = (rows_before.cumsum(0) - rows_before)[owner] + within // _TOGETHER
+        cache.batch_select_indices(torch.repeat_interleave(torch.arange(len(prompts)), rows_before))
+        seen = torch.repeat_interleave(inputs["attention_mask"], rows_before, dim=0)
+        readers = torch.where(seen.bool(), _ALL, _NOBODY)  # (rows, cached tokens)
+        start = inputs["attention_mask"].sum(1)[owner]  # the position of a rollout's first token
+        logits = output.logits[owner, -1]
+        tokens = torch.full((rollouts, length), self.tokenizer.pad_token_id)
+        lengths = torch.zeros(rollouts, dtype=torch.int64)
+        active = number
+        for step in range(length):
+            chances = warpers(inputs["input_ids"], logits).float().softmax(dim=-1)
+            token = torch.multinomial(chances, 1, generator=random)[:, 0]
+            tokens[active, step] = token
+            lengths[active] += 1
+            goes_on = ~torch.isin(token, self.ends)
+            active, token = active[goes_on], token[goes_on]
+            if step + 1 == length or not len(active):
+                break
+            kept, at = torch.unique_consecutive(row[active], return_inverse=True)
+            if len(kept) < len(readers):
+                cache.batch_select_indices(kept)
+                readers = readers[kept]
+                row[active] = at
+            first = torch.searchsorted(at, torch.arange(len(kept)))
+            slot = torch.arange(len(active)) - first[at]
+            shape = len(kept), int(slot.max()) + 1
+            ids = torch.full(shape, self.tokenizer.pad_token_id).index_put((at, slot), token)
+            writers = torch.full(shape, _NOBODY).index_put((at, slot), active)
+            positions = torch.zeros(shape, dtype=torch.int64).index_put((at, slot), start[active] + step)
+            readers = torch.cat([readers, writers], dim=1)
+            mask = (readers[:, None] == _ALL) | (readers[:, None] == writers[:, :, None])
+            logits = self.forward(
+                self.sampler,
+                input_ids=ids,
+                attention_mask=mask[:, None],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[at, slot]
+        return tokens[:, : int(lengths.max())], lengths
+
+    def log_probabilities(self, prompts: list[str], rollouts: Rollouts) -> Tensor:
+        """As `Policy.log_probabilities`; beyond a rollout's end they are 0."""
+        distinct = list(dict.fromkeys(prompts))
+        owners = [distinct.index(prompt) for prompt in prompts]
+        written = [
+            row[:length] for row, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True)
+        ]
+        sequence = packed(self.tokenizer(distinct)["input_ids"], owners, written)
+        logits = self.forward(
+            self.model,
+            input_ids=sequence.tokens,
+            attention_mask=sequence.mask,
+            position_ids=sequence.positions,
+            logits_to_keep=sequence.sources,
+            use_cache=False,
+        ).logits[0]
+        targets = torch.tensor([token for row in written for token in row])
+        logs = (logits.to(self.precision) / self.training.temperature).log_softmax(dim=-1)
+        ours = torch.arange(rollouts.tokens.shape[1]) < rollouts.lengths[:, None]
+        return torch.zeros(ours.shape, dtype=logs.dtype).masked_scatter(ours, logs.gather(1, targets[:, None])[:, 0])
+
+    def passes(self, prompts: list[str], chosen: Ints) -> Iterator[Ints]:
+        """As `Policy.passes`, rollouts of the same prompt next to each other."""
+        first = {prompt: number for number, prompt in reversed(list(enumerate(prompts)))}
+        return super().passes(prompts, chosen[np.argsort([first[prompts[row]] for row in chosen], kind="stable")])

@@ -1,0 +1,98 @@
+"""The shipped recipe for SmolLM2 with a stand-in of a few thousand parameters and files of a few dozen problems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("trl", reason="needs the extra 'trl'")
+
+from safetensors.torch import load_file
+
+from knapsack_rl.cli import main
+from knapsack_rl.experiments.engines import models
+from knapsack_rl.experiments.engines.kept import cache_dir
+from knapsack_rl.experiments.recipe.model_schema import ScratchModelConfig
+from knapsack_rl.experiments.runs.run_directory import RunDirectory
+from knapsack_rl.tasks import reasoning_gym
+
+RECIPE = Path(__file__).parents[4] / "recipes/smollm2-word-problems.yaml"
+
+pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the three sets in the schemas of their own repositories."""
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("svamp", "asdiv", "mawps"):
+        (folder / name).mkdir()
+    numbers = range(2, 26)
+    svamp = [
+        {
+            "Body": f"Tom has {n} cups",
+            "Question": "He gets 3. How many now?",
+            "Equation": f"( {n}.0 + 3.0 )",
+            "Answer": n + 3.0,
+            "Type": "Addition",
+        }
+        for n in numbers
+    ]
+    mawps = [
+        {"sQuestion": f"Ann eats 1 of {n} nuts.", "lEquations": [f"X={n}-1"], "lSolutions": [n - 1.0]} for n in numbers
+    ]
+    asdiv = "".join(
+        f'<Problem Grade="1"><Body>{n} bags of 2.</Body><Question>All?</Question><Solution-Type>Multiplication'
+        f"</Solution-Type><Answer>{2 * n} (bags)</Answer><Formula>{n}*2={2 * n}</Formula></Problem>"
+        for n in numbers
+    )
+    (folder / "svamp/SVAMP.json").write_text(json.dumps(svamp))
+    (folder / "mawps/AddSub.json").write_text(json.dumps(mawps))
+    (folder / "asdiv/ASDiv.xml").write_text(f"<Corpus>{asdiv}</Corpus>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a small Llama that reads characters."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = reasoning_gym.tokenizer(
+        reasoning_gym.ReasoningGymConfig(sources=(reasoning_gym.GeneratorConfig(name="gcd"),))
+    )
+    torch.manual_seed(0)
+    models.from_scratch(
+        ScratchModelConfig(kind="scratch", architecture="llama", layers=1, width=16, heads=2), tokenizer
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("trainer", ["minimal", "trl"])
+def test_the_recipe_runs_on_files_without_the_hub(trainer: str, model: Path, data: Path, tmp_path: Path) -> None:
+    command = ["train", str(RECIPE), "--output", str(tmp_path), f"trainer={trainer}", f"model.path={model}"]
+    command += [f"task.folder={data}", "task.held_out=0.2", "training.steps=2", "training.prompts_per_step=4"]
+    command += ["training.micro_batch_size=16", "model.warm_start.steps=4", "evaluation.samples=4"]
+    assert main(command) == 0
+    directory = RunDirectory(tmp_path / "smollm2-word-problems")
+    records = directory.read_metrics()
+    assert [list(line["evaluation"]) for line in records if "evaluation" in line] == 2 * [["held-out"]]
+    assert [line["step"] for line in records if "loss" in line] == [1, 2]
+    assert len(list(cache_dir("warm-starts").iterdir())) == 1, "the trainers share the warm start"
+    if trainer == "minimal":
+        weights = load_file(directory.path / "model/model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+def test_a_model_and_data_that_are_not_there_say_what_to_name(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(RECIPE), "--output", str(tmp_path)]
+    assert main([*command, f"task.folder={data}", "training.prompts_per_step=4", "training.micro_batch_size=16"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "model.path: cannot load 'HuggingFaceTB/SmolLM2-135M-Instruct'" in said
+    assert "Without network, name a directory or a GGUF file that is there: model.path=PATH." in said
+    assert main([*command, f"model.path={model}", f"task.folder={tmp_path}"]) == 2
+    assert "Put the set's own file there" in " ".join(capsys.readouterr().err.split())
