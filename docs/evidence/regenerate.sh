@@ -20,6 +20,12 @@ comparison() {
   done
 }
 
+# One comparison of finished runs, taken at another cost: NAME tokens or NAME seconds.
+taken_at() {
+  .venv/bin/knapsack-rl compare "recipes/comparisons/$1.yaml" "equal=$2" "name=$1-at-equal-$2"
+  for kind in md csv; do cp "runs/$1-at-equal-$2/summary.$kind" "docs/evidence/$1/summary-at-equal-$2.$kind"; done
+}
+
 simulations() {
   local kept=docs/evidence/simulate
   .venv/bin/knapsack-rl simulate --world all --optimizer adam sgd --strategy knapsack pilot-spread adaptive \
@@ -30,7 +36,8 @@ simulations() {
 }
 
 [ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive half-the-rollouts half-the-group rivals adaptive-parts learning-rates \
-  adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes simulate
+  adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes cost-limit simulate
 for wanted in "$@"; do
   if [ "$wanted" = simulate ]; then simulations; else comparison "$wanted"; fi
+  if [ "$wanted" = cost-limit ]; then taken_at cost-limit tokens && taken_at cost-limit seconds; fi
 done
