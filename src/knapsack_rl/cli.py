@@ -471,7 +471,10 @@ def _schema(parsed: argparse.Namespace, command: str) -> int:
     if parsed.output is None:
         sys.stdout.write(text)
         return 0
-    write_text(parsed.output, text)
+    try:
+        write_text(parsed.output, text)
+    except OSError as error:
+        raise InvalidInputError(f"--output: cannot write {parsed.output}: {error.strerror}.") from error
     return 0
 
 

@@ -41,18 +41,17 @@ class Recorder(TrainerCallback):
         self._evaluating = 0.0  # seconds spent in evaluations so far
         self._evaluation_began = 0.0
 
-    def start(self, trainer: EvaluatedTrainer, done: int, records: int) -> None:
-        """Training is about to go on after `done` steps, of which there were so many records."""
+    def start(self, trainer: EvaluatedTrainer, done: int) -> None:
+        """Training is about to go on after `done` steps."""
         self._trainer = trainer
         spent = 0.0
         if self._leads:
             reached = max((record["step"] for record in self._directory.read_metrics()), default=0)
-            remarks = self._directory.missing_records(done, records)
             last = self._directory.rewind(done if done else -1) or {}
             spent = last.get("time", 0.0)
             self._evaluating = spent - last.get("training_seconds", spent)
             self._display.start(done, self._directory.read_metrics())
-            for remark in (*remarks, *_going_on(done, reached, self._recipe.training.steps)):
+            for remark in _going_on(done, reached, self._recipe.training.steps):
                 self._display.note(remark)
         self._origin = self._evaluation_began = time.monotonic()
         self._origin -= spent

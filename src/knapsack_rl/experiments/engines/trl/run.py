@@ -132,8 +132,11 @@ def _train(
         with interruption.listening():
             resume = _position(directory, leads)
             done = resume.updates // updates
-            for remark in (*directory.remarks, *resume.passed_over):
+            lost = directory.missing_records(done, resume.records) if leads else []
+            for remark in (*directory.remarks, *resume.passed_over, *lost):
                 display.note(remark)
+            if leads and done == steps:
+                directory.rewind(done)  # leaves out what is damaged
             if done < steps:
                 # TRL would delete older checkpoints before the new one is complete.
                 keep, config.save_total_limit = config.save_total_limit, None
@@ -143,7 +146,7 @@ def _train(
                 if leads:
                     directory.require_space(_BESIDES_CHECKPOINTS + _checkpoint_bytes(trainer, config, keep))
                     record_start(directory, recipe, command)
-                recorder.start(trainer, done, resume.records)
+                recorder.start(trainer, done)
                 interruption.can_wait = True
                 trainer.train(resume_from_checkpoint=resume.checkpoint and str(resume.checkpoint))
                 interruption.can_wait = False
