@@ -38,6 +38,7 @@ _FADING = 100.0  # groups after which the shares among a category's groups are f
 _KNOWN = 20  # new groups of a category from which their shares say something
 _GROUPS, _ROLLOUTS = 40, 200  # of a category that was the same from the start, from which that is said
 _OTHERS = 0.3  # share of the other categories' groups that were different, from which it is
+_SHOWN = 20  # categories of a column in the metrics; with more there are none of it
 _EXAMPLES = 3  # prompts of a finding
 _MOST = 1000  # different values from which a column tells prompts apart and not kinds of prompts
 
@@ -163,7 +164,7 @@ class Alarm:
             categories: name of a column -> the category of each prompt, such as its data source.
             visited: whether a prompt was visited before the step; by default none was.
             belief: about the success rates, from before the step.
-            varied: whether the rewards of a prompt differed; by default whether it had both outcomes.
+            varied: whether the rewards of a prompt differed, where they are graded; by default that is not watched.
             live: rollouts with a gradient; by default all of a prompt with both outcomes.
 
         Returns:
@@ -175,7 +176,7 @@ class Alarm:
         won, tried = as_successes(successes, rollouts)
         mixed = (won > 0) & (won < tried)
         old = np.zeros(len(won), dtype=bool) if visited is None else np.asarray(visited, dtype=bool)
-        spread = mixed if varied is None else np.asarray(varied, dtype=bool)
+        spread = np.ones_like(mixed) if varied is None else np.asarray(varied, dtype=bool)
         alive = np.where(mixed, tried, 0) if live is None else as_counts("live", live)
         columns = {EVERYTHING: [""] * len(won), **(categories or {})}
         for name, column in {"visited": old, "varied": spread, "live": alive, **columns}.items():
@@ -217,7 +218,7 @@ class Alarm:
                 continue
             category = known.setdefault(value, _Category())
             part = step.of(of)
-            if name:
+            if name and len(values) <= _SHOWN:
                 count = int(part.tried.sum())
                 self._newest |= {
                     f"category/{name}/{value}/success": float(part.won.sum() / count),
@@ -323,13 +324,17 @@ def _findings(column: str, value: str, category: _Category, others: list[_Catego
         category.said.append("spends in vain")
         now, early = category.vain, category.vain_early
         seen.append(("spends in vain", f"{now:.0%} of the budget goes to it without a gradient, at first {early:.0%}"))
+    look = (
+        "Read a few of its completions beside their rewards: this is what a broken grader or a change of format "
+        "looks like"
+    )
+    spent = "Its prompts are solved or hopeless by now, or graded wrongly"
     return [
         Finding(
             column,
             value,
             kind,
-            f"{where}: {text}. Read a few of its completions beside their rewards: this is what a broken grader or "
-            "a change of format looks like.",
+            f"{where}: {text}. {spent if kind == 'spends in vain' else look}.",
             tuple(of[:_EXAMPLES].tolist()),
         )
         for kind, text in seen

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knapsack_rl import identity, metrics
+from knapsack_rl.alarm import Alarm
 from knapsack_rl.allocation import Plan, check_budget
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateError
@@ -23,7 +24,7 @@ from knapsack_rl.estimators.features import as_features
 from knapsack_rl.estimators.greedy import GreedyResponses
 from knapsack_rl.estimators.sitting import MOST_VISITS, SittingOut
 from knapsack_rl.estimators.state import check_sizes, digest
-from knapsack_rl.step import OnStep, Step
+from knapsack_rl.step import OnStep, Step, Watch
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
 from knapsack_rl.validation import (
@@ -153,6 +154,7 @@ class BudgetAllocator:
         self.sitting = SittingOut()
         self._spending = RolloutCosts()
         self._greedy = GreedyResponses()
+        self.alarm = Alarm()
         self._lock = threading.RLock()
 
     @staticmethod
@@ -289,14 +291,23 @@ class BudgetAllocator:
             )
 
     def step(
-        self, prompt_ids: Iterable[str | int], features: Any = None, budget: int | None = None, *, waves: bool = True
+        self,
+        prompt_ids: Iterable[str | int],
+        features: Any = None,
+        budget: int | None = None,
+        *,
+        waves: bool = True,
+        watch: Mapping[str, Sequence[str | None]] | None = None,
     ) -> Step:
         """Open a step that may place its budget in several waves; `features` and `budget` as in `ask`.
 
         Without `waves` the first one places everything, as `ask` does, whatever the strategy.
 
+        When the step is over, `alarm` looks at its outcomes, by each feature that is text and by each column of
+        `watch`: name -> the category of each prompt. `Step.findings` has what it found.
+
         Raises:
-            InvalidInputError, InfeasibleBudgetError: as `ask`.
+            InvalidInputError, InfeasibleBudgetError: as `ask`; or a column of `watch` has another length.
         """
         if self.settings.algorithm == "remax":
             raise InvalidInputError(
@@ -306,7 +317,19 @@ class BudgetAllocator:
         prompts = self._prompts(prompt_ids, features)
         with self._lock:
             total = self._budget(prompts, budget)
-            return Step(prompts, total, self._strategy, self.settings, waves, self._lock, self.on_step)
+            told = {name: list(features[name]) for name in prompts.features.categories}
+            watched = Watch(self.alarm, self._checked_watch({**told, **(watch or {})}, len(prompts.keys)))
+            return Step(prompts, total, self._strategy, self.settings, waves, self._lock, self.on_step, watched)
+
+    @staticmethod
+    def _checked_watch(columns: Mapping[str, Any], prompts: int) -> dict[str, list[str | None]]:
+        for name, column in columns.items():
+            given = list(column)
+            if len(given) != prompts or not all(value is None or isinstance(value, str) for value in given):
+                raise InvalidInputError(
+                    f"watch[{name!r}]: expected a text or None for each of the {prompts} prompts, got {column!r:.80}."
+                )
+        return {name: list(column) for name, column in columns.items()}
 
     def explain_even(self, prompts: int, more_prompts: str = "Put more prompts into a step.") -> str | None:
         """Why no plan for a step of so many prompts can be uneven, in a sentence with the change to make.
@@ -431,6 +454,7 @@ class BudgetAllocator:
             twin.sitting = copy.deepcopy(self.sitting)
             twin._spending = copy.deepcopy(self._spending)
             twin._greedy = copy.deepcopy(self._greedy)
+            twin.alarm = copy.deepcopy(self.alarm)
         twin._lock = threading.RLock()
         return twin
 
@@ -451,6 +475,7 @@ class BudgetAllocator:
                 state["costs"] = self._spending.state_dict()
             if len(self._greedy):
                 state["greedy"] = self._greedy.state_dict()
+            state["alarm"] = self.alarm.state_dict()
             if len(self.sitting):
                 state["sitting_out"] = self.sitting.state_dict()
             return state
@@ -491,8 +516,11 @@ class BudgetAllocator:
                 raise StateError(f"state: expected the state of {name}, got {state[name]!r:.80}.")
             if name in state:
                 part.load_state_dict(state[name])
+        alarm = Alarm()
+        alarm.load_state_dict(state.get("alarm", {}))
         with self._lock:
             self.estimator.load_state_dict(state["estimator"])
+            self.alarm.load_state_dict(alarm.state_dict())
             self._spending.load_state_dict(spending.state_dict())  # in place: open steps go on with it
             self._greedy = greedy
             self.sitting.load_state_dict(sitting.state_dict())

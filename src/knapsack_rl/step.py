@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knapsack_rl import metrics
+from knapsack_rl.alarm import Alarm, Finding
 from knapsack_rl.allocation import Plan
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
@@ -23,6 +24,13 @@ from knapsack_rl.validation import as_costs, as_counts, as_integer, as_successes
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 OnStep = Callable[[dict[str, float]], object]
+
+
+class Watch(NamedTuple):
+    """What looks at a step's outcomes once it is over, and by which columns; see `Alarm.observe`."""
+
+    alarm: Alarm
+    categories: Mapping[str, Sequence[str | None]]
 
 
 class Step:
@@ -49,6 +57,7 @@ class Step:
         scored: shape (M,), those that came back so far.
         placed: shape (M,), rollouts so far.
         spent: shape (M,), what those that came back have cost, where it was told.
+        findings: what the allocator's `alarm` found in this step, once it is over.
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class Step:
         waves: bool,
         lock: threading.RLock,
         on_step: OnStep | None,
+        watch: Watch,
     ) -> None:
         self.budget = self.remaining = budget
         self._prompts, self._settings, self._lock, self._on_step = prompts, settings, lock, on_step
@@ -69,6 +79,8 @@ class Step:
         self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompts.keys)), dtype=np.int64)
         self.spent = np.zeros(len(prompts.keys))
         self._counted, self._truncated = np.zeros((2, len(prompts.keys)), dtype=np.int64)
+        self.findings: list[Finding] = []
+        self._watch = watch
         self._wave = self._fallback = 0
         self._asked: Plan | None = None
         self._placement: Placement | None = None
@@ -258,13 +270,16 @@ class Step:
         won, tried = self.successes + won, self.scored + tried
         if not remaining:  # first of all, since it may refuse the features
             estimator, features = self._prompts.estimator, self._prompts.features
+            belief = self._prompts.belief  # as it was before the step
             if self._on_step is not None:
-                _ = self._prompts.belief, self._prompts.learned_costs  # as they were before the step
+                _ = self._prompts.learned_costs
             estimator.update(self._prompts.keys, won, tried, features, self._began)
             costs, counted, truncated = spent
             self._prompts.spending.update(self._prompts.keys, costs, counted, features, truncated)
             if not self._settings.min_rollouts:
                 self._prompts.sitting.update(self._prompts.keys, placed)
+            alarm, categories = self._watch
+            self.findings = alarm.observe(won, tried, categories, visited=self.visited, belief=belief)
         self.successes, self.scored, self.remaining = won, tried, remaining
         self.spent, self._counted, self._truncated = spent
 

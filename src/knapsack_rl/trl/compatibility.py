@@ -57,6 +57,7 @@ def check_options(
     allocator: BudgetAllocator,
     id_column: str | None,
     feature_columns: Sequence[str],
+    watch_columns: Sequence[str],
     train_dataset: Any,
 ) -> None:
     """Refuse options that would make allocation wrong; warn where no plan can differ, and where no resume is exact.
@@ -91,14 +92,15 @@ def check_options(
             "args.generation_kwargs: a fixed 'seed' makes all rollouts of a prompt the same, because each is its own "
             "request here. Remove it; args.seed seeds the run."
         )
-    if isinstance(feature_columns, str):
-        raise InvalidInputError(
-            f"feature_columns: expected a sequence of column names, got {feature_columns!r}. Put it in a list."
-        )
     for argument, names in (
         ("id_column", [id_column] if id_column is not None else []),
         ("feature_columns", feature_columns),
+        ("watch_columns", watch_columns),
     ):
+        if isinstance(names, str):
+            raise InvalidInputError(
+                f"{argument}: expected a sequence of column names, got {names!r}. Put it in a list."
+            )
         if names and args.remove_unused_columns:
             raise InvalidInputError(
                 f"{argument}: args.remove_unused_columns=True removes the column {names[0]!r} before the trainer "
@@ -122,7 +124,7 @@ def check_options(
     ):
         warnings.warn(f"allocator: no plan can be uneven. {even}", stacklevel=3)
     if isinstance(columns := getattr(train_dataset, "column_names", None), list):  # a stream may not know its columns
-        check_columns(columns, id_column, feature_columns)
+        check_columns(columns, id_column, feature_columns, watch_columns)
     # Below 1 it is a share of all updates, whose number only max_steps tells beforehand.
     first = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * max(args.max_steps, 0))
     if args.save_strategy == "steps" and inside_window(args, first):
@@ -177,17 +179,23 @@ def check_waves(trainer: Any, allocator: BudgetAllocator) -> None:
         )
 
 
-def check_columns(columns: Collection[str], id_column: str | None, feature_columns: Sequence[str] = ()) -> None:
+def check_columns(
+    columns: Collection[str],
+    id_column: str | None,
+    feature_columns: Sequence[str] = (),
+    watch_columns: Sequence[str] = (),
+) -> None:
     """Refuse a data set whose rows do not say who their prompt is, or lack what is to be known about it.
 
     Raises:
         InvalidInputError: there is no column `id_column`, or neither that nor a prompt, or a feature is missing.
     """
-    for name in feature_columns:
-        if name not in columns:
-            raise InvalidInputError(
-                f"feature_columns: {name!r} is not a column of the data set, which has {', '.join(sorted(columns))}."
-            )
+    for argument, names in (("feature_columns", feature_columns), ("watch_columns", watch_columns)):
+        for name in names:
+            if name not in columns:
+                raise InvalidInputError(
+                    f"{argument}: {name!r} is not a column of the data set, which has {', '.join(sorted(columns))}."
+                )
     if id_column is not None and id_column not in columns:
         raise InvalidInputError(
             f"id_column: {id_column!r} is not a column of the data set, which has {', '.join(sorted(columns))}."

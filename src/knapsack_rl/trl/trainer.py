@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import time
 import warnings
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ from knapsack_rl.trl import compatibility
 from knapsack_rl.trl.idle import DIVISORS, IdleTrainer
 from knapsack_rl.trl.sampler import EpochOrder
 from knapsack_rl.trl.waves import Row
+
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -110,6 +113,8 @@ class KnapsackTrainer(IdleTrainer):
             shot, for engines where waiting for the last rollout of each wave costs too much.
         feature_columns: columns that tell the allocator more about a prompt, for strategies that learn from it: text (a
             category) or numbers. See `BudgetAllocator.ask`.
+        watch_columns: columns of text, such as the data source, by which the allocator's `alarm` watches outcomes; it
+            watches text among the `feature_columns` as well.
         rollout_weights: `sqrt` multiplies the clipped advantage of each rollout by sqrt(num_generations / N_i), so that
             a prompt weighs in the gradient with the root of its rollouts and not with their number; `none` does not.
             By default what suits the strategy, which is `sqrt` for `adaptive` and `none` for all others.
@@ -138,6 +143,7 @@ class KnapsackTrainer(IdleTrainer):
         id_column: str | None = None,
         waves: bool = True,
         feature_columns: Sequence[str] = (),
+        watch_columns: Sequence[str] = (),
         rollout_weights: Literal["none", "sqrt"] | None = None,
         skip_idle: bool = True,
         **kwargs: Any,
@@ -148,7 +154,7 @@ class KnapsackTrainer(IdleTrainer):
             args = self._default_args()
         if allocator is None:
             allocator = BudgetAllocator(group_size=args.num_generations)
-        compatibility.check_options(args, allocator, id_column, feature_columns, train_dataset)
+        compatibility.check_options(args, allocator, id_column, feature_columns, watch_columns, train_dataset)
         weights = allocator.rollout_weights if rollout_weights is None else rollout_weights
         compatibility.check_weights(args, weights)
         compatibility.check_clip(advantage_clip)
@@ -165,7 +171,7 @@ class KnapsackTrainer(IdleTrainer):
         self.advantage_clip = (5.0 if self._normalises else None) if advantage_clip == "auto" else advantage_clip
         self.id_column = id_column
         self.waves = waves
-        self.feature_columns = tuple(feature_columns)
+        self.feature_columns, self.watch_columns = tuple(feature_columns), tuple(watch_columns)
         self.rollout_weights = weights
         self.skip_idle = skip_idle and self._can_skip_idle()
         self.last_step: StepRecord | None = None
@@ -183,6 +189,7 @@ class KnapsackTrainer(IdleTrainer):
             done = self._generate_at_once(step, prompts.rows, inputs)
         else:
             done = self._generate_in_waves(step, prompts.rows)
+        self._watch(step, prompts.rows)
 
         rewards = self._newest_rewards()
         advantages = self._advantages(rewards, done)
@@ -217,10 +224,19 @@ class KnapsackTrainer(IdleTrainer):
     def _opened(self, rows: list[Row]) -> Step:
         ids = [self._prompt_id(row) for row in rows]
         features = {name: [row[name] for row in rows] for name in self.feature_columns}
-        return self.allocator.step(ids, features, waves=self.waves)
+        watch = {name: [row[name] for row in rows] for name in self.watch_columns}
+        return self.allocator.step(ids, features, waves=self.waves, watch=watch)
+
+    def _watch(self, step: Step, rows: list[Row]) -> None:
+        """Say what the allocator's alarm found in a step that is over, with examples, and log its metrics."""
+        for finding in step.findings if self.accelerator.is_main_process else ():
+            examples = "; ".join(repr(rows[position].get("prompt"))[:200] for position in finding.prompts)
+            logger.warning("%s Prompts: %s.", finding.text, examples)
+        for name, number in self.allocator.alarm.metrics().items():
+            self._metrics["train"][name].append(number)
 
     def _prompt_id(self, row: Row) -> str:
-        compatibility.check_columns(row, self.id_column, self.feature_columns)
+        compatibility.check_columns(row, self.id_column, self.feature_columns, self.watch_columns)
         extra = {name: row[name] for name in ("image", "images", self.id_column) if name is not None and name in row}
         return prompt_id(row.get("prompt"), extra=extra or None)
 

@@ -188,7 +188,9 @@ class KnapsackAgentLoopManager(AgentLoopManagerTQ):
     def _planned(self, prompts: TensorDict) -> dispatch.Groups:
         """Open a step for a batch, give its prompts their first rollouts, and divide them among the workers."""
         features = {name: _column(prompts, name) for name in self._knapsack.feature_fields}
-        opening = ray.get(self._keeper.open.remote(_column(prompts, "uid"), self._prompt_ids(prompts), features))
+        uids, ids = _column(prompts, "uid"), self._prompt_ids(prompts)
+        sources = [str(source) for source in _column(prompts, "data_source")] if "data_source" in prompts else None
+        opening = ray.get(self._keeper.open.remote(uids, ids, features, sources))
         tu.assign_non_tensor_stack(prompts, ROLLOUTS, opening.first)
         tu.assign_non_tensor_stack(prompts, MORE, [opening.more] * len(opening.first))
         rollouts, workers = np.array(opening.expected), len(self.agent_loop_workers)

@@ -13,6 +13,7 @@ anew. So that the two agree, `hold` lets no group become complete while verl wri
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
 from knapsack_rl.step import Step
 from knapsack_rl.verl.options import KnapsackOptions
+
+logger = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 Features = dict[str, list[Any]]
@@ -145,6 +148,8 @@ class _OpenStep:
         news, self.news = self.news, np.zeros_like(self.news)
         self.flushing = None
         self.step.report(*news)
+        for finding in self.step.findings:
+            logger.warning("%s", finding.text)
         # Beyond the first rollouts half of the budget at most is on its way at a time: what is not placed yet can still
         # go where the others show that it is needed.
         room = self.most_in_flight - int(self.step.in_flight.sum())
@@ -175,15 +180,19 @@ class BudgetKeeper:
     async def alive(self) -> None:
         """Answer, which a dead keeper does not."""
 
-    async def open(self, uids: list[str], prompt_ids: list[str], features: Features) -> Opening:
+    async def open(
+        self, uids: list[str], prompt_ids: list[str], features: Features, sources: list[str | None] | None = None
+    ) -> Opening:
         """Open a step. Where the strategy has one wave nothing more follows, and a group may be reported as a whole.
 
         Args:
             uids: verl's names of the groups, new for every step.
             prompt_ids: who the prompts are.
             features: what else is known about them.
+            sources: their data sources, by which outcomes are watched.
         """
-        step = self._allocator.step(prompt_ids, features, waves=self._settings.waves)
+        watch = {} if sources is None else {"data_source": sources}
+        step = self._allocator.step(prompt_ids, features, waves=self._settings.waves, watch=watch)
         opened = _OpenStep(step, ~step.visited, self._may_learn, self._tell)
         first = opened.place(step.remaining)
         self._steps = [step for step in self._steps if step.step.remaining] + [opened]
@@ -258,7 +267,8 @@ class BudgetKeeper:
         dropped, self._dropped = self._dropped, []
         found["dropped_rollouts/sum"] = float(sum(visit.rollouts for visit in dropped))
         lost = sum(visit.rollouts - visit.scored for visit in dropped)
-        return found | {"failed_rollouts/sum": found.get("failed_rollouts/sum", 0.0) + lost}
+        found["failed_rollouts/sum"] = found.get("failed_rollouts/sum", 0.0) + lost
+        return found | self._allocator.alarm.metrics()
 
     async def drop(self, uids: list[str]) -> None:
         """Hear which groups verl does not train on; beliefs keep what they showed."""

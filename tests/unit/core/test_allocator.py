@@ -771,3 +771,36 @@ def assert_refused(strategy: str, folder: Path, content: bytes) -> None:
     with pytest.raises(kr.StateError, match="expected"):
         allocator.load(folder / "damaged.npz")
     np.testing.assert_array_equal(before, allocator.success_rates(IDS))
+
+
+def broken_half_way(allocator: kr.BudgetAllocator, steps: range) -> list[str]:
+    """Steps of 20 prompts in two categories, of which one never succeeds from step 20 on; what was found."""
+    kinds, found = ["a", "b"] * 10, []
+    for number in steps:
+        step = allocator.step([f"{number}-{prompt}" for prompt in range(20)], watch={"kind": kinds})
+        while step.remaining:
+            plan = step.ask().rollouts
+            fails = (np.arange(20) % 2 == 1) & (number >= 20)
+            step.tell(np.where(fails, 0, plan // 2), plan)
+        found += [f"{finding.category}: {finding.kind}" for finding in step.findings]
+    return found
+
+
+def test_a_step_that_is_over_says_which_category_looks_broken() -> None:
+    assert broken_half_way(kr.BudgetAllocator("uniform"), range(40)) == ["b: stopped succeeding", "b: spends in vain"]
+
+
+def test_what_the_alarm_knows_survives_a_save(tmp_path: Path) -> None:
+    allocator, resumed = kr.BudgetAllocator("uniform"), kr.BudgetAllocator("uniform")
+    assert broken_half_way(allocator, range(20)) == []
+    allocator.save(tmp_path / "state.npz")
+    resumed.load(tmp_path / "state.npz")
+    assert resumed.alarm.state_dict() == allocator.alarm.state_dict()
+    assert broken_half_way(resumed, range(20, 30)) == ["b: stopped succeeding"]
+
+
+def test_watched_columns_are_texts_one_for_each_prompt() -> None:
+    with pytest.raises(
+        kr.InvalidInputError, match=r"watch\['kind'\]: expected a text or None for each of the 2 prompts"
+    ):
+        kr.BudgetAllocator().step(["x", "y"], watch={"kind": ["a"]})

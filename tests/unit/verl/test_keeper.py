@@ -457,3 +457,24 @@ def test_a_report_that_cannot_be_true_stops_everybody_of_its_step() -> None:
                 await report(keeper, uid, 0, count, 0, waiting=True)
 
     asyncio.run(run())
+
+
+def test_a_data_source_whose_grader_breaks_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> dict[str, float]:
+        keeper = keeper_of("uniform")
+        for number in range(40):
+            uids = [f"{number}-{position}" for position in range(PROMPTS)]
+            sources = ["even" if position % 2 else "odd" for position in range(PROMPTS)]
+            await keeper.open(uids, [f"p{position}" for position in range(PROMPTS)], {}, sources)
+            for position, uid in enumerate(uids):
+                successes = 0 if number >= 20 and position % 2 else 4
+                await report(keeper, uid, successes, 8, 0, waiting=True)
+            found = await keeper.visits(uids)
+        return found
+
+    with caplog.at_level("WARNING"):
+        found = asyncio.run(run())
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith("data_source 'even': none of its last")
+    assert found["alarms"] == 1.0
+    assert found["category/data_source/odd/success"] == 0.5

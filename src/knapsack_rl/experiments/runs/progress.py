@@ -74,7 +74,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def warm_start(self, done: int, total: int, loss: float) -> None:
         """`done` of `total` supervised updates are done; `loss` is in nats per token."""

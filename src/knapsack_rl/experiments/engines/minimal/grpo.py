@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 import knapsack_rl as kr
+from knapsack_rl.alarm import Finding
 from knapsack_rl.experiments.engines import ingredients, models
 from knapsack_rl.experiments.engines.minimal import precision
 from knapsack_rl.experiments.engines.schedule import Sampling
@@ -90,6 +91,8 @@ class Collected:
     waves: int
     seconds: float
     """Spent on planning and on learning what came back."""
+    findings: list[Finding]
+    """What looks like a broken verifier."""
 
 
 class Loop:
@@ -129,7 +132,9 @@ class Loop:
             fallback, waves = fallback + plan.fallback, waves + 1
         rollouts = joined(parts, self.policy.tokenizer.pad_token_id)
         seconds = time.perf_counter() - started - generating
-        return Collected(rows, rollouts, step.placed, visited, belief, expected, fallback, waves, seconds)
+        return Collected(
+            rows, rollouts, step.placed, visited, belief, expected, fallback, waves, seconds, step.findings
+        )
 
     def update(self, rollouts: Rollouts) -> float:
         """Update the policy on these rollouts; returns the loss."""

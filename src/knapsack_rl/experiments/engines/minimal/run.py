@@ -128,7 +128,9 @@ def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
             done, loss = loop.step()
             collected = [done]
         before, spent, number = spent, spent + sum(int(done.planned.sum()) for done in collected), number + 1
-        write(step_record(collected, loss))
+        write(step_record(collected, loss) | loop.allocator.alarm.metrics())
+        for finding in (found for done in collected for found in done.findings):
+            display.note(finding.text)
         unsaved += [(number, done) for done in collected]
         if spent // every > before // every or spent >= training.budget:
             evaluated()
