@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a name or a folder, with a chat template")
     parser.add_argument("--questions", type=Path, required=True, help="JSON lines with a field `question`")
-    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--longest", type=int, default=512, help="tokens at which a rollout is cut off")
     parser.add_argument("--batch", type=int, default=8, help="prompts at a time")

@@ -99,7 +99,7 @@ def longest_first(costs: ArrayLike, rollouts: ArrayLike, workers: int) -> Groups
 
     For workers that batch continuously and have more rollouts than slots: one that starts its longest rollouts first
     ends with short ones, so that its slots fall empty together (Graham, "Bounds on multiprocessing timing anomalies",
-    1969), and prefixes stay shared. docs/dispatch.md says when it is worth it.
+    1969), and prefixes stay shared. docs/dispatch.md says when that ends a step sooner.
 
     Args:
         costs: shape (M,), expected cost of one rollout of each prompt, for instance its tokens; 0 or more, finite.

@@ -162,7 +162,7 @@ class TestLongestFirst:
 
     @pytest.mark.parametrize("workers", [2, 3])
     def test_the_largest_load_is_within_grahams_bound_of_the_optimum(self, workers: int) -> None:
-        """Graham (1969): 4/3 - 1/(3 m) for the longest processing time first; differencing is no worse here."""
+        """Graham (1969): 4/3 - 1/(3 m) for the longest processing time first; differencing keeps to it as well."""
         rng = np.random.default_rng(workers)
         for _ in range(60):
             rollouts = rng.integers(0, 9, rng.integers(1, 8))
