@@ -61,6 +61,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "advantage_clip": ("a positive number or null", lambda value: value is None or (_is_finite(value) and value > 0)),
     "rollout_weights": ("none, sqrt or null", lambda value: value in (None, "none", "sqrt")),
     "cost_limit": ("a number or null", lambda value: value is None or _is_finite(value)),
+    "skip_idle": ("true or false", _is_bool),
 }
 """What each key may hold, in words and as a check; `BudgetAllocator` checks ranges. On a command line quoted numbers
 and misspelt booleans arrive as text."""
@@ -81,6 +82,7 @@ class KnapsackOptions:
         rollout_weights: `sqrt` multiplies advantages by sqrt(rollout.n / N_i), `none` does not; by default what suits
             the strategy.
         cost_limit: that of `BudgetAllocator`, in tokens; None for no limit.
+        skip_idle: whether rollouts without gradient may be left out of updates, where the update stays the same.
     """
 
     strategy: str = "knapsack"
@@ -97,6 +99,7 @@ class KnapsackOptions:
     advantage_clip: float | None = 5.0
     rollout_weights: str | None = None
     cost_limit: float | None = None
+    skip_idle: bool = True
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> KnapsackOptions:

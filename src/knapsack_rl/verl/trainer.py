@@ -25,6 +25,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 from knapsack_rl import advantages
 from knapsack_rl.allocator import STATE_FILE
 from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.verl import idle
 from knapsack_rl.verl.keeper import BudgetKeeper
 from knapsack_rl.verl.options import read_options
 
@@ -52,6 +53,10 @@ class KnapsackTrainer(PPOTrainer):
         allocator = self.knapsack.allocator(size, estimator)  # here too, so that what it refuses is said by the driver
         if even := allocator.explain_even(int(config.data.train_batch_size), "Raise data.train_batch_size."):
             logger.warning("trainer.v1.knapsack: no plan can be uneven. %s", even)
+        reason = idle.obstacle(config) if self.knapsack.skip_idle else None
+        if reason is not None:
+            logger.warning("trainer.v1.knapsack.skip_idle is off, and every rollout is trained on: %s.", reason)
+        self._skip_idle = self.knapsack.skip_idle and reason is None
         self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
         self.algorithm = allocator.settings.algorithm
         name = f"knapsack-keeper-{uuid.uuid4().hex}"
@@ -107,39 +112,71 @@ class KnapsackTrainer(PPOTrainer):
 
     # Update
 
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, Any], **named: Any) -> KVBatchMeta:
+        self._rows = len(batch)
+        return super()._balance_batch(batch, metrics, **named)
+
     def _get_required_batch_multiple(self, dp_size: int) -> int:
-        """What the rows of an update are padded to a multiple of, so that it has the usual number of mini-batches.
+        """What the rows of an update are padded to, of which verl asks a multiple; see `idle.padded`.
 
         A synchronous step needs no padding where verl's own modes need none. Where groups of several steps meet (DAPO
-        filtering, the asynchronous modes) it is less than this number of rows.
+        filtering, the asynchronous modes) the update has the usual number of mini-batches all the same.
         """
-        actor, rollout, ref = (self.config.actor_rollout_ref[name] for name in ("actor", "rollout", "ref"))
-        passes = {
-            "update": (actor.use_dynamic_bsz, actor.ppo_micro_batch_size_per_gpu),
-            "log_prob": (rollout.log_prob_use_dynamic_bsz, rollout.log_prob_micro_batch_size_per_gpu),
-            "ref": (
-                ref.log_prob_use_dynamic_bsz or not self.use_reference_policy,
-                ref.log_prob_micro_batch_size_per_gpu,
-            ),
-        }
-        rows = {name: dp_size * (1 if free else size or 1) for name, (free, size) in passes.items()}
-        return math.lcm(self._mini_batches * math.lcm(rollout.n, rows["update"]), rows["log_prob"], rows["ref"])
+        rollout, ref = self.config.actor_rollout_ref.rollout, self.config.actor_rollout_ref.ref
+        log_prob = 1 if rollout.log_prob_use_dynamic_bsz else rollout.log_prob_micro_batch_size_per_gpu
+        ref_free = ref.log_prob_use_dynamic_bsz or not self.use_reference_policy
+        layout = self._layout(dp_size)
+        passes = math.lcm(log_prob or 1, 1 if ref_free else ref.log_prob_micro_batch_size_per_gpu or 1) * layout.stages
+        return idle.padded(self._rows, layout, passes)
 
-    @property
-    def _mini_batches(self) -> int:
+    def _layout(self, ranks: int) -> idle.Layout:
+        actor = self.config.actor_rollout_ref.actor
         prompts = self.config.data.train_batch_size // self.parameter_sync_step
-        return math.ceil(prompts / int(self.config.actor_rollout_ref.actor.ppo_mini_batch_size))
+        batches = math.ceil(prompts / int(actor.ppo_mini_batch_size))
+        micro = None if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu
+        return idle.Layout(ranks, batches, micro, idle.stages(actor))
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """verl's, with mini-batches as large as the rows that there are ask for; verl counts them in prompts."""
-        actor, size = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout.n
-        configured = actor.ppo_mini_batch_size
-        with open_dict(self.config):
-            actor.ppo_mini_batch_size = len(batch.keys) // (self._mini_batches * size)
-            try:
-                return super()._update_actor(batch, metrics)
-            finally:
-                actor.ppo_mini_batch_size = configured
+        """verl's, of the rows that change it; verl counts mini-batches in prompts, and divides losses by its rows."""
+        began = time.perf_counter()
+        fields = ["advantages", "response_mask", "loss_mask"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        advantages, masks, counted = (data[name].unbind() for name in fields)
+        rows = idle.Rows(
+            live=np.array([bool((row * mask).any()) for row, mask in zip(advantages, masks, strict=True)]),
+            padding=np.array([bool(tag.get("is_padding")) for tag in batch.tags]),
+            lengths=np.array([tag["seq_len"] for tag in batch.tags]),
+            tokens=np.array([int(mask.sum()) for mask in counted]),
+        )
+        layout = self._layout(max(self.actor_rollout_wg._dispatch_info["actor"]) + 1)
+        deal = idle.deal(rows, layout, idle.divisor(self.config), self._skip_idle)
+        scaled = [
+            (int(row), float(scale))
+            for row, scale in zip(deal.rows, deal.scales, strict=True)
+            if scale != 1.0 and rows.live[row]
+        ]
+        put = [row for row, _ in scaled]
+        self._put_advantages(batch, put, [advantages[row] * scale for row, scale in scaled])
+        part = batch.select_keys([batch.keys[row] for row in deal.rows])
+        if layout.micro is not None:
+            part.extra_info["micro_batch_size_per_gpu"] = deal.micro
+        ours = time.perf_counter() - began
+        found: dict[str, Any] = {}
+        actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
+        configured = actor.ppo_mini_batch_size, rollout.n
+        try:
+            actor.ppo_mini_batch_size, rollout.n = deal.batch, 1
+            super()._update_actor(part, found)
+        finally:
+            actor.ppo_mini_batch_size, rollout.n = configured
+        began = time.perf_counter()
+        self._put_advantages(batch, put, [advantages[row] for row in put])  # verl's metrics are about these
+        if self._skip_idle:
+            found = {f"live/{name}" if name in idle.OVER_ROWS else name: value for name, value in found.items()}
+        metrics.update(found)
+        metrics["knapsack/trained_rows/sum"] = len(deal.rows)
+        metrics["knapsack/driver_seconds/sum"] += ours + time.perf_counter() - began
+        return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """verl's, then clipped (paper, appendix C) and weighed."""
@@ -164,12 +201,16 @@ class KnapsackTrainer(PPOTrainer):
         before = data["advantages"].unbind()
         after = [row.clamp(-bound, bound) * weight for row, weight in zip(before, weights, strict=True)]
         changed = [number for number, row in enumerate(after) if not torch.equal(row, before[number])]
-        if changed:
-            nested = torch.nested.as_nested_tensor([after[number] for number in changed], layout=torch.jagged)
+        self._put_advantages(batch, changed, [after[number] for number in changed])
+
+    def _put_advantages(self, batch: KVBatchMeta, rows: list[int], advantages: list[torch.Tensor]) -> None:
+        """Write those of these rows where they are stored."""
+        if rows:
+            nested = torch.nested.as_nested_tensor(advantages, layout=torch.jagged)
             tq.kv_batch_put(
-                keys=[batch.keys[number] for number in changed],
+                keys=[batch.keys[number] for number in rows],
                 partition_id=batch.partition_id,
-                fields=TensorDict({"advantages": nested}, batch_size=len(changed)),
+                fields=TensorDict({"advantages": nested}, batch_size=len(rows)),
             )
 
     # Resume

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import knapsack_rl
 
 HERE = Path(__file__).parent
 SECONDS = 600  # a run takes one or two minutes, most of them to start Ray
@@ -99,7 +102,7 @@ ON_A_CPU = (
 def environment(folder: Path) -> dict[str, str]:
     """What verl's processes need to find that engine, which may write to `folder`."""
     return os.environ | {
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(Path(knapsack_rl.__file__).parents[1])]),  # what the tests import
         "VERL_USE_EXTERNAL_MODULES": "cpu_backend",
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # the FSDP engine knows no other name; the platform says what it is
@@ -108,6 +111,13 @@ def environment(folder: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "RAY_DEDUP_LOGS": "0",
     }
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True)
