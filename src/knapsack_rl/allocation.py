@@ -13,7 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError
 from knapsack_rl.priced import cheapest
 from knapsack_rl.solver import largest_gains
-from knapsack_rl.validation import as_confidence, as_costs, as_counts, as_integer, as_positive, as_rates
+from knapsack_rl.validation import (
+    as_confidence,
+    as_costs,
+    as_counts,
+    as_flag,
+    as_integer,
+    as_positive,
+    as_rates,
+    is_ragged,
+)
 from knapsack_rl.values import (
     Algorithm,
     information_gain,
@@ -103,7 +112,7 @@ def allocate(
         fallback: whether never-solved prompts get the surplus.
         confidence: the chance of a non-zero gradient that the needs aim at, in (0, 1).
         greedy_agreement: shape (M,), for `remax` only; see `values.nonzero_gradient_probability`.
-        costs: shape (M,), what one rollout of each prompt costs, in tokens, seconds or any other unit; finite, above 0.
+        costs: shape (M,), what one rollout of each prompt costs, in tokens, seconds or any other unit; 1e-100 to 1e100.
         cost_budget: what the rollouts may cost together, in the same unit; sum(costs * rollouts) stays at or below it,
             but for rounding (1e-12 of it).
 
@@ -125,7 +134,15 @@ def allocate(
     low, high = _check_bounds(len(rates), min_rollouts, max_rollouts)
     total = None if budget is None else check_budget(len(rates), budget, low, high, smallest)[0]
     most = max(_MOST if total is None else total, int(low.max(initial=smallest)))  # no limit is too large for an int64
-    rule = _Rule(rates, low, min(high, most), algorithm, fallback, as_confidence(confidence), greedy_agreement)
+    rule = _Rule(
+        rates,
+        low,
+        min(high, most),
+        algorithm,
+        as_flag("fallback", fallback),
+        as_confidence(confidence),
+        greedy_agreement,
+    )
     prices = None if costs is None else as_costs("costs", costs, len(rates))
     if cost_budget is None:
         if total is None:
@@ -224,7 +241,7 @@ class _Rule:
         """The plan that costs at most `cost_budget`; of exactly `budget` rollouts where that is given."""
         count, limit = len(costs), cost_budget * (1.0 + _ROUNDING)
         if budget is None and (not count or costs.min() == costs.max()):
-            affordable = min(int(min(limit / costs[0], 2.0**62)) if count else 0, count * self.high)
+            affordable = min(int(min(limit / costs[0], 2.0**62)) if count else 0, _room_of_all(self.high, self.whole))
             return self.plan(_largest_possible(affordable, self.low, self.high, self.whole), costs)
         if budget is not None:
             rollouts, moved = self._placed(budget)
@@ -437,7 +454,7 @@ def check_budget(
             f"{least - total} too few. Raise the budget (or group_size) or lower min_rollouts."
         )
     whole = (low == 0) & (smallest > 1)
-    most = prompts * high if high > 1 else int((~whole).sum()) * high
+    most = _room_of_all(high, whole)
     if total > most:
         raise InfeasibleBudgetError(
             f"budget: {prompts} prompts with max_rollouts={high} take at most {most} rollouts, got {total}, "
@@ -452,6 +469,11 @@ def check_budget(
             f"{', or raise max_rollouts' if high == 2 else ''}."
         )
     return total, low, high
+
+
+def _room_of_all(high: int, whole: Mask) -> int:
+    """The most rollouts that all prompts take together; none of a maximum of 1 where single ones make no group."""
+    return len(whole) * high if high > 1 else int((~whole).sum()) * high
 
 
 def _largest_possible(budget: int, low: Ints, high: int, whole: Mask) -> int:
@@ -479,7 +501,8 @@ def check_cost_budget(
     rollouts, which = low, _with_minimum(low)
     if budget is not None:
         whole = (low == 0) & (smallest > 1)
-        rollouts = low + cheapest_groups(costs, np.minimum(high - low, budget), budget - int(low.sum()), whole)
+        room = np.minimum(min(high, 2**63 - 1) - low, budget)
+        rollouts = low + cheapest_groups(costs, room, budget - int(low.sum()), whole)
         which = f"{budget} rollouts on {which} and max_rollouts={high}"
     least = float(costs @ rollouts)
     if least > cost_budget * (1.0 + _ROUNDING):
@@ -499,7 +522,7 @@ def total_value(
 def _check_bounds(prompts: int, min_rollouts: int | ArrayLike, max_rollouts: int) -> tuple[Ints, int]:
     """The minimum of each prompt, shape (prompts,), and the maximum."""
     high = as_integer("max_rollouts", max_rollouts, at_least=1)
-    if np.ndim(min_rollouts) == 0:
+    if not is_ragged(min_rollouts) and np.ndim(min_rollouts) == 0:
         least = as_integer("min_rollouts", min_rollouts, at_least=0)
         if least > high:
             raise InvalidInputError(f"min_rollouts, max_rollouts: expected min <= max, got {least} and {high}.")

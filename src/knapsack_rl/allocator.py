@@ -30,6 +30,7 @@ from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
 from knapsack_rl.validation import (
     as_confidence,
     as_costs,
+    as_flag,
     as_floats,
     as_integer,
     as_positive,
@@ -144,7 +145,7 @@ class BudgetAllocator:
             int(min_rollouts),
             min(int(max_rollouts), _LARGEST_GROUP),  # so that room for all prompts together can be counted
             algorithm,
-            bool(fallback),
+            as_flag("fallback", fallback),
             as_confidence(confidence),
             self.seed,
             None if cost_limit is None else float(cost_limit),

@@ -46,11 +46,13 @@ def as_rates(name: str, values: ArrayLike, *, allow_nan: bool = False) -> NDArra
 
 MOST_ROLLOUTS = 2**31 - 1
 """Rollouts of a prompt that can come back at once: their sums stay far below 2^53, up to which floats are exact."""
+_COSTS = (1e-100, 1e100)
+"""The least and the largest cost, besides 0; quotients and sums of such costs neither overflow nor vanish."""
 
 
 def as_counts(name: str, values: ArrayLike) -> NDArray[np.int64]:
     """`values` as int64 counts, none negative; floats pass only when they are whole numbers."""
-    array = np.asarray(values) if not _is_ragged(values) else as_floats(name, values)
+    array = np.asarray(values) if not is_ragged(values) else as_floats(name, values)
     if array.dtype.kind in "iu":
         if array.size and array.max() >= 2**63:
             raise InvalidInputError(f"{name}: expected counts below 2^63, got {array.max()}.")
@@ -101,25 +103,33 @@ def as_integer(name: str, value: Any, *, at_least: int) -> int:
     return number
 
 
+def as_flag(name: str, value: Any) -> bool:
+    """`value` as a bool; nothing else is taken for one."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidInputError(f"{name}: expected True or False, got {value!r:.80}.")
+    return bool(value)
+
+
 def as_positive(name: str, value: Any) -> float:
-    """`value` as a finite float above 0."""
-    if not isinstance(value, numbers.Real) or not 0.0 < float(value) < float("inf"):
-        raise InvalidInputError(f"{name}: expected a finite number above 0, got {value!r}.")
+    """`value` as a float in `_COSTS`."""
+    if not isinstance(value, numbers.Real) or not _COSTS[0] <= value <= _COSTS[1]:
+        raise InvalidInputError(f"{name}: expected a number above 0, from {_COSTS[0]} to {_COSTS[1]}, got {value!r}.")
     return float(value)
 
 
 def as_costs(name: str, values: ArrayLike, prompts: int, *, or_zero: bool = False) -> NDArray[np.float64]:
-    """`values` as a float64 vector of costs, finite and above 0 (`or_zero`), one for each of the prompts."""
+    """`values` as a float64 vector of costs in `_COSTS` (or 0, with `or_zero`), one for each of the prompts."""
     costs = as_floats(name, values)
     if costs.shape != (prompts,):
         raise InvalidInputError(
             f"{name}: expected one number for each of the {prompts} prompts, got shape {costs.shape}."
         )
-    wrong = ~(((costs > 0.0) | (or_zero & (costs == 0.0))) & np.isfinite(costs))
+    wrong = ~(((costs >= _COSTS[0]) & (costs <= _COSTS[1])) | (or_zero & (costs == 0.0)))
     if wrong.any():
         position, least = _first(wrong), "of 0 or more" if or_zero else "above 0"
         raise InvalidInputError(
-            f"{name}: expected finite numbers {least}, got {costs[position]} at position {position}."
+            f"{name}: expected finite numbers {least}, from {_COSTS[0]} to {_COSTS[1]}, got {costs[position]} at "
+            f"position {position}."
         )
     return costs
 
@@ -144,7 +154,7 @@ def as_truncated(values: ArrayLike, rollouts: NDArray[np.int64], costs: ArrayLik
 
 def as_confidence(value: Any) -> float:
     """`value` as a float strictly between 0 and 1."""
-    if not isinstance(value, numbers.Real) or not 0.0 < float(value) < 1.0:
+    if not isinstance(value, numbers.Real) or not 0.0 < value < 1.0:
         raise InvalidInputError(f"confidence: expected a probability strictly between 0 and 1, got {value!r}.")
     return float(value)
 
@@ -164,7 +174,8 @@ def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | Non
     return matches[0] if matches else None
 
 
-def _is_ragged(values: ArrayLike) -> bool:
+def is_ragged(values: ArrayLike) -> bool:
+    """Whether numpy can make no array of it."""
     try:
         np.asarray(values)
     except ValueError:

@@ -1,0 +1,67 @@
+"""What becomes of the budget of a category whose grader breaks, and how few rollouts a prompt gets, in simulated runs.
+
+    python benchmarks/broken_category.py --runs 12
+
+Worlds and categories are those of `benchmarks/alarm.py`: 64 prompts x 8 rollouts a step, 8 categories. From the middle
+on one category's grader says no (or yes), or all goes well. What counts is the last quarter: how many rollouts the
+category's prompts get, as a multiple of what even groups would give them. With the default bounds, 2 to 128, it cannot
+be less than .25.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+
+from alarm import BATCH, CATEGORIES, GROUP, PROMPTS, STEPS
+from knapsack_rl import BudgetAllocator, strategies
+from knapsack_rl.experiments.simulate.policy import SimulatedPolicy
+from knapsack_rl.experiments.simulate.worlds import WORLDS
+
+
+def run(strategy: str, says: int | None, world: str, seed: int) -> tuple[int, int]:
+    """Rollouts of the category in the last quarter, and what even groups would have given it."""
+    policy = SimulatedPolicy(replace(WORLDS[world], prompts=PROMPTS, readable=0.5), seed, "adam", 16)
+    order = np.argsort(policy.success_rates()[:PROMPTS] + 0.3 * np.random.default_rng(seed).standard_normal(PROMPTS))
+    kinds = np.empty(PROMPTS, dtype=int)
+    kinds[order] = np.arange(PROMPTS) * CATEGORIES // PROMPTS
+    broken = 1 + seed % (CATEGORIES - 2)
+    allocator = BudgetAllocator(strategy, GROUP)
+    got, even, per_epoch = 0, 0, PROMPTS // BATCH
+    for number in range(STEPS):
+        epoch, place = divmod(number, per_epoch)
+        rows = np.random.default_rng((seed, epoch)).permutation(PROMPTS)[place * BATCH : (place + 1) * BATCH]
+        graded = policy.success_rates(rows)
+        if says is not None and number >= STEPS // 2:
+            graded[kinds[rows] == broken] = says
+        generator = np.random.default_rng((seed, 1, number))
+        step = allocator.step(rows.tolist())
+        while step.remaining:
+            more = step.ask().rollouts
+            step.tell(generator.binomial(more, graded), more)
+        policy.update(rows, step.successes, step.placed)
+        if number >= STEPS * 3 // 4:
+            got += int(step.placed[kinds[rows] == broken].sum())
+            even += GROUP * int((kinds[rows] == broken).sum())
+    return got, even
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=12, help="of every strategy and way to break")
+    parser.add_argument("--strategies", nargs="*", default=list(strategies()))
+    parser.add_argument("--worlds", nargs="*", default=["paper", "fast", "slow", "unsolvable"])
+    args = parser.parse_args()
+    print("| strategy | graded right | says no | says yes |\n|---|---|---|---|")
+    for strategy in args.strategies:
+        shares = []
+        for says in (None, 0, 1):
+            found = [run(strategy, says, args.worlds[seed % len(args.worlds)], seed) for seed in range(args.runs)]
+            shares.append(sum(got for got, _ in found) / sum(even for _, even in found))
+        print(f"| `{strategy}` | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
