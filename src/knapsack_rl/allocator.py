@@ -240,10 +240,10 @@ class BudgetAllocator:
 
         A call may bring at most 2^31 - 1 rollouts of a prompt.
 
-        `costs[i]`, 0 or more, is what these rollouts took together, in tokens, seconds or any other unit that stays the
-        same; `expected_costs` and `cost_limit` go by it. `truncated[i]` is how many of them were cut off at the longest
-        allowed length; None for none. They count with what they have cost: under the same limit that is what the next
-        ones will cost. `truncation_rates` shows them.
+        `costs[i]`, 0 or 1e-100 to 1e100, is what these rollouts took together, in tokens, seconds or any other unit
+        that stays the same; `expected_costs` and `cost_limit` go by it. `truncated[i]` is how many of them were cut off
+        at the longest allowed length; None for none. They count with what they have cost: under the same limit that is
+        what the next ones will cost. `truncation_rates` shows them.
 
         `greedy[i]`, for `algorithm="remax"` only: whether the greedy response to prompt i was right, 1 or 0, NaN where
         that is not known. What was told last decides the prompt's value. It is not among the rollouts, and counts as

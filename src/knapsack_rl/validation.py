@@ -48,6 +48,7 @@ MOST_ROLLOUTS = 2**31 - 1
 """Rollouts of a prompt that can come back at once: their sums stay far below 2^53, up to which floats are exact."""
 _COSTS = (1e-100, 1e100)
 """The least and the largest cost, besides 0; quotients and sums of such costs neither overflow nor vanish."""
+_IN_RANGE = f"It has to lie between {_COSTS[0]} and {_COSTS[1]}."
 
 
 def as_counts(name: str, values: ArrayLike) -> NDArray[np.int64]:
@@ -112,8 +113,9 @@ def as_flag(name: str, value: Any) -> bool:
 
 def as_positive(name: str, value: Any) -> float:
     """`value` as a float in `_COSTS`."""
-    if not isinstance(value, numbers.Real) or not _COSTS[0] <= value <= _COSTS[1]:
-        raise InvalidInputError(f"{name}: expected a number above 0, from {_COSTS[0]} to {_COSTS[1]}, got {value!r}.")
+    is_number = isinstance(value, numbers.Real)
+    if not is_number or not _COSTS[0] <= value <= _COSTS[1]:  # not float(value), for which an integer may be too large
+        raise InvalidInputError(f"{name}: expected a finite number above 0, got {value!r}. {_IN_RANGE}")
     return float(value)
 
 
@@ -128,8 +130,7 @@ def as_costs(name: str, values: ArrayLike, prompts: int, *, or_zero: bool = Fals
     if wrong.any():
         position, least = _first(wrong), "of 0 or more" if or_zero else "above 0"
         raise InvalidInputError(
-            f"{name}: expected finite numbers {least}, from {_COSTS[0]} to {_COSTS[1]}, got {costs[position]} at "
-            f"position {position}."
+            f"{name}: expected finite numbers {least}, got {costs[position]} at position {position}. {_IN_RANGE}"
         )
     return costs
 
@@ -154,7 +155,8 @@ def as_truncated(values: ArrayLike, rollouts: NDArray[np.int64], costs: ArrayLik
 
 def as_confidence(value: Any) -> float:
     """`value` as a float strictly between 0 and 1."""
-    if not isinstance(value, numbers.Real) or not 0.0 < value < 1.0:
+    is_number = isinstance(value, numbers.Real)
+    if not is_number or not 0.0 < value < 1.0:
         raise InvalidInputError(f"confidence: expected a probability strictly between 0 and 1, got {value!r}.")
     return float(value)
 

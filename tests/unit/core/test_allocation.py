@@ -306,6 +306,12 @@ class TestRefusals:
         with pytest.raises(kr.InvalidInputError, match=f"{bound}: expected an integer of at least {least}"):
             kr.allocate([0.5], 8, **{bound: number})
 
+    @pytest.mark.parametrize("flag", [None, 1, "no", 0.0, [True], object()])
+    def test_the_fallback_is_on_or_off(self, flag) -> None:
+        for call in (lambda: kr.allocate([0.5], 8, fallback=flag), lambda: kr.BudgetAllocator(fallback=flag)):
+            with pytest.raises(kr.InvalidInputError, match="fallback: expected True or False, got"):
+                call()
+
     def test_crossed_bounds_are_refused(self) -> None:
         with pytest.raises(kr.InvalidInputError, match="min_rollouts, max_rollouts: expected min <= max, got 5 and 3"):
             kr.allocate([0.5], 4, 5, 3)

@@ -193,11 +193,28 @@ def test_an_infeasible_budget_says_which_and_by_how_much(arguments: dict[str, An
         ({"budget": 8, "costs": ["a", "b"]}, "costs: expected numbers"),
         ({"budget": 8, "costs": [1, 1], "cost_budget": -1}, "cost_budget: expected a finite number above 0, got -1"),
         ({"budget": 8, "costs": [1, 1], "cost_budget": math.inf}, "cost_budget: expected a finite number above 0"),
+        ({"budget": 8, "costs": [1.0, 1e-300]}, "costs: expected finite numbers above 0, got 1e-300 at position 1"),
+        ({"budget": None, "costs": [1e163, 1.0], "cost_budget": 1e99}, "costs: .* between 1e-100 and 1e\\+100"),
+        ({"budget": 8, "costs": [1, 1], "cost_budget": 10**400}, "cost_budget: expected a finite number above 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(kr.InvalidInputError, match=message):
         kr.allocate([0.5, 0.5], **arguments)
+
+
+def test_a_budget_of_cost_that_pays_for_more_than_a_maximum_of_one_allows_buys_whole_groups_only() -> None:
+    rates, low = [0.5, 0.3, 0.2], np.array([0, 1, 0])
+    plan = kr.allocate(rates, None, low, 1, costs=[2.0, 2.0, 2.0], cost_budget=100.0)
+    assert plan.rollouts.tolist() == [0, 1, 0]
+    assert kr.allocate(rates, None, 0, 1, costs=[2.0, 2.0, 2.0], cost_budget=100.0).rollouts.tolist() == [0, 0, 0]
+    assert kr.allocate(rates, None, 0, 1, algorithm="reinforce", costs=[2.0] * 3, cost_budget=100.0).cost == 6.0
+
+
+def test_a_maximum_beyond_all_integers_of_the_machine_is_none() -> None:
+    bounded, unbounded = (kr.allocate([0.5, 0.2], 9, 0, high, costs=[1, 2], cost_budget=90) for high in (9, 10**400))
+    assert bounded.rollouts.tolist() == unbounded.rollouts.tolist()
+    assert kr.allocate([], 0, 0, 10**400, costs=[], cost_budget=1).rollouts.size == 0
 
 
 def test_no_prompts_cost_nothing() -> None:

@@ -99,6 +99,7 @@ class TestTheRule:
             ([2], "min_rollouts: expected an integer, or one for each of the 2 prompts, got shape"),
             ([2, -1], "min_rollouts: expected counts of 0 or more, got -1 at position 1"),
             ([2, 0.5], "min_rollouts: expected whole numbers"),
+            ([2, [9]], "min_rollouts: expected numbers"),
             ([2, 9], "min_rollouts, max_rollouts: expected min <= max, got 9 at position 1 and 8"),
         ],
     )
