@@ -10,8 +10,8 @@ and for all prices that are not negative (that of an exact number of rollouts ma
     bound = sum of max(gain - per_cost * cost - per_rollout, 0) + per_cost * cost budget + per_rollout * budget
 
 is at least what any plan can gain (Everett, 1963; Fisher, 1981). Since gains fall, a plan at the best prices misses the
-bound by no more than what a unit or two gain. Where that is too much, a search near the prices finds a better plan, or
-proves that there is none.
+bound by no more than what a unit or two gain. Where that is too much, a search near the prices looks for a better plan,
+and lowers the bound by what it has seen to be out of reach.
 
 Prices come from a sample first (every eighth prompt, whose prices come from every eighth of those). Only units whose
 gain is close to these prices are looked at one by one; the others are bought or left unseen.
