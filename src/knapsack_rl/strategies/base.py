@@ -25,7 +25,7 @@ from knapsack_rl.priced import cheapest
 from knapsack_rl.solver import Gains
 from knapsack_rl.validation import one_of
 from knapsack_rl.values import smallest_group
-from knapsack_rl.whole_groups import largest_gains_in_groups, largest_gains_in_groups_within_cost
+from knapsack_rl.whole_groups import cheapest_groups, largest_gains_in_groups, largest_gains_in_groups_within_cost
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -290,6 +290,11 @@ class View(Generic[E]):
         if int(total.sum()) < amount and none.size and spare.size:  # one that nobody can take alone
             total[spare[-1]] -= 1
             total[none[0]] = 2
+        limit = self.cost_budget(amount)
+        if limit is not None and none.size and float(self.costs @ total) > limit:  # the one left was for somebody dear
+            least = self.missing
+            room, rest = self.settings.max_rollouts - self.placed - least, amount - int(least.sum())
+            total = least + cheapest_groups(self.costs, np.minimum(room, rest), rest, self.fresh(least))
         return total
 
     def filled(self, total: Ints, amount: int, receivers: NDArray[np.bool_], gains: Gains) -> Ints:

@@ -280,3 +280,8 @@ def test_whatever_the_order_of_calls_the_promises_hold_and_a_resumed_allocator_g
 def test_and_so_in_two_thousand_sequences(chunk: int, tmp_path: Path, calls: Counter[str]) -> None:
     each = SEQUENCES // 7
     run(range(SHORT + chunk * each, SHORT + (chunk + 1) * each), tmp_path, calls)
+
+
+def test_a_limit_of_cost_holds_where_the_last_rollout_could_only_go_to_a_dear_prompt(tmp_path: Path) -> None:
+    """Found at random: with `min_rollouts=0` the plan of coba cost more than `cost_limit` allows, and was refused."""
+    run(range(1210, 1211), tmp_path, Counter[str]())
