@@ -6,6 +6,7 @@ with N - 1 (Bessel's correction), and so does this module.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ ROLLOUT_WEIGHTS = ("none", "sqrt")
 """What `rollout_weights` may be."""
 EPSILON = 1e-6  # the paper's, beside equation 3
 TRL_EPSILON = 1e-4
+_CLIPPED_STEPS = 5  # looked at before anything is said about the bound
+_CLIPPED = 0.05  # mean share of clipped advantages in them, above which it is said
 
 
 class Advantages(NamedTuple):
@@ -179,6 +182,33 @@ def rollout_weights(groups: Ints, kind: str, group_size: float) -> Floats:
 def bounded(advantages: Floats, clip: float | None, weights: Floats) -> Floats:
     """What a trainer makes of advantages: clipped to [-clip, clip] (paper, appendix C), if not None, then weighed."""
     return (advantages if clip is None else np.clip(advantages, -clip, clip)) * weights
+
+
+class ClipWatch:
+    """Notices a bound that bends more than the few advantages that it is there for, and says so once."""
+
+    def __init__(self, clip: float | None) -> None:
+        self.clip = clip
+        self._shares: deque[float] = deque(maxlen=_CLIPPED_STEPS)
+        self._said = False
+
+    def observe(self, advantages: Floats) -> tuple[float, str | None]:
+        """The share of a step's rollouts that the bound changes, and what there is to say.
+
+        Args:
+            advantages: shape (rollouts,), not clipped.
+        """
+        share = float((np.abs(advantages) > self.clip).mean()) if self.clip is not None and len(advantages) else 0.0
+        self._shares.append(share)
+        mean = sum(self._shares) / len(self._shares)
+        if self._said or len(self._shares) < _CLIPPED_STEPS or mean <= _CLIPPED:
+            return share, None
+        self._said = True
+        return share, (
+            f"advantage_clip={self.clip:g} changed {mean:.0%} of the advantages of the last {len(self._shares)} steps. "
+            "It is there for the rare rollout of a large group; groups whose advantages it bends no longer sum to 0. "
+            "Raise it, or set it to None where advantages are in the unit of the rewards."
+        )
 
 
 def _checked(rewards: ArrayLike, groups: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Ints, Floats]:

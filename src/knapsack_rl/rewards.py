@@ -8,6 +8,8 @@ mean. With 0/1 rewards both say the same.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -19,7 +21,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-_GROUPS = 64  # seen before anything is said about the threshold
+_GROUPS = 64  # looked at before anything is said about the threshold
 _BLIND = 0.5  # share of the groups with different rewards that a threshold takes for all alike, from which it is said
 _BINS = 6  # of the histogram, where rewards take more values
 
@@ -97,36 +99,64 @@ class Judge:
 
 
 class ThresholdWatch:
-    """Notices a threshold that separates nothing, although the rewards of groups differ."""
+    """Notices a threshold that does not say which groups have a gradient, and says so once.
+
+    Either it separates nothing although the rewards of groups differ, or the reward that it is held against has no part
+    in what is trained on, so that groups that it separates have no gradient. Looked at are as many groups at a time as
+    make a share of them meaningful.
+    """
 
     def __init__(self) -> None:
-        self._varied = self._blind = 0
-        self._seen: list[Floats] = []
+        self._varied = self._blind = self._mixed = self._idle = 0
+        self._seen: deque[Floats] = deque(maxlen=_GROUPS)
         self._said = False
 
-    def observe(self, judge: Judge, rewards: ArrayLike) -> str | None:
+    def observe(self, judge: Judge, rewards: ArrayLike, live: Mask | None = None) -> str | None:
         """Take in a step, or a group that is complete; returns what there is to say, once.
 
         Args:
             judge: of the step, after its last rollout.
             rewards: of its rollouts, for the histogram.
+            live: which groups have a gradient by all that is rewarded, shape (M,), where that is known.
         """
-        if self._said or judge.graded:
+        if self._said:
             return None
-        self._varied += int(judge.varied.sum())
-        self._blind += int((judge.varied & ~judge.mixed).sum())
+        if not judge.graded:
+            self._varied += int(judge.varied.sum())
+            self._blind += int((judge.varied & ~judge.mixed).sum())
+        if live is not None:
+            self._mixed += int(judge.mixed.sum())
+            self._idle += int((judge.mixed & ~live).sum())
         self._seen.append(np.asarray(rewards, dtype=np.float64))
-        if self._varied < _GROUPS or self._blind < _BLIND * self._varied:
-            return None
-        self._said = True
-        shown = histogram(np.concatenate(self._seen))
-        self._seen.clear()
-        return (
-            f"success_threshold={judge.threshold:g}: of {self._varied} groups whose rewards differ, {self._blind} are "
-            "all successes or all failures by it. They have gradients, and the allocator takes them for solved or "
-            f"hopeless. Rewards: {shown}. Set success_threshold between right and wrong, name the reward that "
-            "decides, or, where rewards are graded, set graded_rewards=True."
-        )
+        sentence = self._sentence(judge)
+        self._said = sentence is not None
+        return sentence
+
+    def _sentence(self, judge: Judge) -> str | None:
+        if self._varied >= _GROUPS:
+            if self._blind >= _BLIND * self._varied:
+                return (
+                    f"success_threshold={judge.threshold:g}: of {self._varied} groups whose rewards differ, "
+                    f"{self._blind} are all successes or all failures by it. They have gradients, and the allocator "
+                    f"takes them for solved or hopeless. Rewards: {self._histogram()}. Set "
+                    "success_threshold between right and wrong, name the reward that decides, or, where rewards are "
+                    "graded, set graded_rewards=True."
+                )
+            self._varied = self._blind = 0
+        if self._mixed >= _GROUPS:
+            if self._idle >= _BLIND * self._mixed:
+                return (
+                    f"success_threshold={judge.threshold:g}: of {self._mixed} groups with both successes and failures, "
+                    f"{self._idle} have no gradient. What decides success has no part in what is trained on, and the "
+                    f"allocator places rollouts where nothing is learned. Rewards: "
+                    f"{self._histogram()}. Give the reward that decides a weight, or let another "
+                    "one decide."
+                )
+            self._mixed = self._idle = 0
+        return None
+
+    def _histogram(self) -> str:
+        return histogram(np.concatenate(self._seen))
 
 
 def histogram(rewards: ArrayLike) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import trl
 from datasets import Dataset
+from numpy.typing import NDArray
 from packaging.specifiers import SpecifierSet
 from trl import GRPOConfig, RLOOConfig
 
 from knapsack_rl.advantages import ROLLOUT_WEIGHTS
 from knapsack_rl.allocator import BudgetAllocator
 from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.rewards import GATES
+from knapsack_rl.trl.comparing import compares
 from knapsack_rl.validation import one_of
 
 TESTED = SpecifierSet(">=1.14.2,<1.17,!=1.15.*")  # 1.15 itself needs Triton, which a CPU does not have
@@ -65,6 +69,11 @@ def check_options(
     Raises:
         InvalidInputError: an option cannot work.
     """
+    if not isinstance(allocator, BudgetAllocator):
+        raise InvalidInputError(
+            f"allocator: expected a BudgetAllocator, got {allocator!r}. Pass knapsack_rl.BudgetAllocator("
+            f"{allocator if isinstance(allocator, str) else 'knapsack'!r}, group_size={args.num_generations})."
+        )
     settings = allocator.settings
     if settings.group_size != args.num_generations:
         raise InvalidInputError(
@@ -123,7 +132,15 @@ def check_options(
         "their product over all devices, divided by args.num_generations.",
     ):
         warnings.warn(f"allocator: no plan can be uneven. {even}", stacklevel=3)
-    if isinstance(columns := getattr(train_dataset, "column_names", None), list):  # a stream may not know its columns
+    columns = getattr(train_dataset, "column_names", None)
+    if isinstance(train_dataset, Dataset):
+        if train_dataset.format["type"] is not None:  # columns may be made as rows are read
+            columns = list(train_dataset[0])
+        stored = train_dataset.with_format(None)
+        for name in feature_columns:
+            if name in stored.column_names:
+                check_gaps(name, stored[name], "the data set")
+    if isinstance(columns, list):  # a stream may not know its columns
         check_columns(columns, id_column, feature_columns, watch_columns)
     # Below 1 it is a share of all updates, whose number only max_steps tells beforehand.
     first = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * max(args.max_steps, 0))
@@ -136,6 +153,89 @@ def check_options(
         )
 
 
+def check_success(success_threshold: Any, graded_rewards: Any, outcome_gate: Any) -> None:
+    """Refuse what decides nothing.
+
+    Raises:
+        InvalidInputError: a threshold that is no number, or a gate that is unknown or has no outcome to go by.
+    """
+    number = isinstance(success_threshold, int | float | np.number) and not isinstance(success_threshold, bool)
+    if not number or not math.isfinite(success_threshold):
+        raise InvalidInputError(
+            f"success_threshold: expected a finite number, above which a reward is a success, got "
+            f"{success_threshold!r}."
+        )
+    if not isinstance(graded_rewards, bool):
+        raise InvalidInputError(f"graded_rewards: expected True or False, got {graded_rewards!r}.")
+    one_of("outcome_gate", outcome_gate, GATES)
+    if graded_rewards and outcome_gate != "none":
+        raise InvalidInputError(
+            f"outcome_gate: expected 'none' with graded_rewards=True, got {outcome_gate!r}. Graded rewards have no "
+            "line between right and wrong, so that no group is without a success. Leave one of the two out."
+        )
+
+
+def check_success_reward(success_reward: str | None, names: list[str]) -> None:
+    """Refuse a name that does not say which reward function decides.
+
+    Raises:
+        InvalidInputError: none has that name, or several have.
+    """
+    if success_reward is None:
+        return
+    if success_reward not in names:
+        raise InvalidInputError(f"success_reward: expected one of {', '.join(names)}, got {success_reward!r}.")
+    if names.count(success_reward) > 1:
+        raise InvalidInputError(
+            f"success_reward: {names.count(success_reward)} reward functions have the name {success_reward!r}. Give "
+            "the one that decides a name of its own: set its __name__."
+        )
+
+
+def check_rewards(rewards: NDArray[np.float64], names: list[str], rollouts: int) -> None:
+    """Refuse rewards that are not those of the rollouts, or would decide the advantages of a whole group.
+
+    Args:
+        rewards: shape (rollouts, reward functions), NaN where there is none.
+        names: of the reward functions.
+        rollouts: how many there are.
+
+    Raises:
+        InvalidInputError: a reward is infinite, or a subclass made something else of the rewards.
+    """
+    if rewards.shape != (rollouts, len(names)):
+        raise InvalidInputError(
+            f"_calculate_rewards: expected the rewards of all processes, of shape ({rollouts}, {len(names)}), rollouts "
+            f"by reward functions, got {rewards.shape}. Return what super() returns, with other numbers at most."
+        )
+    for name, column in zip(names, rewards.T, strict=True):
+        if np.isinf(column).any():
+            raise InvalidInputError(
+                f"reward_funcs: {name} returned {column[np.isinf(column)][0]} for {np.isinf(column).sum()} of "
+                f"{len(column)} rollouts. Expected finite numbers, or None for no reward: one infinite reward would "
+                "decide the advantages of its whole group."
+            )
+
+
+def check_gaps(name: str, values: Iterable[Any], where: str) -> None:
+    """Refuse a column of numbers with gaps; among texts, None is a category of its own.
+
+    Raises:
+        InvalidInputError: some values are numbers, and one is None or NaN.
+    """
+    column = list(values)
+    gaps = [row for row, value in enumerate(column) if value is None or _is_nan(value)]
+    if gaps and not all(value is None or isinstance(value, str) for value in column):
+        raise InvalidInputError(
+            f"feature_columns: {name!r} has a gap in row {gaps[0]} of {where} ({len(gaps)} of {len(column)}): expected "
+            f"a number, got {column[gaps[0]]}. Fill it in, or leave the column out."
+        )
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and math.isnan(value)
+
+
 def check_clip(advantage_clip: Any) -> None:
     """Refuse a bound that is none.
 
@@ -144,7 +244,8 @@ def check_clip(advantage_clip: Any) -> None:
     """
     if advantage_clip is None or advantage_clip == "auto":
         return
-    if not isinstance(advantage_clip, int | float) or not advantage_clip > 0.0:
+    number = isinstance(advantage_clip, int | float) and not isinstance(advantage_clip, bool)
+    if not number or not advantage_clip > 0.0:
         raise InvalidInputError(
             f"advantage_clip: expected a positive number, None for no bound, or 'auto', got {advantage_clip!r}."
         )
@@ -169,8 +270,16 @@ def check_waves(trainer: Any, allocator: BudgetAllocator) -> None:
     """Refuse several generations in a step where the prompts of a step have a state that each of them would reset.
 
     Raises:
-        InvalidInputError: a strategy with several waves, and environments.
+        InvalidInputError: a strategy with several waves, and environments or a function that compares rollouts.
     """
+    if allocator.in_waves:
+        for name, function in zip(trainer.reward_func_names, trainer.reward_funcs, strict=True):
+            if compares(function):
+                raise InvalidInputError(
+                    f"waves: {name} compares the rollouts of a prompt (compares_rollouts=True), and the strategy "
+                    f"{allocator.strategy!r} has them generated and rewarded in several waves. Pass waves=False, which "
+                    "plans a step in one shot, or a strategy with one wave."
+                )
     if allocator.in_waves and getattr(trainer, "environment_factories", None) is not None:
         raise InvalidInputError(
             f"waves: the strategy {allocator.strategy!r} generates several times in a step, and TRL resets the "

@@ -39,11 +39,13 @@ from knapsack_rl import dispatch, metrics
 from knapsack_rl.allocation import Plan
 from knapsack_rl.allocator import STATE_FILE, BudgetAllocator
 from knapsack_rl.belief import Belief
-from knapsack_rl.errors import InvalidInputError, StateError
+from knapsack_rl.errors import StateError
 from knapsack_rl.identity import prompt_id
+from knapsack_rl.rewards import Judge, ThresholdWatch, gated
 from knapsack_rl.step import Step
 from knapsack_rl.trl import compatibility
-from knapsack_rl.trl.idle import DIVISORS, IdleTrainer
+from knapsack_rl.trl.comparing import WholeGroups, compares
+from knapsack_rl.trl.idle import DIVISORS, IdleTrainer, loss_mask
 from knapsack_rl.trl.sampler import EpochOrder
 from knapsack_rl.trl.waves import Row
 
@@ -105,6 +107,10 @@ class KnapsackTrainer(IdleTrainer):
         success_threshold: a rollout is a success when its reward is above this.
         success_reward: name of the reward function that decides success; by default the weighted sum of all. Give it
             when some functions reward style or format.
+        graded_rewards: whether that reward has no line between right and wrong (partial credit, a reward model). A
+            success is then a rollout above the mean of its group, and a group has a gradient where its rewards differ.
+        outcome_gate: `success` takes the advantages from groups without a success, `both` also from those without a
+            failure, whatever other functions reward; `none` leaves them.
         advantage_clip: bound on the absolute advantage (paper, appendix C), None for none. By default ("auto") 5 where
             advantages are normalised, since one success in 128 then has one of 11, and None where they are in the unit
             of the rewards (`scale_rewards="none"`; RLOO without `normalize_advantages`), which no bound must bend.
@@ -129,6 +135,8 @@ class KnapsackTrainer(IdleTrainer):
         InvalidInputError: TRL's version or an option cannot work with variable group sizes.
     """
 
+    reward_funcs: list[Any]
+
     def __init__(
         self,
         model: Any,
@@ -139,6 +147,8 @@ class KnapsackTrainer(IdleTrainer):
         allocator: BudgetAllocator | None = None,
         success_threshold: float = 0.0,
         success_reward: str | None = None,
+        graded_rewards: bool = False,
+        outcome_gate: Literal["none", "success", "both"] = "none",
         advantage_clip: float | Literal["auto"] | None = "auto",
         id_column: str | None = None,
         waves: bool = True,
@@ -155,19 +165,19 @@ class KnapsackTrainer(IdleTrainer):
         if allocator is None:
             allocator = BudgetAllocator(group_size=args.num_generations)
         compatibility.check_options(args, allocator, id_column, feature_columns, watch_columns, train_dataset)
+        compatibility.check_success(success_threshold, graded_rewards, outcome_gate)
         weights = allocator.rollout_weights if rollout_weights is None else rollout_weights
         compatibility.check_weights(args, weights)
         compatibility.check_clip(advantage_clip)
         super().__init__(model, reward_funcs, args, train_dataset, *more, **kwargs)
-        if success_reward is not None and success_reward not in self.reward_func_names:
-            raise InvalidInputError(
-                f"success_reward: expected one of {', '.join(self.reward_func_names)}, got {success_reward!r}."
-            )
+        compatibility.check_success_reward(success_reward, self.reward_func_names)
         if waves:
             compatibility.check_waves(self, allocator)
         self.allocator = allocator
         self.success_threshold = success_threshold
         self.success_reward = success_reward
+        self.graded_rewards = graded_rewards
+        self.outcome_gate = outcome_gate
         self.advantage_clip = (5.0 if self._normalises else None) if advantage_clip == "auto" else advantage_clip
         self.id_column = id_column
         self.waves = waves
@@ -176,6 +186,13 @@ class KnapsackTrainer(IdleTrainer):
         self.skip_idle = skip_idle and self._can_skip_idle()
         self.last_step: StepRecord | None = None
         self._generation_seconds = 0.0
+        self._threshold_watch = ThresholdWatch()
+        self._clip_watch = core.ClipWatch(self.advantage_clip)
+        self._groups: Ints | None = None  # of the rollouts that are being rewarded, where they are dealt anew
+        self.reward_funcs = [
+            WholeGroups(function, name, self.accelerator, lambda: self._groups) if compares(function) else function
+            for function, name in zip(self.reward_funcs, self.reward_func_names, strict=True)
+        ]
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         if not self.model.training:
@@ -185,21 +202,26 @@ class KnapsackTrainer(IdleTrainer):
         rows = self._distinct_rows(inputs)
         step = self._opened(rows)
         prompts = _Prompts(rows, step.visited, step.belief, step.expected_costs)
+        judge = Judge(len(rows), self.success_threshold, self.graded_rewards)
         if step.ask().rollouts.sum() == step.remaining:
-            done = self._generate_at_once(step, prompts.rows, inputs)
+            done = self._generate_at_once(step, judge, prompts.rows, inputs)
         else:
-            done = self._generate_in_waves(step, prompts.rows)
+            done = self._generate_in_waves(step, judge, prompts.rows)
         self._watch(step, prompts.rows)
 
         rewards = self._newest_rewards()
-        advantages = self._advantages(rewards, done)
+        exact = self._advantages(rewards, done)
+        weights = core.rollout_weights(done.groups, self.rollout_weights, self.num_generations)
+        bounded = core.bounded(exact.values, self.advantage_clip, weights)
+        advantages = gated(bounded, done.groups, judge, self.outcome_gate)
         done.output["advantages"] = torch.as_tensor(advantages[self._local(len(inputs))]).to(done.output["advantages"])
         self._logs["advantages"].clear()
         self._logs["advantages"].extend(advantages.tolist())
-        record = self._record(prompts, done, rewards)
+        record = self._record(prompts, done, rewards, judge)
         self.last_step = record
-        seconds = time.perf_counter() - started - self._generation_seconds
-        self._log_step(record, advantages, done, prompts, seconds)
+        found = self._watch_rewards(judge, rewards, exact, done) | self._masked(done, advantages)
+        found["allocation_seconds"] = time.perf_counter() - started - self._generation_seconds
+        self._log_step(record, advantages, done, prompts, found)
         return done.output
 
     # Plan
@@ -224,6 +246,8 @@ class KnapsackTrainer(IdleTrainer):
     def _opened(self, rows: list[Row]) -> Step:
         ids = [self._prompt_id(row) for row in rows]
         features = {name: [row[name] for row in rows] for name in self.feature_columns}
+        for name, values in features.items():
+            compatibility.check_gaps(name, values, "the newest batch")
         watch = {name: [row[name] for row in rows] for name in self.watch_columns}
         return self.allocator.step(ids, features, waves=self.waves, watch=watch)
 
@@ -237,7 +261,9 @@ class KnapsackTrainer(IdleTrainer):
 
     def _prompt_id(self, row: Row) -> str:
         compatibility.check_columns(row, self.id_column, self.feature_columns, self.watch_columns)
-        extra = {name: row[name] for name in ("image", "images", self.id_column) if name is not None and name in row}
+        extra = {
+            name: _plain(row[name]) for name in ("image", "images", self.id_column) if name is not None and name in row
+        }
         return prompt_id(row.get("prompt"), extra=extra or None)
 
     def _deal(self, plan: Plan, rows: list[Row], inputs: list[Row]) -> tuple[Ints, list[Row]]:
@@ -260,17 +286,21 @@ class KnapsackTrainer(IdleTrainer):
 
     # Generate
 
-    def _generate_at_once(self, step: Step, rows: list[Row], inputs: list[Row]) -> _Generation:
+    def _generate_at_once(self, step: Step, judge: Judge, rows: list[Row], inputs: list[Row]) -> _Generation:
         plan = step.ask()
         groups, dealt = self._deal(plan, rows, inputs)
         even = dealt is inputs
         started = time.perf_counter()
-        output = self._generate_groups(dealt, group_size=self.num_generations if even else 1)
+        self._groups = groups
+        try:
+            output = self._generate_groups(dealt, group_size=self.num_generations if even else 1)
+        finally:
+            self._groups = None
         self._generation_seconds += time.perf_counter() - started
-        step.tell(*self._outcomes(self._newest_rewards(), groups, len(rows)))
+        step.tell(*self._outcomes(judge, groups))
         return _Generation(output, plan, groups, even, waves=1)
 
-    def _generate_in_waves(self, step: Step, rows: list[Row]) -> _Generation:
+    def _generate_in_waves(self, step: Step, judge: Judge, rows: list[Row]) -> _Generation:
         """Plan, generate and reward until nothing remains, telling the step what each wave brought.
 
         TRL's collectives need as many rows in every process. Where a wave cannot be shared out evenly, its last few
@@ -293,7 +323,7 @@ class KnapsackTrainer(IdleTrainer):
                 waves.append(self._play(mine))
                 self._generation_seconds += time.perf_counter() - started
                 deals.append(deal)
-                outcomes = self._outcomes(self._newest_rewards(), deal.ravel(), len(rows))
+                outcomes = self._outcomes(judge, deal.ravel())
             step.tell(*outcomes)
         started = time.perf_counter()
         output = self._replay(waves)
@@ -317,49 +347,70 @@ class KnapsackTrainer(IdleTrainer):
         """Rewards of the newest rollouts of all processes, shape (rollouts, reward functions)."""
         return self._rewards_per_func.cpu().double().numpy()  # in this order: not every device has float64
 
-    def _advantages(self, rewards: Floats, done: _Generation) -> Floats:
+    def _advantages(self, rewards: Floats, done: _Generation) -> core.Advantages:
         """Advantages of the rollouts of all processes: those TRL has just computed, unless it saw groups of one."""
-        groups = done.groups
-        exact = self._exact_advantages(rewards, groups)
+        exact = self._exact_advantages(rewards, done.groups)
         if done.even:
-            values = np.where(exact.idle, 0.0, np.array(self._logs["advantages"])[-len(groups) :])
-        else:
-            values, self._metrics["train"]["frac_reward_zero_std"][-1] = exact.values, exact.zero_std
-        weighed = core.rollout_weights(groups, self.rollout_weights, self.num_generations)
-        return core.bounded(values, self.advantage_clip, weighed)
+            computed = np.array(self._logs["advantages"])[-len(done.groups) :]
+            return exact._replace(values=np.where(exact.idle, 0.0, computed))
+        self._metrics["train"]["frac_reward_zero_std"][-1] = exact.zero_std
+        return exact
 
-    def _judged(self, rewards: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which rollouts are successes, and which could be judged."""
+    def _deciding(self, rewards: Floats) -> Floats:
+        """The reward that decides success of each rollout, NaN where there is none."""
         if self.success_reward is None:
-            deciding = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
-        else:
-            deciding = rewards[:, self.reward_func_names.index(self.success_reward)]
-        return core.is_success(deciding, self.success_threshold), ~np.isnan(deciding)
+            return core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
+        return rewards[:, self.reward_func_names.index(self.success_reward)]
 
     def _newest_tokens(self, groups: Ints, prompts: int, chosen: NDArray[np.bool_] | slice = slice(None)) -> Ints:
         """Completion tokens of each prompt's newest rollouts, or of some of these."""
         tokens = self._tokens_per_rollout.cpu().numpy()
         return np.bincount(groups[chosen], tokens[chosen], prompts).astype(np.int64)
 
-    def _outcomes(self, rewards: Floats, groups: Ints, prompts: int) -> tuple[Ints, Ints, Ints]:
-        """Successes of each prompt, its rollouts that could be judged, and their completion tokens."""
-        won, judged = self._judged(rewards)
-        successes, scored = (np.bincount(groups[which], minlength=prompts) for which in (won, judged))
-        return successes, scored, self._newest_tokens(groups, prompts, judged)
+    def _outcomes(self, judge: Judge, groups: Ints) -> tuple[Ints, Ints, Ints]:
+        """Of the newest rollouts: successes of each prompt, those that could be judged, and their completion tokens."""
+        deciding = self._deciding(self._newest_rewards())
+        won, tried = judge.count(deciding, groups)
+        return won, tried, self._newest_tokens(groups, len(tried), ~np.isnan(deciding))
 
-    def _record(self, prompts: _Prompts, done: _Generation, rewards: Floats) -> StepRecord:
+    def _record(self, prompts: _Prompts, done: _Generation, rewards: Floats, judge: Judge) -> StepRecord:
         total = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
         known = ~np.isnan(total)
         with np.errstate(invalid="ignore"):
             count = len(prompts.rows)  # the last of them may sit out
             rewarded = np.bincount(done.groups, known, count)
             means = np.bincount(done.groups, np.where(known, total, 0.0), count) / rewarded
-        successes, scored, _ = self._outcomes(rewards, done.groups, len(prompts.rows))
         tokens = self._newest_tokens(done.groups, len(prompts.rows))
-        return StepRecord(prompts.rows, done.plan, successes, scored, means, tokens, prompts.belief)
+        return StepRecord(prompts.rows, done.plan, judge.successes, judge.scored, means, tokens, prompts.belief)
+
+    def _watch_rewards(
+        self, judge: Judge, rewards: Floats, exact: core.Advantages, done: _Generation
+    ) -> dict[str, float]:
+        """Say once where the threshold or the bound of advantages does not fit the rewards; returns metrics."""
+        live = np.bincount(done.groups[~exact.idle], minlength=len(judge.scored)) > 0
+        share, about_bound = self._clip_watch.observe(exact.values)
+        for sentence in (self._threshold_watch.observe(judge, self._deciding(rewards), live), about_bound):
+            if sentence is not None and self.accelerator.is_main_process:
+                logger.warning("%s", sentence)
+        return {} if self.advantage_clip is None else {"advantage_clipped": share}
+
+    def _masked(self, done: _Generation, advantages: Floats) -> dict[str, float]:
+        """What `mask_truncated_completions` took from the loss."""
+        if not self.mask_truncated_completions:
+            return {}
+        kept = self.accelerator.gather(loss_mask(done.output).any(dim=1)).cpu().numpy()
+        return {
+            "masked_rollouts": float((~kept).mean()),
+            "masked_rollouts/with_advantage": float((~kept & (advantages != 0.0)).mean()),
+        }
 
     def _log_step(
-        self, record: StepRecord, advantages: Floats, done: _Generation, prompts: _Prompts, seconds: float
+        self,
+        record: StepRecord,
+        advantages: Floats,
+        done: _Generation,
+        prompts: _Prompts,
+        more: dict[str, float],
     ) -> None:
         live = np.bincount(done.groups[advantages != 0.0], minlength=len(record.rows))
         found = metrics.step_metrics(
@@ -375,8 +426,7 @@ class KnapsackTrainer(IdleTrainer):
             costs=record.tokens,
             expected_costs=prompts.expected_tokens,
         )
-        found["allocation_seconds"] = seconds
-        for name, number in found.items():
+        for name, number in (found | more).items():
             self._metrics["train"][name].append(float(number))
 
     # Resume
@@ -490,3 +540,8 @@ class KnapsackRLOOTrainer(KnapsackTrainer, RLOOTrainer):
         if self.reward_clip_range:
             total = np.clip(total, *self.reward_clip_range)
         return core.leave_one_out_advantages(total, groups, normalize=self.normalize_advantages)
+
+
+def _plain(value: Any) -> Any:
+    """A tensor, as data sets with a format give them, as the numbers that it holds."""
+    return value.tolist() if isinstance(value, torch.Tensor) else value

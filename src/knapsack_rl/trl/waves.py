@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from knapsack_rl.trl import compatibility
+
 Row = dict[str, Any]
 
 Mixin: Any = object
@@ -39,6 +41,10 @@ class Wave:
     """That were generated for each rollout of all processes, in the same order."""
     metrics: dict[str, float]
     """What `_generate` logged, over all processes."""
+    logged: dict[str, list[float]]
+    """What reward functions of this process gave to `log_metric`."""
+    extras: dict[str, list[Any]]
+    """What they gave to `log_extra`: for each column a value a row."""
 
 
 class _Rewarded(Exception):
@@ -57,6 +63,7 @@ class WavesTrainer(Mixin):
     _tokens_per_rollout = torch.empty(0, dtype=torch.int64)  # that were generated, of the newest batch, all processes
     _playing: list[Row] | None = None
     _replayed: tuple[Any, ...] | None = None
+    _calculate_rewards: Any
 
     def _play(self, rows: list[Row]) -> Wave:
         """Generate and reward one rollout for each row; every process must bring the same number, one or more."""
@@ -67,10 +74,13 @@ class WavesTrainer(Mixin):
             self._generate_groups(rows, group_size=1)
         except _Rewarded as end:
             metrics = {name: values[-1] for name, values in self._metrics["train"].items()}
-            return Wave(rows, end.generated, end.rewards, self._tokens_per_rollout, metrics)
+            said = dict(self._pending_metrics), dict(self._pending_extra_logs)
+            return Wave(rows, end.generated, end.rewards, self._tokens_per_rollout, metrics, *said)
         finally:
             self._metrics["train"] = logged
             self._playing = None
+            self._pending_metrics.clear()
+            self._pending_extra_logs.clear()
         raise RuntimeError("TRL's _generate_and_score_completions did not call _generate.")
 
     def _replay(self, waves: Sequence[Wave]) -> dict[str, Any]:
@@ -85,6 +95,8 @@ class WavesTrainer(Mixin):
                 self._metrics["train"][name] = [number]
             else:
                 self._metrics["train"][name].append(number)
+        self._pending_metrics.update(merge_logged([wave.logged for wave in waves], sizes))
+        self._pending_extra_logs.update(merge_extras([wave.extras for wave in waves], [len(w.rows) for w in waves]))
         try:
             return self._generate_groups([row for wave in waves for row in wave.rows], group_size=1)
         finally:
@@ -93,10 +105,25 @@ class WavesTrainer(Mixin):
     def _generate_groups(self, rows: list[Row], group_size: int) -> dict[str, Any]:
         """TRL's generation and scoring, with `group_size` adjacent rows to a group."""
         configured, self.num_generations = self.num_generations, group_size
+        own = vars(self).get("_calculate_rewards")
+        calculate = self._calculate_rewards  # a subclass's, whose rewards are those that count
+
+        def once(*args: Any, **kwargs: Any) -> torch.Tensor:
+            if self._replayed is None:
+                rewards = calculate(*args, **kwargs)
+                rollouts = len(rows) * self.accelerator.num_processes
+                compatibility.check_rewards(rewards.cpu().double().numpy(), self.reward_func_names, rollouts)
+                self._rewards_per_func = rewards
+            return self._rewards_per_func
+
+        self._calculate_rewards = once
         try:
             return super()._generate_and_score_completions(rows)
         finally:
             self.num_generations = configured
+            del self._calculate_rewards
+            if own is not None:
+                self._calculate_rewards = own
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         if self._replayed is not None:
@@ -120,11 +147,6 @@ class WavesTrainer(Mixin):
         completions, and a rollout function's extra fields.
         """  # noqa: D205
         raise NotImplementedError
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self._replayed is None:
-            self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
-        return self._rewards_per_func
 
 
 def merge_generated(waves: Sequence[tuple[Any, ...]], sizes: Sequence[int]) -> tuple[Any, ...]:
@@ -157,6 +179,37 @@ def merge_gathered(waves: Sequence[torch.Tensor], processes: int) -> torch.Tenso
     """
     parts = [wave.reshape(processes, -1, *wave.shape[1:]) for wave in waves]
     return torch.cat(parts, dim=1).flatten(0, 1)
+
+
+def merge_logged(waves: Sequence[dict[str, list[float]]], sizes: Sequence[int]) -> dict[str, list[float]]:
+    """What reward functions would have given to `log_metric`, so that its mean is that over all rollouts.
+
+    TRL takes the mean over calls, and in a step of its own each call is about as many rollouts. Those of a wave are
+    about as many as it has, so each of its values stands there so often.
+
+    Args:
+        waves: what they gave for each wave.
+        sizes: rollouts of each wave, over all processes.
+    """
+    merged: defaultdict[str, list[float]] = defaultdict(list)
+    for wave, size in zip(waves, sizes, strict=True):
+        for name, values in wave.items():
+            merged[name] += values * size
+    return merged
+
+
+def merge_extras(waves: Sequence[dict[str, list[Any]]], sizes: Sequence[int]) -> dict[str, list[Any]]:
+    """What they would have given to `log_extra`: a value for each row of a process, None where a wave has none.
+
+    Args:
+        waves: what they gave for each wave.
+        sizes: rows of each wave.
+    """
+    names = {name for wave in waves for name in wave}
+    return {
+        name: [value for wave, size in zip(waves, sizes, strict=True) for value in wave.get(name, [None] * size)]
+        for name in names
+    }
 
 
 def merge_metrics(waves: Sequence[dict[str, float]], sizes: Sequence[int]) -> dict[str, float]:

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,10 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl.utils import tensordict_utils as tu
 
 from knapsack_rl import dispatch
-from knapsack_rl.advantages import is_success
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.identity import prompt_id
+from knapsack_rl.rewards import ThresholdWatch
+from knapsack_rl.verl.groups import Group, Outcome
 from knapsack_rl.verl.keeper import Report, Reports
 from knapsack_rl.verl.options import read_options
 
@@ -32,20 +32,6 @@ MORE = "__knapsack_more__"
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class _Outcome:
-    """Of the rollouts of a group that ended since the last report."""
-
-    successes: int = 0
-    scored: int = 0
-    failed: int = 0
-    """Without a reward, for whatever reason."""
-    errors: int = 0
-    """Those that raised."""
-    tokens: int = 0
-    """What all of these wrote; 0 for one that raised before it had an answer."""
-
-
 class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     """verl's worker, with groups that may grow while they are generated."""
 
@@ -55,8 +41,8 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         self._keeper = ray.get_actor(config.trainer.v1.knapsack_keeper)
         name = ray.get_runtime_context().get_actor_id()
         self._reports = Reports(name, self._keeper.report.remote, self._keeper.answers.remote)
-        self._rewards: dict[str, dict[int, float]] = {}  # of the training groups that are being generated, by session
-        self._tokens: dict[str, dict[int, int]] = {}  # that the model wrote, in the same groups
+        self._groups: dict[str, Group] = {}  # that are being generated for training
+        self._watch = ThresholdWatch()
         self._error: Exception | None = None
 
     async def alive(self) -> bool:
@@ -76,7 +62,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         when = asyncio.FIRST_COMPLETED if prompt.pop(MORE) else asyncio.ALL_COMPLETED
         prompt.pop("__do_sample__", None)  # verl's, for ReMax, which is refused
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
-        self._rewards[uid], self._tokens[uid] = {}, {}
+        self._groups[uid] = Group(self._knapsack.success_threshold, self._knapsack.graded_rewards)
         sessions, errors = itertools.count(), 0
         running: set[asyncio.Task[Any]] = set()
         try:
@@ -104,35 +90,29 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             with contextlib.suppress(ray.exceptions.RayActorError):  # of which the driver hears as well
                 await self._keeper.abandon.remote(uid)  # before it is settled
             errors += 1
-        del self._rewards[uid], self._tokens[uid]
+        group = self._groups.pop(uid)
+        if sentence := self._watch.observe(group.judge, group.judged):
+            logger.warning("trainer.v1.knapsack: %s", sentence)
         try:
             await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"})
         finally:
             self._keeper.settle.remote(uid)
 
-    def _outcome(self, uid: str, done: set[asyncio.Task[Any]]) -> _Outcome:
+    def _outcome(self, uid: str, done: set[asyncio.Task[Any]]) -> Outcome:
         """Count these rollouts, and log why those failed that did."""
-        outcome = _Outcome()
+        ended = {}
         for task in done:
-            session = int(task.get_name())
-            reward = self._rewards[uid].pop(session, None)
-            outcome.tokens += self._tokens[uid].pop(session, 0)
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
             if error is not None:
                 logger.error("group %s, rollout %s failed", uid, task.get_name(), exc_info=error)
-                outcome.errors += 1
-            if error is not None or reward is None:  # verl lets an agent loop return nothing
-                outcome.failed += 1
-            else:
-                outcome.scored += 1
-                outcome.successes += bool(is_success(reward, self._knapsack.success_threshold))
-        return outcome
+            ended[int(task.get_name())] = error is not None
+        return self._groups[uid].outcome(ended)
 
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
-        training = kwargs["uid"] in self._rewards
+        training = kwargs["uid"] in self._groups
         if training:  # before a reward that fails
             written = sum(sum(output.response_mask) for output in outputs)  # what tools said is masked
-            self._tokens[kwargs["uid"]][kwargs["session_id"]] = written
+            self._groups[kwargs["uid"]].tokens[kwargs["session_id"]] = written
         await super()._compute_score(outputs, kwargs)
         if not training:
             return
@@ -148,7 +128,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                 )
                 raise self._error
             reward = extra[name]
-        self._rewards[kwargs["uid"]][kwargs["session_id"]] = float(reward)
+        self._groups[kwargs["uid"]].rewards[kwargs["session_id"]] = float(reward)
 
 
 class KnapsackAgentLoopManager(AgentLoopManagerTQ):

@@ -59,6 +59,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "feature_fields": ("a list of columns, [NAME, ...]", _is_list_of_text),
     "success_threshold": ("a finite number", _is_finite),
     "success_field": ("an entry of reward_extra_info or null", _is_text_or_null),
+    "graded_rewards": ("true or false", _is_bool),
     "waves": ("true or false", _is_bool),
     "advantage_clip": ("a positive number or null", lambda value: value is None or (_is_finite(value) and value > 0)),
     "rollout_weights": ("none, sqrt or null", lambda value: value in (None, "none", "sqrt")),
@@ -79,6 +80,8 @@ class KnapsackOptions:
         feature_fields: columns that tell the allocator more about a prompt: text (a category) or numbers.
         success_threshold: a rollout is a success when its reward is above this.
         success_field: the entry of `reward_extra_info` that decides success; by default the reward itself.
+        graded_rewards: whether that has no line between right and wrong; a success is then a rollout above the mean of
+            its group so far.
         waves: whether a strategy that looks at the first rollouts may place the rest afterwards.
         advantage_clip: bound on the absolute advantage (paper, appendix C); None for none.
         rollout_weights: `sqrt` multiplies advantages by sqrt(rollout.n / N_i), `none` does not; by default what suits
@@ -98,6 +101,7 @@ class KnapsackOptions:
     feature_fields: tuple[str, ...] = ()
     success_threshold: float = 0.0
     success_field: str | None = None
+    graded_rewards: bool = False
     waves: bool = True
     advantage_clip: float | None = 5.0
     rollout_weights: str | None = None

@@ -56,6 +56,7 @@ class KnapsackTrainer(PPOTrainer):
         reason = idle.obstacle(config) if self.knapsack.skip_idle else None
         if reason is not None:
             logger.warning("trainer.v1.knapsack.skip_idle is off, and every rollout is trained on: %s.", reason)
+        self._clip_watch = advantages.ClipWatch(self.knapsack.advantage_clip)
         self._skip_idle = self.knapsack.skip_idle and reason is None
         self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
         self.algorithm = allocator.settings.algorithm
@@ -182,18 +183,23 @@ class KnapsackTrainer(PPOTrainer):
         """verl's, then clipped (paper, appendix C) and weighed."""
         batch = super()._compute_advantage(batch, metrics)
         began = time.perf_counter()
-        self._bound_advantages(batch)
+        clipped = self._bound_advantages(batch)
         sampled, self._sampled = self._sampled, []
         found = ray.get(self._keeper.visits.remote(sampled))
         before, after = self.agent_loop_manager.imbalance
         found |= {"dispatch_imbalance/by_prompts": before, "dispatch_imbalance/by_rollouts": after}
+        if self.knapsack.advantage_clip is not None:
+            found["advantage_clipped"] = clipped
         planning, self.agent_loop_manager.planning_seconds = self.agent_loop_manager.planning_seconds, 0.0
         found["driver_seconds/sum"] = time.perf_counter() - began + planning
         metrics.update({f"knapsack/{name}": number for name, number in found.items()})
         return batch
 
-    def _bound_advantages(self, batch: KVBatchMeta) -> None:
-        """Clip and weigh them where they are stored; a row that stays as it is is not written."""
+    def _bound_advantages(self, batch: KVBatchMeta) -> float:
+        """Clip and weigh them where they are stored, and return the share of rows that the bound changes.
+
+        A row that stays as it is is not written.
+        """
         weights = weights_of(batch.keys, self.config.actor_rollout_ref.rollout.n, self.rollout_weights, self.algorithm)
         clip = self.knapsack.advantage_clip
         bound = math.inf if clip is None else clip
@@ -202,6 +208,11 @@ class KnapsackTrainer(PPOTrainer):
         after = [row.clamp(-bound, bound) * weight for row, weight in zip(before, weights, strict=True)]
         changed = [number for number, row in enumerate(after) if not torch.equal(row, before[number])]
         self._put_advantages(batch, changed, [after[number] for number in changed])
+        largest = np.array([float(row.abs().max()) if row.numel() else 0.0 for row in before])
+        share, sentence = self._clip_watch.observe(largest)
+        if sentence is not None:
+            logger.warning("trainer.v1.knapsack: %s", sentence)
+        return share
 
     def _put_advantages(self, batch: KVBatchMeta, rows: list[int], advantages: list[torch.Tensor]) -> None:
         """Write those of these rows where they are stored."""

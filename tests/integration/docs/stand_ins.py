@@ -155,6 +155,7 @@ advantages, rollouts = np.ones(2), np.array([2, 14])
     "docs/trl.md": """
 import stand_ins
 prompts, accuracy = stand_ins.a_small_trl("Qwen/Qwen3-4B-Base"), stand_ins.reward
+partial_credit = accuracy
 """,
     "docs/waves.md": """
 import knapsack_rl as kr

@@ -40,6 +40,18 @@ from knapsack_rl.trl.compatibility import check_waves
         ),
         ({}, {"rollout_weights": "root"}, r"rollout_weights: "),
         ({}, {"advantage_clip": 0.0}, r"advantage_clip: expected a positive number, None for no bound.*got 0.0"),
+        ({}, {"advantage_clip": "5"}, r"advantage_clip: expected a positive number, None for no bound.*got '5'"),
+        ({}, {"allocator": "adaptive"}, r"allocator: expected a BudgetA.*BudgetAllocator\('adaptive', group_size=4\)"),
+        ({}, {"success_threshold": None}, r"success_threshold: expected a finite number, .*got None"),
+        ({}, {"success_threshold": "0.5"}, r"success_threshold: expected a finite number, .*got '0.5'"),
+        ({}, {"graded_rewards": "yes"}, r"graded_rewards: expected True or False, got 'yes'"),
+        ({}, {"outcome_gate": "sucess"}, r"outcome_gate: expected one of none, success, both.* got 'sucess'"),
+        ({}, {"outcome_gate": "both", "graded_rewards": True}, r"outcome_gate: expected 'none' with graded_rewards"),
+        (
+            {},
+            {"reward_funcs": [small.luck, small.luck], "success_reward": "luck"},
+            r"success_reward: 2 reward functions have the name 'luck'",
+        ),
         ({}, {"success_reward": "lukc"}, r"success_reward: expected one of luck, got 'lukc'"),
     ],
 )

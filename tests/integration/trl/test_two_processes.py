@@ -58,6 +58,13 @@ def test_advantages_reach_the_process_whose_rollouts_they_belong_to(runs):
             assert sum(a > 0 for a in group) == (successes if 0 < successes < rollouts else 0)
 
 
+def test_a_function_that_compares_rollouts_sees_those_of_both_processes(runs):
+    if runs["whole"][0]["strategy"] != "knapsack":
+        pytest.skip("in waves such functions are refused")
+    for mine, other in zip(*(run["batches"] for run in runs["whole"]), strict=True):
+        assert mine["compared"] == other["compared"] == [mine["plan"][prompt] for prompt in mine["prompts"]]
+
+
 def test_the_tokens_of_a_prompt_are_counted_over_both_processes(runs):
     for batch in runs["whole"][0]["batches"]:
         tokens = Counter()

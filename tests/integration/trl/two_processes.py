@@ -36,10 +36,19 @@ class Observing:
                 "successes": record.successes.tolist(),
                 "told": record.tokens.tolist(),
                 "tokens": gather_object(output["completion_mask"].sum(dim=1).tolist()),
+                "compared": self._rewards_per_func[:, -1].tolist(),
                 "waves": self._metrics["train"]["waves"][-1],
             }
         )
         return output
+
+
+def size(prompts: list[str], **_: object) -> list[float]:
+    """How many rollouts of its prompt each one is compared with, itself among them."""
+    return [float(prompts.count(prompt)) for prompt in prompts]
+
+
+size.compares_rollouts = True  # type: ignore[attr-defined]
 
 
 class ObservedGRPO(Observing, KnapsackGRPOTrainer):
@@ -51,7 +60,7 @@ class ObservedRLOO(Observing, KnapsackRLOOTrainer):
 
 
 def main(folder: Path, algorithm: str, strategy: str, resume: str | None) -> None:
-    rloo = algorithm == "rloo"
+    rloo, one_wave = algorithm == "rloo", strategy == "knapsack"
     args = small.config(
         folder,
         RLOOConfig if rloo else GRPOConfig,
@@ -63,10 +72,11 @@ def main(folder: Path, algorithm: str, strategy: str, resume: str | None) -> Non
         save_strategy="steps",
         save_steps=8,
         ddp_find_unused_parameters=False,
+        reward_weights=[1.0, 0.0] if one_wave else None,
     )
     trainer = (ObservedRLOO if rloo else ObservedGRPO)(
         model=small.model(),
-        reward_funcs=small.luck,
+        reward_funcs=[small.luck, size] if one_wave else small.luck,
         args=args,
         train_dataset=small.rows(),
         processing_class=small.tokenizer(),
@@ -79,6 +89,7 @@ def main(folder: Path, algorithm: str, strategy: str, resume: str | None) -> Non
     learned = [*state["estimator"].values(), *state["costs"].values()]
     beliefs = b"".join(array.tobytes() for array in learned if hasattr(array, "tobytes"))
     report = {
+        "strategy": strategy,
         "batches": trainer.batches,
         "weights": hashlib.sha256(weights).hexdigest(),
         "beliefs": hashlib.sha256(beliefs).hexdigest(),

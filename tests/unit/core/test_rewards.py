@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from knapsack_rl import BudgetAllocator, InvalidInputError, metrics
+from knapsack_rl.advantages import ClipWatch
 from knapsack_rl.rewards import Judge, ThresholdWatch, gated, histogram
 
 REWARDS = arrays.arrays(np.float64, st.integers(1, 40), elements=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
@@ -119,3 +120,41 @@ def test_a_gate_leaves_no_gradient_to_groups_without_a_success_or_a_failure(gate
     judge.count([0.1, 0.2, 0.9, 0.8, 0.1, 0.9], [0, 0, 1, 1, 2, 2])
     assert gated(np.ones(3), [0, 1, 2], judge, gate).tolist() == kept
     assert metrics.effective_prompts(judge.successes, judge.scored) == 1 / 3
+
+
+def test_a_threshold_that_separates_what_has_no_gradient_is_said_once() -> None:
+    watch, said = ThresholdWatch(), []
+    for _ in range(20):
+        judge, rewards = Judge(8, 0.5), np.tile([0.0, 1.0], 8)
+        judge.count(rewards, np.repeat(np.arange(8), 2))
+        said.append(watch.observe(judge, rewards, live=np.arange(8) < 4))
+    [sentence] = [one for one in said if one is not None]
+    assert "of 64 groups with both successes and failures, 32 have no gradient" in sentence
+    assert "0 (50%), 1 (50%)" in sentence
+
+
+def test_what_was_looked_at_is_forgotten_so_that_a_later_change_is_noticed() -> None:
+    watch, said = ThresholdWatch(), []
+    for step in range(1000):
+        rewards = np.tile([0.1, 1.0] if step < 900 else [0.6, 1.0], 8)
+        judge = Judge(8, 0.5)
+        judge.count(rewards, np.repeat(np.arange(8), 2))
+        said.append(watch.observe(judge, rewards))
+    [when] = [step for step, one in enumerate(said) if one is not None]
+    assert 900 <= when < 920
+
+
+def test_a_bound_that_changes_more_than_a_few_advantages_is_said_once() -> None:
+    watch = ClipWatch(5.0)
+    assert watch.observe(np.r_[np.zeros(96), np.full(4, -6.0)]) == (0.04, None)
+    found = [watch.observe(np.r_[np.zeros(3), 6.0]) for _ in range(20)]
+    assert {share for share, _ in found} == {0.25}
+    [sentence] = [one for _, one in found if one is not None]
+    assert "advantage_clip=5 changed 21% of the advantages of the last 5 steps" in sentence
+
+
+def test_a_bound_for_the_rare_rollout_is_no_news_and_no_bound_changes_nothing() -> None:
+    rare, none = ClipWatch(5.0), ClipWatch(None)
+    for _ in range(20):
+        assert rare.observe(np.r_[np.zeros(127), 11.0]) == (1 / 128, None)
+        assert none.observe(np.array([100.0])) == (0.0, None)

@@ -19,6 +19,7 @@ from knapsack_rl.verl.options import ALGORITHMS, KnapsackOptions
         ({"advantage_clip": "5"}, "advantage_clip: expected a positive number or null, got '5'"),
         ({"cost_limit": "1"}, "trainer.v1.knapsack.cost_limit: expected a number or null, got '1'"),
         ({"skip_idle": "no"}, "trainer.v1.knapsack.skip_idle: expected true or false, got 'no'"),
+        ({"graded_rewards": 1}, "trainer.v1.knapsack.graded_rewards: expected true or false, got 1"),
         ({"waves": "no"}, "trainer.v1.knapsack.waves: expected true or false, got 'no'"),
         ({"fallback": 1}, "fallback: expected true or false, got 1"),
         ({"success_threshold": None}, "success_threshold: expected a finite number, got None"),
