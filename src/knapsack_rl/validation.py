@@ -113,8 +113,7 @@ def as_flag(name: str, value: Any) -> bool:
 
 def as_positive(name: str, value: Any) -> float:
     """`value` as a float in `_COSTS`."""
-    is_number = isinstance(value, numbers.Real)
-    if not is_number or not _COSTS[0] <= value <= _COSTS[1]:  # not float(value), for which an integer may be too large
+    if not isinstance(value, numbers.Real) or not _COSTS[0] <= _as_float(value) <= _COSTS[1]:
         raise InvalidInputError(f"{name}: expected a finite number above 0, got {value!r}. {_IN_RANGE}")
     return float(value)
 
@@ -155,8 +154,7 @@ def as_truncated(values: ArrayLike, rollouts: NDArray[np.int64], costs: ArrayLik
 
 def as_confidence(value: Any) -> float:
     """`value` as a float strictly between 0 and 1."""
-    is_number = isinstance(value, numbers.Real)
-    if not is_number or not 0.0 < value < 1.0:
+    if not isinstance(value, numbers.Real) or not 0.0 < _as_float(value) < 1.0:
         raise InvalidInputError(f"confidence: expected a probability strictly between 0 and 1, got {value!r}.")
     return float(value)
 
@@ -174,6 +172,14 @@ def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | Non
     """The choice that `word` is most likely a misspelling of."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
     return matches[0] if matches else None
+
+
+def _as_float(value: numbers.Real) -> float:
+    """The number as a float; infinite for an integer too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 def is_ragged(values: ArrayLike) -> bool:

@@ -217,6 +217,11 @@ def test_a_maximum_beyond_all_integers_of_the_machine_is_none() -> None:
     assert kr.allocate([], 0, 0, 10**400, costs=[], cost_budget=1).rollouts.size == 0
 
 
+def test_a_budget_of_cost_may_be_any_real_number() -> None:
+    for budget in (np.float32(2.5), np.int8(2), 2, 2.5):
+        assert kr.allocate([0.5, 0.5], None, 1, costs=[1, 1], cost_budget=budget).cost == 2.0
+
+
 def test_no_prompts_cost_nothing() -> None:
     assert kr.allocate([], None, costs=[], cost_budget=1).cost == 0.0
     assert kr.allocate([], 0, costs=[], cost_budget=1).cost == 0.0
