@@ -96,11 +96,13 @@ def largest_gains_within_cost(
         paid = choice.per_cost * costs + choice.per_rollout
         low = paid - missing if budget is not None else np.maximum(paid - missing, 0.0)
         units = near.units(choice.bought)
-        near = problem.near(low, paid + missing)
-        choice = choice._replace(bought=near.first(units))
-        slack = cost_budget - float(costs @ units)
-        bought, missing = _searched(near, choice, budget is None, slack, bound - near.gained(choice.bought), enough)
-        choice = choice._replace(bought=bought)
+        wider = problem.near(low, paid + missing)
+        first = wider.first(units)
+        if np.array_equal(wider.units(first), units):  # gains that rounding puts beyond these cannot be searched
+            slack = cost_budget - float(costs @ units)
+            turned = choice._replace(bought=first)
+            bought, missing = _searched(wider, turned, budget is None, slack, bound - wider.gained(first), enough)
+            near, choice = wider, choice._replace(bought=bought)
     gained = near.gained(choice.bought)
     at_prices = bound - gained
     if budget is None and missing > enough:

@@ -85,7 +85,7 @@ def largest_gains_in_groups_within_cost(
     room = np.where(fresh & (room < 2), 0, room)
     falling = hull(gains, fresh)
     solved = largest_gains_within_cost(falling, costs, room, cost_budget, budget)
-    units, slack = solved.units, cost_budget - float(costs @ solved.units)
+    units, slack = solved.units.copy(), cost_budget - float(costs @ solved.units)
     alone = np.flatnonzero(fresh & (units == 1))
     if not alone.size:
         return solved

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -81,6 +82,8 @@ class Visit(NamedTuple):
         successes: those above the success threshold.
         wins, losses: what was believed of the success rate before the step, as in `Belief`.
         unvisited: whether nothing was known about the prompt before the step.
+        tokens: what its rollouts wrote.
+        expected_tokens: what one of them was expected to write, before the step; NaN where nothing was known.
     """
 
     rollouts: int
@@ -89,6 +92,8 @@ class Visit(NamedTuple):
     wins: float
     losses: float
     unvisited: bool
+    tokens: float = 0.0
+    expected_tokens: float = math.nan
 
 
 class _OpenStep:
@@ -103,7 +108,7 @@ class _OpenStep:
     ) -> None:
         self.step, self.unvisited, self.may_learn, self.tell = step, unvisited, may_learn, tell
         self.most_in_flight = max(1, step.remaining // 2)
-        self.belief = step.belief  # before it learns
+        self.belief, self.expected_tokens = step.belief, step.expected_costs  # before it learns
         prompts = len(step)
         self.news = np.zeros((4, prompts), dtype=np.int64)  # successes, scored, failed, tokens since the last flush
         self.granted = np.zeros(prompts, dtype=np.int64)  # placed, and not yet fetched by a worker
@@ -305,7 +310,9 @@ class BudgetKeeper:
         step, belief = opened.step, opened.belief
         rollouts, scored, successes = (int(x[position]) for x in (step.placed, step.scored, step.successes))
         wins, losses = float(belief.wins[position]), float(belief.losses[position])
-        self._visits[uid] = Visit(rollouts, scored, successes, wins, losses, bool(opened.unvisited[position]))
+        expected = math.nan if opened.expected_tokens is None else float(opened.expected_tokens[position])
+        unvisited, tokens = bool(opened.unvisited[position]), float(step.spent[position])
+        self._visits[uid] = Visit(rollouts, scored, successes, wins, losses, unvisited, tokens, expected)
 
 
 class Reports:
@@ -375,6 +382,16 @@ def summary(visits: list[Visit]) -> dict[str, float]:
     """Metrics of the groups of an update. Names choose how verl reduces them over the updates of a step."""
     if not visits:
         return {}
-    rollouts, scored, successes, wins, losses, unvisited = (np.array(column) for column in zip(*visits, strict=True))
-    found = metrics.step_metrics(rollouts, successes, scored=scored, visited=~unvisited, belief=Belief(wins, losses))
+    rollouts, scored, successes, wins, losses, unvisited, tokens, expected = (
+        np.array(column) for column in zip(*visits, strict=True)
+    )
+    found = metrics.step_metrics(
+        rollouts,
+        successes,
+        scored=scored,
+        visited=~unvisited,
+        belief=Belief(wins, losses),
+        costs=tokens if tokens.any() else None,
+        expected_costs=None if np.isnan(expected).any() else expected,
+    )
     return found | {"failed_rollouts/sum": float((rollouts - scored).sum())}
