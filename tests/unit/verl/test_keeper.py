@@ -347,8 +347,8 @@ def test_groups_that_verl_drops_are_forgotten_for_the_metrics_only() -> None:
         keeper = keeper_of("knapsack")
         uids = await Workers(keeper, [0.5, 0.5]).step()
         await keeper.drop(uids)
-        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 16.0, "failed_rollouts/sum": 0.0}
-        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 0.0, "failed_rollouts/sum": 0.0}
+        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 16.0, "failed_rollouts/sum": 0.0, "alarms": 0.0}
+        assert await keeper.visits(uids) == {"dropped_rollouts/sum": 0.0, "failed_rollouts/sum": 0.0, "alarms": 0.0}
         assert keeper._allocator.visited(["prompt 0", "prompt 1"]).all()
 
     asyncio.run(run())
@@ -360,7 +360,7 @@ def test_failed_rollouts_of_a_dropped_group_are_counted() -> None:
         await keeper.open(["a"], ["prompt a"], {})
         await report(keeper, "a", 2, 5, 3, waiting=True)
         await keeper.drop(["a"])
-        assert await keeper.visits([]) == {"dropped_rollouts/sum": 8.0, "failed_rollouts/sum": 3.0}
+        assert await keeper.visits([]) == {"dropped_rollouts/sum": 8.0, "failed_rollouts/sum": 3.0, "alarms": 0.0}
 
     asyncio.run(run())
 
