@@ -43,6 +43,7 @@ _STEP = 1.2  # ratio of the first prices tried to those of the sample
 _PRICES = 60  # tried at most; a dozen are enough
 _TURNED = 400  # units that the search may turn over
 _STATES = 1000  # that it keeps
+_EXCHANGES = 16  # after it, at most
 _NEVER = 1e200  # loss of a unit that there is not; infinity times nothing is no number
 _GOLDEN = 0.6180339887498949  # multiples of it are spread evenly between the integers
 _ENOUGH = 1e-4  # of the bound: what may be missing
@@ -102,6 +103,10 @@ def largest_gains_within_cost(
             slack = cost_budget - float(costs @ units)
             turned = choice._replace(bought=first)
             bought, missing = _searched(wider, turned, budget is None, slack, bound - wider.gained(first), enough)
+            if budget is not None and missing > enough:
+                lowest = wider.gained(bought) + missing
+                bought = _exchanged(wider, bought, cost_budget - float(costs @ wider.units(bought)))
+                missing = lowest - wider.gained(bought)
             near, choice = wider, choice._replace(bought=bought)
     gained = near.gained(choice.bought)
     at_prices = bound - gained
@@ -213,10 +218,10 @@ class _Problem:
                 paid = choice.per_cost * self.costs + choice.per_rollout
                 if np.all((low <= paid) & (paid <= high)):
                     return near, choice
-                if paid.any():
-                    guess = choice
-                    continue
-            width *= 2.0
+                guess = choice if paid.any() else guess
+            width *= (
+                2.0 if choice is None else 1.3
+            )  # nearer prices may do with the same width, but might go in a circle
         near = self.near(lowest, highest)
         choice = self.choice(near, guess.per_cost)
         if choice is None:
@@ -524,6 +529,29 @@ def _kept(lost: Floats, most: float) -> tuple[Ints, float]:
     others = np.ones(len(lost), dtype=bool)
     others[useful] = False
     return useful, float(lost[others].min(initial=_NEVER))
+
+
+def _exchanged(near: _Near, bought: Mask, slack: float) -> Mask:
+    """The units bought after one was given for another as often as that gains, the most first, within the slack.
+
+    Where all units are equally near to the prices, the search may not come upon such a pair.
+    """
+    bought = bought.copy()
+    for _ in range(_EXCHANGES):
+        ours, others = np.flatnonzero(bought), np.flatnonzero(~bought)
+        if not (len(ours) and len(others)):
+            break
+        others = others[np.argsort(near.cost[others], kind="stable")]
+        payable = np.searchsorted(near.cost[others], near.cost[ours] + slack, side="right")
+        most = np.append(-np.inf, np.maximum.accumulate(near.gain[others]))
+        more = most[payable] - near.gain[ours]
+        give = int(more.argmax())
+        if more[give] <= 0.0:
+            break
+        come = others[int(near.gain[others[: payable[give]]].argmax())]
+        bought[ours[give]], bought[come] = False, True
+        slack -= float(near.cost[come] - near.cost[ours[give]])
+    return bought
 
 
 def _turned(origins: list[tuple[int, Ints]], position: int) -> Ints:

@@ -166,8 +166,8 @@ def random_case(rng: np.random.Generator, largest: int, highest: int) -> Case:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_certificate_holds_in_ten_thousand_cases_more(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    for _ in range(4_000):
-        random_case(rng, 40, 128).check()
+    for number in range(4_000):
+        random_case(rng, 40 if number % 8 else 600, 128).check()
     for _ in range(4_000):
         case = random_case(rng, 4, 6)
         plan, best = case.check(), case.best()
