@@ -77,6 +77,7 @@ def _write(runs: Sequence[Run], visits: dict[str, Visits | None], output: Path, 
             "Runs with one seed each do not show that a strategy is better; repeat them with several seeds."
             if len(runs) > 1
             else "One run with one seed shows what happened, not that a strategy is better than another.",
+            *_alarms(runs),
             *_absent(runs, visits),
         ],
         sections=[
@@ -295,6 +296,26 @@ def _absent(runs: Sequence[Run], visits: dict[str, Visits | None]) -> list[str]:
         if not len(run.evaluations):
             sentences.append(f"{run.name} has not been evaluated yet, so held-out accuracy is not shown.")
     return sentences
+
+
+def _alarms(runs: Sequence[Run]) -> list[str]:
+    """Where the alarm for graders was raised, and which categories were all wrong or all right then."""
+    said = []
+    for run in runs:
+        raised = run.steps[run.steps["alarms"] > 0.0] if "alarms" in run.steps else run.steps[:0]
+        if raised.empty:
+            continue
+        first = raised.iloc[0]
+        rates = {name: first[name] for name in raised if name.startswith("category/") and name.endswith("/success")}
+        alike = [
+            name.removeprefix("category/").removesuffix("/success") for name, p in rates.items() if p in (0.0, 1.0)
+        ]
+        where = f" ({', '.join(alike)} had all rollouts wrong, or all right)" if alike else ""
+        said.append(
+            f"{run.name}: at step {int(first['step']):,} the alarm for broken graders was raised{where}. Read a few "
+            "completions beside their rewards."
+        )
+    return said
 
 
 def _how_made(runs: Sequence[Run]) -> list[Part]:

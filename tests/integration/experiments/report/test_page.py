@@ -212,6 +212,21 @@ def test_run_that_was_told_costs_shows_real_ones_beside_expected_ones(tmp_path: 
     assert table_cells(page)["Tokens per step, mean"] == f"{mean:,.0f}"
 
 
+def test_an_alarm_is_said_with_its_step_and_category(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "broken", steps=4, planned=4)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if "evaluation" not in line:
+            late = line["step"] >= 3
+            line |= {"alarms": float(late), "category/source/a/success": 0.0 if late else 0.5}
+            line |= {"category/source/b/success": 0.5}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    page = write_report([run]).read_text(encoding="utf-8")
+
+    assert "broken: at step 3 the alarm for broken graders was raised (source/a had all rollouts wrong" in page
+
+
 def test_every_figure_lies_beside_the_page_as_svg_png_and_csv(finished_run: Path) -> None:
     files = {path.name for path in (finished_run / "figures").iterdir()}
 
