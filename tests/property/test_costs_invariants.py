@@ -1,6 +1,6 @@
 """What holds for every plan under a budget of cost, whatever the rates, costs and bounds.
 
-`pytest tests/property/test_costs_invariants.py -m slow` looks at fifty thousand cases.
+`pytest tests/property/test_costs_invariants.py -m long` looks at fifty thousand cases.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def random_case(rng: np.random.Generator, largest: int, highest: int) -> Case:
     return Case(drawn.tolist(), costs, spend, budget, low, high, options)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(5))
 def test_the_certificate_holds_in_ten_thousand_cases_more(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -54,7 +54,7 @@ def test_a_run_killed_while_it_writes_ends_as_the_undisturbed_run(
     check_train(undisturbed, tmp_path, kills=1, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(MANY))
 def test_a_run_killed_several_times_ends_as_the_undisturbed_run(
     seed: int, undisturbed: tuple[Path, Path, int], tmp_path: Path
@@ -97,7 +97,7 @@ def test_an_audit_killed_while_it_writes_leaves_whole_files_and_ends_the_same(tm
     check_audit(tmp_path, kills=1, seed=2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(MANY))
 def test_an_audit_killed_many_times_ends_the_same(seed: int, tmp_path: Path) -> None:
     check_audit(tmp_path, kills=4, seed=200 + seed)
@@ -107,7 +107,7 @@ COMPARISON = "{name: small, recipe: tiny.yaml, arms: [uniform, knapsack], seeds:
 TABLES = ("summary", "runs", "curves", "cost_to_reach")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_comparison_killed_many_times_ends_the_same(tmp_path: Path) -> None:
     killing.recipe(tmp_path, "minimal")
     (tmp_path / "small.yaml").write_text(COMPARISON)

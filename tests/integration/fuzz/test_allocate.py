@@ -1,4 +1,4 @@
-"""Random and adversarial calls of `kr.allocate`: `pytest tests/integration/fuzz -m slow -s` makes 100,000 of them.
+"""Random and adversarial calls of `kr.allocate`: `pytest tests/integration/fuzz -m long -s` makes 100,000 of them.
 
 Every case is a function of its number (`drawn`), which a failure shows. Each ends as a plan that keeps its
 promises, or as a KnapsackError that names an argument; what is refused as infeasible has no plan.
@@ -332,7 +332,7 @@ def test_a_call_ends_in_a_plan_that_keeps_its_promises_or_in_an_error_that_names
     run(range(SHORT), ends)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_and_so_do_a_hundred_thousand(chunk: int, ends: Counter[str]) -> None:
     run(range(SHORT + chunk * CHUNK, SHORT + (chunk + 1) * CHUNK), ends)

@@ -1,4 +1,4 @@
-"""Random damage, counted: `pytest tests/integration/fuzz -m slow -s` prints the cases and how they ended.
+"""Random damage, counted: `pytest tests/integration/fuzz -m long -s` prints the cases and how they ended.
 
 Every case ends in a sentence or in a whole result; anything else, a traceback above all, fails the test.
 """
@@ -27,7 +27,7 @@ from knapsack_rl.cli import main
 from knapsack_rl.errors import KnapsackError
 from knapsack_rl.experiments.audit.audit import Options, audit
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("offline_with_a_cache_of_its_own")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("offline_with_a_cache_of_its_own")]
 STATES, LOGS, DIRECTORIES = 5000, 60, 30
 IDS = [f"p{number}" for number in range(12)]
 

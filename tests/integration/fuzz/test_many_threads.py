@@ -1,4 +1,4 @@
-"""Eight threads at one allocator, at random: `pytest tests/integration/fuzz -m slow -s` counts their calls.
+"""Eight threads at one allocator, at random: `pytest tests/integration/fuzz -m long -s` counts their calls.
 
 `tests/unit/core/test_threads.py` has the short form, and says what must hold call by call.
 """
@@ -94,7 +94,7 @@ class Thread:
         self.allocator.metrics()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", kr.strategies())
 def test_eight_threads_lose_nothing(strategy: str, calls: Counter[str]) -> None:
     allocator = kr.BudgetAllocator(strategy, group_size=6)

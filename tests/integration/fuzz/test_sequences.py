@@ -1,4 +1,4 @@
-"""Allocators and their steps through random sequences of calls: `pytest tests/integration/fuzz -m slow -s` plays 2,100.
+"""Allocators and their steps through random sequences of calls: `pytest tests/integration/fuzz -m long -s` plays 2,100.
 
 Every sequence is a function of its number, which a failure shows. It is played twice: the second time the allocator
 is replaced, now and then, by a new one that loads what it saved. Both must make the same plans, bit for bit.
@@ -275,7 +275,7 @@ def test_whatever_the_order_of_calls_the_promises_hold_and_a_resumed_allocator_g
     run(range(SHORT), tmp_path, calls)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("chunk", range(7))
 def test_and_so_in_two_thousand_sequences(chunk: int, tmp_path: Path, calls: Counter[str]) -> None:
     each = SEQUENCES // 7

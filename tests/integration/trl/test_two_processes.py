@@ -20,7 +20,7 @@ def torchrun(folder: Path, *more: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-CASES = [("grpo", "knapsack"), ("grpo", "adaptive"), pytest.param(("rloo", "adaptive"), marks=pytest.mark.slow)]
+CASES = [("grpo", "knapsack"), ("grpo", "adaptive"), pytest.param(("rloo", "adaptive"), marks=pytest.mark.long)]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)

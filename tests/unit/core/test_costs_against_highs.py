@@ -40,7 +40,7 @@ def test_few_prompts(costs_of: CostsOf, seed: int, both: bool) -> None:
     check(case(costs_of, 12, both, seed), seconds=2, within=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("both", [False, True], ids=["cost", "cost and rollouts"])
 @pytest.mark.parametrize(("costs_of", "seed"), numbered(range(10, 30)))
 def test_the_papers_size(costs_of: CostsOf, seed: int, both: bool) -> None:
