@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 import knapsack_rl as kr
+
+optimize = pytest.importorskip("scipy.optimize")
 
 RATES = st.one_of(
     st.sampled_from([0.5, 0.5, 0.3, 0.7, 0.1, 0.9, 0.999, 1e-3, 1e-9, 1.0 - 1e-12]),
@@ -113,12 +114,15 @@ def integer_programme(rates: Any, costs: Any, limit: float, budget: int | None, 
     most = np.ones((count, high + 1))
     most[:, 1] = 0.0
     constraints = [
-        LinearConstraint(np.kron(np.eye(count), np.ones(high + 1)), 1, 1),
-        LinearConstraint(np.outer(costs, sizes).reshape(1, -1), -np.inf, limit),
+        optimize.LinearConstraint(np.kron(np.eye(count), np.ones(high + 1)), 1, 1),
+        optimize.LinearConstraint(np.outer(costs, sizes).reshape(1, -1), -np.inf, limit),
     ]
     if budget is not None:
-        constraints.append(LinearConstraint(np.tile(sizes, count)[None], budget, budget))
-    found = milp(
-        -worth.ravel(), constraints=constraints, integrality=np.ones(worth.size), bounds=Bounds(0, most.ravel())
+        constraints.append(optimize.LinearConstraint(np.tile(sizes, count)[None], budget, budget))
+    found = optimize.milp(
+        -worth.ravel(),
+        constraints=constraints,
+        integrality=np.ones(worth.size),
+        bounds=optimize.Bounds(0, most.ravel()),
     )
     return None if found.x is None else -float(found.fun)
