@@ -74,17 +74,23 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="*", default=["paper", "fast", "slow", "unsolvable"])
     parser.add_argument("-v", action="store_true", help="show false alarms")
     args = parser.parse_args()
-    print("| strategy | scenario | runs | found | delay: median, largest | false alarms |\n|---|---|---|---|---|---|")
-    runs = alarms = 0
-    for strategy in args.strategies:
-        for scenario in SCENARIOS:
-            results = [run(strategy, scenario, args.worlds[seed % len(args.worlds)], seed) for seed in range(args.runs)]
-            delays = [delay for delay, _ in results if delay is not None]
-            wrong = sum(one for _, one in results)
-            shown = f"{len(delays)} | {np.median(delays):.0f}, {max(delays)}" if delays else "|"
-            print(f"| {strategy} | {scenario} | {len(results)} | {shown} | {wrong} |", flush=True)
-            runs, alarms = runs + len(results), alarms + wrong
-    print(f"{runs} runs, {alarms} false alarms")
+    results = {
+        (strategy, scenario): [
+            run(strategy, scenario, args.worlds[seed % len(args.worlds)], seed) for seed in range(args.runs)
+        ]
+        for strategy in args.strategies
+        for scenario in SCENARIOS
+    }
+    heads = ("scenario", "strategy"), ("scenario",)
+    for head, label in zip(heads, (lambda key: f"{key[1]} | {key[0]}", lambda key: key[1]), strict=True):
+        print(f"\n| {' | '.join(head)} | runs | found | delay: median, 95 %, largest | false alarms |")
+        print("|---" * (len(head) + 4) + "|")
+        for name in dict.fromkeys(map(label, results)):
+            of = [one for key, found in results.items() if label(key) == name for one in found]
+            delays = [delay for delay, _ in of if delay is not None]
+            shown = f"{len(delays)} | {np.median(delays):.0f}, {np.quantile(delays, 0.95):.0f}, {max(delays)}"
+            wrong = sum(one for _, one in of)
+            print(f"| {name} | {len(of)} | {shown if delays else '|'} | {wrong} |")
 
 
 if __name__ == "__main__":
