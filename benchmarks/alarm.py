@@ -88,9 +88,9 @@ def main() -> None:
         for name in dict.fromkeys(map(label, results)):
             of = [one for key, found in results.items() if label(key) == name for one in found]
             delays = [delay for delay, _ in of if delay is not None]
-            shown = f"{len(delays)} | {np.median(delays):.0f}, {np.quantile(delays, 0.95):.0f}, {max(delays)}"
-            wrong = sum(one for _, one in of)
-            print(f"| {name} | {len(of)} | {shown if delays else '|'} | {wrong} |")
+            three = np.quantile(delays, [0.5, 0.95, 1.0]) if delays else ()
+            shown = f"{len(delays) or ''} | {', '.join(f'{delay:.0f}' for delay in three)}"
+            print(f"| {name} | {len(of)} | {shown} | {sum(one for _, one in of)} |")
 
 
 if __name__ == "__main__":

@@ -263,11 +263,12 @@ class _Rule:
             return within and float(costs @ needed) <= limit and fits(rollouts)
 
         rollouts, moved = self.low.copy(), 0
+        most = int(min(limit / costs.min(), count * self.high)) if count else 0  # rollouts that anybody can pay for
         mean = cost_budget / float(costs.sum()) if budget is None else min(cost_budget / costs.sum(), budget / count)
         share = int(mean * self.unvisited.sum()) - int(self.low[self.unvisited].sum())
         rollouts, _ = self._raised(rollouts, self.unvisited, share, fits)
         if self.fallback:
-            rollouts, moved = self._raised(rollouts, self.unsolved, count * self.high, fits_with_needs)
+            rollouts, moved = self._raised(rollouts, self.unsolved, most, fits_with_needs)
 
         left = limit - float(costs @ rollouts)
         room = self.high - rollouts
@@ -290,7 +291,7 @@ class _Rule:
         gaining = self.learnable & (rollouts < self.high) & (self.gains.next(rollouts) > 0.0)
         if budget is None and not gaining.any():
             for receivers in (self.unsolved | self.unvisited, self.rates == 1.0):
-                rollouts, _ = self._raised(rollouts, receivers, count * self.high, fits)
+                rollouts, _ = self._raised(rollouts, receivers, most, fits)
         return self._plan(rollouts, moved, costs, bound)
 
     def _plan(self, rollouts: Ints, moved: int, costs: Floats | None, bound: float | None = None) -> Plan:

@@ -346,3 +346,8 @@ def test_no_plan_has_more_value_than_the_bound_of_both_budgets(ends: Counter[str
 def test_both_budgets_hold_where_gains_underflow_and_only_the_cheapest_plan_is_paid_for(ends: Counter[str]) -> None:
     """Found at random: success rates of 1e-185 and less, and a cost budget that pays for the cheapest plan only."""
     run(range(42193, 42194), ends)
+
+
+def test_a_maximum_that_is_no_limit_takes_no_memory(ends: Counter[str]) -> None:
+    """Found at random: 3,300 rollouts at most are paid for, and 2^31 allowed; the search for how many took 8 GiB."""
+    run(range(60143, 60144), ends)

@@ -53,8 +53,9 @@ def require(file: str, look: Look, text: str | None, asked: Asked) -> None:
     if asked.id or text or find((*CANDIDATES["id"], *LAST_RESORT_IDS), look.names):
         return
     looked_for = ", ".join((*CANDIDATES["prompt"], *CANDIDATES["id"], *LAST_RESORT_IDS))
+    coded = " (not in UTF-8, in which the file should be saved)" if any("\ufffd" in name for name in look.names) else ""
     raise InvalidInputError(
-        f"{file}: no column was recognised as a prompt or an id. Its columns are {listed(look.names)}. "
+        f"{file}: no column was recognised as a prompt or an id. Its columns are {listed(look.names)}{coded}. "
         f"Looked for {looked_for}. Name one with --prompt COLUMN or --id COLUMN."
     )
 

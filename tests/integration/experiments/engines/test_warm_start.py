@@ -58,7 +58,7 @@ def test_training_again_from_the_same_seed_gives_the_same_weights_and_another_se
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "flipped", "no manifest"])
 def test_a_damaged_model_in_the_cache_is_made_anew(harm: str, tmp_path: Path) -> None:
-    first, _ = warm_started(MODEL, TASK, 0, tmp_path)
+    first = weights(warm_started(MODEL, TASK, 0, tmp_path)[0]).clone()  # the model maps the file that is harmed
     (folder,) = tmp_path.iterdir()
     file = folder / ("manifest.json" if harm == "no manifest" else "model.safetensors")
     content = bytearray(file.read_bytes())
@@ -70,7 +70,7 @@ def test_a_damaged_model_in_the_cache_is_made_anew(harm: str, tmp_path: Path) ->
     seen: list[int] = []
     again, _ = warm_started(MODEL, TASK, 0, tmp_path, lambda step, *_: seen.append(step))
     assert len(seen) == 30
-    assert torch.equal(weights(first), weights(again))
+    assert torch.equal(first, weights(again))
     warm_started(MODEL, TASK, 0, tmp_path, lambda step, *_: seen.append(step))
     assert len(seen) == 30
     assert list(tmp_path.iterdir()) == [folder]

@@ -228,7 +228,7 @@ def test_an_alarm_is_said_with_its_step_and_category(tmp_path: Path) -> None:
 
 
 def test_every_figure_lies_beside_the_page_as_svg_png_and_csv(finished_run: Path) -> None:
-    files = {path.name for path in (finished_run / "figures").iterdir()}
+    files = {path.name for path in (finished_run / "figures").iterdir()} - {".lock"}
 
     tables = {"key-numbers.csv", "top-prompts.csv"}
     assert files == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "csv")} | tables
