@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from knapsack_rl.allocator import REVISIT, BudgetAllocator
 from knapsack_rl.errors import InvalidInputError
@@ -24,6 +24,8 @@ ALGORITHMS = {
 """verl's advantage estimators, and whose non-zero gradient they share (paper, appendix B). Those that subtract a mean
 over the group have no gradient where all rewards are equal (reinforce_plus_plus_baseline, which whitens afterwards,
 hardly any); REINFORCE++ subtracts none."""
+UNSCALED = ("opo", "gpg", "rloo", "rloo_vectorized")
+"""Those of them whose advantages are in the unit of the rewards, which no bound must bend."""
 
 
 def _is_bool(value: Any) -> bool:
@@ -61,7 +63,10 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "success_field": ("an entry of reward_extra_info or null", _is_text_or_null),
     "graded_rewards": ("true or false", _is_bool),
     "waves": ("true or false", _is_bool),
-    "advantage_clip": ("a positive number or null", lambda value: value is None or (_is_finite(value) and value > 0)),
+    "advantage_clip": (
+        "a positive number, auto or null",
+        lambda value: value in (None, "auto") or (_is_finite(value) and value > 0),
+    ),
     "rollout_weights": ("none, sqrt or null", lambda value: value in (None, "none", "sqrt")),
     "skip_idle": ("true or false", _is_bool),
 }
@@ -83,7 +88,7 @@ class KnapsackOptions:
         graded_rewards: whether that has no line between right and wrong; a success is then a rollout above the mean of
             its group so far.
         waves: whether a strategy that looks at the first rollouts may place the rest afterwards.
-        advantage_clip: bound on the absolute advantage (paper, appendix C); None for none.
+        advantage_clip: bound on the absolute advantage (paper, appendix C); None for none; `auto` as in `bound`.
         rollout_weights: `sqrt` multiplies advantages by sqrt(rollout.n / N_i), `none` does not; by default what suits
             the strategy.
         skip_idle: whether rollouts without gradient may be left out of updates, where the update stays the same.
@@ -103,7 +108,7 @@ class KnapsackOptions:
     success_field: str | None = None
     graded_rewards: bool = False
     waves: bool = True
-    advantage_clip: float | None = 5.0
+    advantage_clip: float | Literal["auto"] | None = "auto"
     rollout_weights: str | None = None
     skip_idle: bool = True
 
@@ -122,6 +127,18 @@ class KnapsackOptions:
         if "feature_fields" in values:
             values["feature_fields"] = tuple(values["feature_fields"])
         return cls(**values)
+
+    def bound(self, estimator: str, by_deviation: bool = True) -> float | None:
+        """The `advantage_clip`; of `auto` 5 where a deviation divides advantages, so that they have no unit, else none.
+
+        Args:
+            estimator: verl's `algorithm.adv_estimator`.
+            by_deviation: its `algorithm.norm_adv_by_std_in_grpo`.
+        """
+        if self.advantage_clip != "auto":
+            return self.advantage_clip
+        unscaled = estimator in UNSCALED or (estimator.startswith("grpo") and not by_deviation)
+        return None if unscaled else 5.0
 
     def allocator(self, group_size: int, estimator: str) -> BudgetAllocator:
         """The allocator of a run with this mean group size and this `algorithm.adv_estimator`.

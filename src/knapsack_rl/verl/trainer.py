@@ -56,7 +56,10 @@ class KnapsackTrainer(PPOTrainer):
         reason = idle.obstacle(config) if self.knapsack.skip_idle else None
         if reason is not None:
             logger.warning("trainer.v1.knapsack.skip_idle is off, and every rollout is trained on: %s.", reason)
-        self._clip_watch = advantages.ClipWatch(self.knapsack.advantage_clip)
+        self.advantage_clip = self.knapsack.bound(
+            estimator, bool(config.algorithm.get("norm_adv_by_std_in_grpo", True))
+        )
+        self._clip_watch = advantages.ClipWatch(self.advantage_clip)
         self._skip_idle = self.knapsack.skip_idle and reason is None
         self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
         self.algorithm = allocator.settings.algorithm
@@ -188,7 +191,7 @@ class KnapsackTrainer(PPOTrainer):
         found = ray.get(self._keeper.visits.remote(sampled))
         before, after = self.agent_loop_manager.imbalance
         found |= {"dispatch_imbalance/by_prompts": before, "dispatch_imbalance/by_rollouts": after}
-        if self.knapsack.advantage_clip is not None:
+        if self.advantage_clip is not None:
             found["advantage_clipped"] = clipped
         planning, self.agent_loop_manager.planning_seconds = self.agent_loop_manager.planning_seconds, 0.0
         found["driver_seconds/sum"] = time.perf_counter() - began + planning
@@ -201,7 +204,7 @@ class KnapsackTrainer(PPOTrainer):
         A row that stays as it is is not written.
         """
         weights = weights_of(batch.keys, self.config.actor_rollout_ref.rollout.n, self.rollout_weights, self.algorithm)
-        clip = self.knapsack.advantage_clip
+        clip = self.advantage_clip
         bound = math.inf if clip is None else clip
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
         before = data["advantages"].unbind()

@@ -15,8 +15,11 @@ from knapsack_rl.verl.options import ALGORITHMS, KnapsackOptions
         ({"feature_fields": "topic"}, r"feature_fields: expected a list of columns, \[NAME, ...\], got 'topic'"),
         ({"feature_fields": None}, "feature_fields: expected a list of columns"),
         ({"rollout_weights": "root"}, "trainer.v1.knapsack.rollout_weights: expected none, sqrt or null, got 'root'"),
-        ({"advantage_clip": 0.0}, "trainer.v1.knapsack.advantage_clip: expected a positive number or null, got 0.0"),
-        ({"advantage_clip": "5"}, "advantage_clip: expected a positive number or null, got '5'"),
+        (
+            {"advantage_clip": 0.0},
+            "trainer.v1.knapsack.advantage_clip: expected a positive number, auto or null, got 0.0",
+        ),
+        ({"advantage_clip": "5"}, "advantage_clip: expected a positive number, auto or null, got '5'"),
         ({"cost_limit": "1"}, "trainer.v1.knapsack.cost_limit: expected a number or null, got '1'"),
         ({"skip_idle": "no"}, "trainer.v1.knapsack.skip_idle: expected true or false, got 'no'"),
         ({"graded_rewards": 1}, "trainer.v1.knapsack.graded_rewards: expected true or false, got 1"),
@@ -81,3 +84,21 @@ def test_groups_of_one_are_refused_where_a_mean_is_subtracted() -> None:
     with pytest.raises(kr.InvalidInputError, match=r"min_rollouts: expected 0, or 2 or more, got 1\."):
         KnapsackOptions.read({"min_rollouts": 1}).allocator(8, "grpo")
     assert KnapsackOptions.read({"min_rollouts": 1}).allocator(8, "reinforce_plus_plus").settings.min_rollouts == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "estimator", "by_deviation", "bound"),
+    [
+        ({}, "grpo", True, 5.0),
+        ({}, "grpo_vectorized", False, None),
+        ({}, "rloo", True, None),
+        ({}, "opo", True, None),
+        ({}, "reinforce_plus_plus", False, 5.0),
+        ({"advantage_clip": 3.0}, "rloo", True, 3.0),
+        ({"advantage_clip": None}, "grpo", True, None),
+    ],
+)
+def test_advantages_in_the_unit_of_the_rewards_are_not_bounded_unless_asked(
+    given: dict[str, object], estimator: str, by_deviation: bool, bound: float | None
+) -> None:
+    assert KnapsackOptions.read(given).bound(estimator, by_deviation) == bound
