@@ -41,7 +41,6 @@ _OTHERS = 0.3  # share of the other categories' groups that were different, from
 _SHOWN = 20  # categories of a column in the metrics; with more there are none of it
 _EXAMPLES = 3  # prompts of a finding
 _MOST = 1000  # different values from which a column tells prompts apart and not kinds of prompts
-
 _EARLY = 20  # steps of a category by which the share of the budget that it spends in vain is compared
 _VAIN = 0.25  # share of a step's rollouts that a category spends without gradient, from which a doubling is said
 

@@ -20,7 +20,7 @@ from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateError
 from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.estimators.costs import RolloutCosts
-from knapsack_rl.estimators.features import as_features
+from knapsack_rl.estimators.features import as_features, texts
 from knapsack_rl.estimators.greedy import GreedyResponses
 from knapsack_rl.estimators.sitting import MOST_VISITS, SittingOut
 from knapsack_rl.estimators.state import check_sizes, digest
@@ -318,19 +318,20 @@ class BudgetAllocator:
         prompts = self._prompts(prompt_ids, features)
         with self._lock:
             total = self._budget(prompts, budget)
-            told = {name: list(features[name]) for name in prompts.features.categories}
-            watched = Watch(self.alarm, self._checked_watch({**told, **(watch or {})}, len(prompts.keys)))
+            watched = Watch(
+                self.alarm, {**texts(features, prompts.features), **self._checked(watch, len(prompts.keys))}
+            )
             return Step(prompts, total, self._strategy, self.settings, waves, self._lock, self.on_step, watched)
 
     @staticmethod
-    def _checked_watch(columns: Mapping[str, Any], prompts: int) -> dict[str, list[str | None]]:
+    def _checked(watch: Mapping[str, Any] | None, prompts: int) -> dict[str, list[str | None]]:
+        columns = {name: list(column) for name, column in (watch or {}).items()}
         for name, column in columns.items():
-            given = list(column)
-            if len(given) != prompts or not all(value is None or isinstance(value, str) for value in given):
+            if len(column) != prompts or not all(value is None or isinstance(value, str) for value in column):
                 raise InvalidInputError(
                     f"watch[{name!r}]: expected a text or None for each of the {prompts} prompts, got {column!r:.80}."
                 )
-        return {name: list(column) for name, column in columns.items()}
+        return columns
 
     def explain_even(self, prompts: int, more_prompts: str = "Put more prompts into a step.") -> str | None:
         """Why no plan for a step of so many prompts can be uneven, in a sentence with the change to make.

@@ -148,9 +148,8 @@ class ThresholdWatch:
                 return (
                     f"success_threshold={judge.threshold:g}: of {self._mixed} groups with both successes and failures, "
                     f"{self._idle} have no gradient. What decides success has no part in what is trained on, and the "
-                    f"allocator places rollouts where nothing is learned. Rewards: "
-                    f"{self._histogram()}. Give the reward that decides a weight, or let another "
-                    "one decide."
+                    f"allocator places rollouts where nothing is learned. Rewards: {self._histogram()}. Give the "
+                    "reward that decides a weight, or let another one decide."
                 )
             self._mixed = self._idle = 0
         return None

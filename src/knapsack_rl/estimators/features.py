@@ -97,6 +97,19 @@ def as_features(features: Any, prompts: int) -> Features:
     return Features(categories, numbers)
 
 
+def texts(features: Any, checked: Features) -> dict[str, list[str | None]]:
+    """The categories of each prompt in words, by column; `checked` is what `as_features` made of the `features`."""
+    return {
+        str(name): [_in_words(value) for value in column]
+        for name, column in (features.items() if checked.categories else ())
+        if str(name) in checked.categories
+    }
+
+
+def _in_words(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
 def _is_text(column: Any) -> bool:
     kind = getattr(getattr(column, "dtype", None), "kind", None)
     if kind is not None and kind != "O":
@@ -109,6 +122,6 @@ def _keys(name: str, column: Any) -> Keys:
     made: dict[Any, int] = {}
     for value in column:
         if value not in made:
-            text = repr((name, None if value is None else str(value))).encode("utf-8", "surrogatepass")
+            text = repr((name, _in_words(value))).encode("utf-8", "surrogatepass")
             made[value] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
     return np.fromiter((made[value] for value in column), dtype=np.uint64, count=len(column))

@@ -804,3 +804,12 @@ def test_watched_columns_are_texts_one_for_each_prompt() -> None:
         kr.InvalidInputError, match=r"watch\['kind'\]: expected a text or None for each of the 2 prompts"
     ):
         kr.BudgetAllocator().step(["x", "y"], watch={"kind": ["a"]})
+
+
+@pytest.mark.parametrize("column", [np.array([b"a", b"b"]), np.array(["a", "b"]), ["a", None]])
+@pytest.mark.parametrize("name", ["kind", 7])
+def test_any_text_that_is_a_feature_is_watched_whatever_its_column_is_called(name: object, column: object) -> None:
+    allocator = kr.BudgetAllocator("uniform", 2)
+    step = allocator.step(["x", "y"], {name: column})
+    step.tell([1, 0], step.ask().rollouts)
+    assert len(allocator.alarm.state_dict()[str(name)]) == 2
