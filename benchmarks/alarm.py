@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from knapsack_rl import BudgetAllocator, strategies
-from knapsack_rl.alarm import Alarm
+from knapsack_rl import BudgetAllocator, Step, strategies
 from knapsack_rl.experiments.simulate.policy import SimulatedPolicy
 from knapsack_rl.experiments.simulate.worlds import WORLDS
 
@@ -31,36 +32,47 @@ SCENARIOS = {
 }
 
 
-def run(strategy: str, scenario: str, world: str, seed: int) -> tuple[int | None, int]:
-    """Steps from the break to the alarm (None: not found), and false alarms."""
-    says, begins, ends = SCENARIOS[scenario]
+def simulated(
+    strategy: str, world: str, seed: int, says: int | None, begins: int, ends: int
+) -> Iterator[tuple[int, NDArray[np.bool_], Step]]:
+    """A run whose grader of one category says 0 or 1 to everything from one step to another, if it says anything.
+
+    Yields each step when it is over: its number, which of its prompts are of that category, and what came of it.
+    """
     policy = SimulatedPolicy(replace(WORLDS[world], prompts=PROMPTS, readable=0.5), seed, "adam", 16)
     order = np.argsort(policy.success_rates()[:PROMPTS] + 0.3 * np.random.default_rng(seed).standard_normal(PROMPTS))
     kinds = np.empty(PROMPTS, dtype=int)
     kinds[order] = np.arange(PROMPTS) * CATEGORIES // PROMPTS  # from hard to easy, with an overlap
-    broken = 1 + seed % (CATEGORIES - 2)
-    allocator, alarm = BudgetAllocator(strategy, GROUP), Alarm()
-    delay, wrong = None, 0
-    per_epoch = PROMPTS // BATCH
+    allocator, per_epoch = BudgetAllocator(strategy, GROUP), PROMPTS // BATCH
     for number in range(STEPS):
         epoch, place = divmod(number, per_epoch)
         rows = np.random.default_rng((seed, epoch)).permutation(PROMPTS)[place * BATCH : (place + 1) * BATCH]
-        rates = policy.success_rates(rows)
-        graded = rates.copy()
+        graded, affected = policy.success_rates(rows), kinds[rows] == affected_by(seed)
         if says is not None and begins <= number < ends:
-            graded[kinds[rows] == broken] = says
+            graded[affected] = says
         generator = np.random.default_rng((seed, 1, number))
-        step = allocator.step(rows.tolist())
-        belief = step.belief
+        step = allocator.step(rows.tolist(), watch={"kind": [str(kind) for kind in kinds[rows]]})
         while step.remaining:
             more = step.ask().rollouts
             step.tell(generator.binomial(more, graded), more)
         policy.update(rows, step.successes, step.placed)
-        columns = {"kind": [str(kind) for kind in kinds[rows]]}
-        for found in alarm.observe(step.successes, step.placed, columns, visited=step.visited, belief=belief):
-            if says is not None and begins <= number < ends and found.category == str(broken):
+        yield number, affected, step
+
+
+def affected_by(seed: int) -> int:
+    """The category whose grader breaks; neither the hardest nor the easiest."""
+    return 1 + seed % (CATEGORIES - 2)
+
+
+def run(strategy: str, scenario: str, world: str, seed: int) -> tuple[int | None, int]:
+    """Steps from the break to the alarm (None: not found), and false alarms."""
+    says, begins, ends = SCENARIOS[scenario]
+    delay, wrong, broken = None, 0, str(affected_by(seed))
+    for number, _, step in simulated(strategy, world, seed, says, begins, ends):
+        for found in step.findings:
+            if says is not None and begins <= number < ends and found.category == broken:
                 delay = number - begins if delay is None else delay
-            elif found.kind != "spends in vain" and not (number >= ends and found.category == str(broken)):
+            elif found.kind != "spends in vain" and not (number >= ends and found.category == broken):
                 wrong += 1  # what changes at once when a grader is repaired is no false alarm
                 if "-v" in sys.argv:
                     print(strategy, scenario, world, seed, number, found.text, file=sys.stderr)

@@ -11,40 +11,18 @@ be less than .25.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
-import numpy as np
-
-from alarm import BATCH, CATEGORIES, GROUP, PROMPTS, STEPS
-from knapsack_rl import BudgetAllocator, strategies
-from knapsack_rl.experiments.simulate.policy import SimulatedPolicy
-from knapsack_rl.experiments.simulate.worlds import WORLDS
+from alarm import GROUP, STEPS, simulated
+from knapsack_rl import strategies
 
 
 def run(strategy: str, says: int | None, world: str, seed: int) -> tuple[int, int]:
     """Rollouts of the category in the last quarter, and what even groups would have given it."""
-    policy = SimulatedPolicy(replace(WORLDS[world], prompts=PROMPTS, readable=0.5), seed, "adam", 16)
-    order = np.argsort(policy.success_rates()[:PROMPTS] + 0.3 * np.random.default_rng(seed).standard_normal(PROMPTS))
-    kinds = np.empty(PROMPTS, dtype=int)
-    kinds[order] = np.arange(PROMPTS) * CATEGORIES // PROMPTS
-    broken = 1 + seed % (CATEGORIES - 2)
-    allocator = BudgetAllocator(strategy, GROUP)
-    got, even, per_epoch = 0, 0, PROMPTS // BATCH
-    for number in range(STEPS):
-        epoch, place = divmod(number, per_epoch)
-        rows = np.random.default_rng((seed, epoch)).permutation(PROMPTS)[place * BATCH : (place + 1) * BATCH]
-        graded = policy.success_rates(rows)
-        if says is not None and number >= STEPS // 2:
-            graded[kinds[rows] == broken] = says
-        generator = np.random.default_rng((seed, 1, number))
-        step = allocator.step(rows.tolist())
-        while step.remaining:
-            more = step.ask().rollouts
-            step.tell(generator.binomial(more, graded), more)
-        policy.update(rows, step.successes, step.placed)
+    got = even = 0
+    for number, affected, step in simulated(strategy, world, seed, says, STEPS // 2, STEPS):
         if number >= STEPS * 3 // 4:
-            got += int(step.placed[kinds[rows] == broken].sum())
-            even += GROUP * int((kinds[rows] == broken).sum())
+            got += int(step.placed[affected].sum())
+            even += GROUP * int(affected.sum())
     return got, even
 
 

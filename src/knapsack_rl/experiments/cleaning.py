@@ -19,10 +19,11 @@ def cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = cleaned(value)
-    return f"'{text}" if text.startswith(_RUN_BY_SPREADSHEETS) and not _is_number(text) else text
+    return f"'{text}" if text.startswith(_RUN_BY_SPREADSHEETS) and not is_number(text) else text
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether the text is a number as Python writes it."""
     try:
         float(text)
     except ValueError:

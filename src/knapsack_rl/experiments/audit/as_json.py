@@ -126,7 +126,7 @@ def _graders(audit: Audit) -> dict[str, Any]:
     suspects = suspects.assign(prompt=[audit.log.texts[index] for index in suspects["prompt"].tolist()])
     return {
         "unsolved_categories": _rows(graders.unsolved_categories(audit.log)),
-        "changed_categories": _rows(graders.changed_categories(audit.log).drop(columns="prompt")),
+        "changed_categories": _rows(audit.changed_categories.drop(columns="prompt")),
         "suspicious_prompts": _rows(suspects),
         "failures_that_read_like_the_reference": int(audit.log.matched.sum()),
     }

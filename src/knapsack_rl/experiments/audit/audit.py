@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.experiments.audit import graders
 from knapsack_rl.experiments.audit.accounting import Accounts, Log
 from knapsack_rl.experiments.audit.asked import Asked
 from knapsack_rl.experiments.audit.expectation import Expectation, expect
@@ -77,6 +80,11 @@ class Audit:
         if self.options.success_above is None:
             return rewards.tells_right
         return not self.options.success_above < rewards.low < rewards.high
+
+    @cached_property
+    def changed_categories(self) -> pd.DataFrame:
+        """`graders.changed_categories` of the log, which goes through it step by step."""
+        return graders.changed_categories(self.log)
 
     @property
     def all_single(self) -> bool:

@@ -233,7 +233,7 @@ def _grader_sentences(audit: Audit) -> list[str]:
     if len(unsolved):
         names = ", ".join(unsolved["category"].head(3))
         said.append(_unsolved_sentence(len(unsolved), names))
-    changed = graders.changed_categories(log)
+    changed = audit.changed_categories
     said += [f"At step {row.step:,}: {row.what}" for row in changed.head(3).itertuples()]
     matched = int(log.matched.sum())
     if matched:

@@ -265,7 +265,7 @@ def _graders(audit: Audit) -> list[Part]:
                 formats={"chance": lambda chance: f"{chance:.2g}" if chance >= 0.001 else "below 0.001"},
             )
         )
-    changed = graders.changed_categories(log)
+    changed = audit.changed_categories
     if len(changed):
         shown = changed.drop(columns="what")
         shown["prompt"] = tables.apart([log.texts[index] for index in changed["prompt"].tolist()], _PROMPT_WIDTH)

@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from knapsack_rl.errors import InvalidInputError, MissingExtraError
-from knapsack_rl.experiments.engines.kept import cache_dir, checksum, kept
+from knapsack_rl.experiments.engines.kept import cache_dir, kept
+from knapsack_rl.experiments.runs.manifest import checksum
 
 
 def converted(file: Path, cache: Path | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -38,15 +37,6 @@ def kept(directory: Path, make: Callable[[Path], None]) -> Path:
             manifest.seal(content)
             _publish(content, directory)
     return directory
-
-
-def checksum(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits; about a second a gigabyte."""
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager

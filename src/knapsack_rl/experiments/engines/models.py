@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.engines import gguf_files
-from knapsack_rl.experiments.engines.kept import checksum
 from knapsack_rl.experiments.recipe.model_schema import LoraAdapterConfig, PretrainedModelConfig, ScratchModelConfig
+from knapsack_rl.experiments.runs.manifest import checksum
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def seal(folder: Path, **facts: str | int) -> None:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST]
     listed = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(files, _digests(files, to_disk=True), strict=True)
+        for path, digest in zip(files, _checksums(files, to_disk=True), strict=True)
     }
     write_text(folder / MANIFEST, json.dumps({**facts, "files": listed}, indent=1) + "\n")
 
@@ -47,7 +48,7 @@ def damage(folder: Path, **facts: str | int) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
-    for path, digest in zip(files, _digests(files), strict=True):
+    for path, digest in zip(files, _checksums(files), strict=True):
         if digest != files[path][1]:
             return f"{path.relative_to(folder)} holds other bytes than were written"
     return None
@@ -58,15 +59,17 @@ def fact(folder: Path, name: str) -> Any:
     return json.loads((folder / MANIFEST).read_bytes())[name]
 
 
-def _digests(files: Iterable[Path], to_disk: bool = False) -> list[str]:
-    def digest(path: Path) -> str:
-        found = hashlib.sha256()
-        with path.open("rb") as file:
-            if to_disk:
-                os.fsync(file.fileno())
-            while chunk := file.read(_CHUNK):
-                found.update(chunk)
-        return found.hexdigest()
+def checksum(path: Path, to_disk: bool = False) -> str:
+    """SHA-256 of a file in hexadecimal digits, about a second a gigabyte; with `to_disk` once it is there."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        if to_disk:
+            os.fsync(file.fileno())
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
 
+
+def _checksums(files: Iterable[Path], to_disk: bool = False) -> list[str]:
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(digest, files))
+        return list(pool.map(partial(checksum, to_disk=to_disk), files))

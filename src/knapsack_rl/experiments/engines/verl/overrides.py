@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.experiments.cleaning import is_number
 from knapsack_rl.experiments.engines.schedule import sampling
 from knapsack_rl.experiments.recipe.schema import Recipe
 
@@ -72,7 +73,7 @@ def written(value: Any) -> str:
         return f"[{','.join(map(written, value))}]"
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{written(inner)}' for key, inner in value.items())}}}"
-    if isinstance(value, str) and (not _PLAIN.fullmatch(value) or value.lower() in _WORDS or _is_number(value)):
+    if isinstance(value, str) and (not _PLAIN.fullmatch(value) or value.lower() in _WORDS or is_number(value)):
         # Hydra takes a backslash as one character, except where a quote follows: there two stand for one.
         escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
         trailing = len(value) - len(value.rstrip("\\"))
@@ -188,11 +189,3 @@ def evaluation_files(recipe: Recipe, directory: Path, final: bool) -> list[Path]
         raise InvalidInputError(f"task.kind: trainer=verl takes math, got {recipe.task.kind}.")
     folder = directory / "data" / ("final" if final else "evaluation")
     return [folder / f"{name}.parquet" for name in recipe.task.benchmarks]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
