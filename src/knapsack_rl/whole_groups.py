@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from knapsack_rl.priced import Priced, largest_gains_within_cost
+from knapsack_rl.priced import Priced, cheapest, largest_gains_within_cost
 from knapsack_rl.solver import Gains, largest_gains
 
 Floats = NDArray[np.float64]
@@ -116,7 +116,9 @@ def _gained(gains: Gains, units: Ints, others: Ints) -> float:
 
 
 def cheapest_groups(costs: Floats, room: Ints, budget: int, fresh: Mask) -> Ints:
-    """The `budget` units that cost least, where a fresh item gets no unit, or 2 and more."""
+    """The `budget` units that cost least, where a fresh item gets no unit, or 2 and more; without fresh ones O(M log M)."""
+    if not fresh.any():
+        return cheapest(costs, room, budget)
     return largest_gains_in_groups(
         lambda items, start, width: np.repeat(-costs[items, None], width, axis=1), room, budget, fresh
     )

@@ -134,6 +134,7 @@ def _settings(recipe: Recipe, directory: Path) -> dict[str, Any]:
         f"{knapsack}.feature_fields": ["category"] if allocator.features is None else allocator.features,
         f"{knapsack}.advantage_clip": training.advantage_clip,
         f"{knapsack}.rollout_weights": training.rollout_weights,
+        f"{knapsack}.skip_idle": training.skip_idle,
     }
 
 
