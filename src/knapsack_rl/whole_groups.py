@@ -116,7 +116,7 @@ def _gained(gains: Gains, units: Ints, others: Ints) -> float:
 
 
 def cheapest_groups(costs: Floats, room: Ints, budget: int, fresh: Mask) -> Ints:
-    """The `budget` units that cost least, where a fresh item gets no unit, or 2 and more; without fresh ones O(M log M)."""
+    """The `budget` units that cost least, where a fresh item gets no unit, or 2 and more."""
     if not fresh.any():
         return cheapest(costs, room, budget)
     return largest_gains_in_groups(

@@ -95,7 +95,7 @@ def _stages(arms: Sequence[ArmRun]) -> list[list[ArmRun]]:
     """First an arm for every warm start, so that no two train the same one at the same time; then the others."""
     first: dict[str, str] = {}
     for arm in arms:
-        if arm.recipe.model.kind == "scratch":
+        if arm.recipe.model.warm_start is not None:
             first.setdefault(arm.recipe.model_dump_json(include={"model", "task", "seed"}), arm.folder)
     makers = set(first.values())
     return [[arm for arm in arms if arm.folder in makers], [arm for arm in arms if arm.folder not in makers]]
@@ -130,7 +130,7 @@ def _work(recipe_text: str, pool: Path, log: Path) -> None:
     else:
         from knapsack_rl.experiments.engines.trl.run import train
     try:
-        train(recipe, pool, f"knapsack-rl train {pool / recipe.name / 'recipe.yaml'}", Console(width=100), report=False)
+        train(recipe, pool, f"knapsack-rl train {pool / recipe.name / 'recipe.yaml'}", Console(width=100), alone=False)
     except KnapsackError as error:
         sys.stderr.write(" ".join(str(error).split()) + "\n")  # the last line of the log is the reason that is told
         sys.exit(2)

@@ -87,6 +87,7 @@ def _summary_tables(comparison: Comparison, summary: pd.DataFrame, variation: st
             "cost": ("Cost, multiple", _ratio),
             "accuracy": ("Accuracy, %", _hundredfold),
             "interval": ("95 % interval", str),
+            "solved": ("Solved, %", _hundredfold),
             "difference": (f"Minus {base}'s, points", _signed),
             "difference_interval": ("95 % interval of that", str),
             "above": ("Seeds above", str),
@@ -115,6 +116,7 @@ def _summary_tables(comparison: Comparison, summary: pd.DataFrame, variation: st
             charts.identifier("arms", variation),
             "Accuracy",
             f"Accuracy at equal {cost} (references: at their own end), mean over seeds with its bootstrap interval. "
+            "Solved: problems with a success among their k samples (pass@k). "
             f"Differences to {base} are paired by seed.",
             reached[0].assign(Arm=arms)[["Arm", *reached[0].columns]],
             reached[1],

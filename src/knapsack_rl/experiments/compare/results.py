@@ -37,9 +37,9 @@ def read(arms: Iterable[ArmRun], pool: Path) -> tuple[pd.DataFrame, pd.DataFrame
         (totals), steps, effective_gradient_ratio (mean over steps), effective_prompts (prompts with a gradient per
         update), zero_all_positive, zero_all_negative (mean shares of prompts), never_solved (training prompts seen and
         never solved), prompts (seen), allocation_share (of the seconds). `curves`, one row per evaluation and
-        benchmark: variation, arm, choice, seed, benchmark, step, rollouts, tokens, seconds, accuracy; the benchmark
-        "mean" is the mean over all of them. `steps`, one row per training step: variation, arm, seed, step, rollouts
-        (cumulative), and `STEP_METRICS` as running means over a twentieth of the run.
+        benchmark: variation, arm, choice, seed, benchmark, step, rollouts, tokens, seconds, accuracy, solved; the
+        benchmark "mean" is the mean over all of them. `steps`, one row per training step: variation, arm, seed, step,
+        rollouts (cumulative), and `STEP_METRICS` as running means over a twentieth of the run.
     """
     runs, curves, steps = [], [], []
     for arm in arms:
@@ -65,8 +65,8 @@ def read(arms: Iterable[ArmRun], pool: Path) -> tuple[pd.DataFrame, pd.DataFrame
             }
         )
         at = costs.set_index("step")
-        means = run_data.mean_accuracies(run)[["step", "accuracy"]].assign(benchmark="mean")
-        evaluations = pd.concat([run.evaluations[["step", "benchmark", "accuracy"]], means], ignore_index=True)
+        means = run_data.mean_accuracies(run).assign(benchmark="mean")
+        evaluations = pd.concat([run.evaluations, means])[["step", "benchmark", "accuracy", "solved"]]
         for cost in COSTS:
             evaluations[cost] = at[cost].reindex(evaluations["step"]).to_numpy()
         curves.append(evaluations.assign(**labels))
@@ -99,7 +99,8 @@ def at_equal_cost(runs: pd.DataFrame, curves: pd.DataFrame, comparison: Comparis
     References, and choices that ended earlier, are taken at their own end.
 
     Returns:
-        `runs` with the columns cost (at which it was taken), common_cost, accuracy, and start (before training).
+        `runs` with the columns cost (at which it was taken), common_cost, accuracy, solved (share of problems with a
+        success among the samples), and start (accuracy before training).
     """
     cost = comparison.equal
     competing = runs[~runs["arm"].map(comparison.is_reference)]
@@ -116,6 +117,7 @@ def at_equal_cost(runs: pd.DataFrame, curves: pd.DataFrame, comparison: Comparis
                 "cost": taken,
                 "start": float(curve["accuracy"].iloc[0]),
                 "accuracy": float(np.interp(taken, curve[cost], curve["accuracy"])),
+                "solved": float(np.interp(taken, curve[cost], curve["solved"])),
             }
         )
     return pd.DataFrame(rows)
@@ -213,9 +215,9 @@ def summary(taken: pd.DataFrame, reach: pd.DataFrame, comparison: Comparison) ->
     """One row per variation and arm, over the seeds of the report.
 
     Columns: variation, arm, reference, choice, seeds, cost (multiple of the common one), accuracy, accuracy_sd,
-    accuracy_low, accuracy_high; difference to the baseline of the same seed (mean), difference_low, difference_high,
-    difference_p (two-sided paired t-test, NaN below three pairs), pairs (seeds that both have), wins (of those, above
-    the baseline); reach_50 ... reach_100 (median over the seeds of the cost ratio at each level; infinite where half of
+    accuracy_low, accuracy_high, solved; difference to the baseline of the same seed (mean), difference_low,
+    difference_high, difference_p (two-sided paired t-test, NaN below three pairs), pairs (seeds that both have), wins
+    (of those, above the baseline); reach_50 ... reach_100 (median over the seeds of the cost ratio at each level; infinite where half of
     the seeds never got there) and reached_50 ... (seeds that did, of reach_seeds); effective_gradient_ratio,
     effective_prompts, never_solved, rollouts, tokens, seconds, allocation_share (means).
     """
@@ -236,6 +238,7 @@ def summary(taken: pd.DataFrame, reach: pd.DataFrame, comparison: Comparison) ->
             "accuracy_sd": accuracy.std(ddof=1) if len(accuracy) > 1 else np.nan,
             "accuracy_low": low,
             "accuracy_high": high,
+            "solved": group["solved"].mean(),
         }
         if arm != comparison.baseline and len(paired):
             low, high = interval(paired)

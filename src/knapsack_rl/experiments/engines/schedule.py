@@ -1,10 +1,15 @@
-"""When a run evaluates, and how it samples then."""
+"""When a run evaluates, how it samples then, and what the rewards come to."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from knapsack_rl.advantages import is_success
 from knapsack_rl.experiments.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -51,6 +56,31 @@ def sampling(recipe: Recipe, last: bool) -> Sampling:
         max_completion_length=final.max_completion_length or usual.max_completion_length,
         max_problems=final.max_problems,
     )
+
+
+class Score(NamedTuple):
+    """What an evaluation found on a benchmark; problems without a scored sample are left out."""
+
+    accuracy: float
+    """Mean over problems of the mean reward of their samples: pass@1 where rewards are 0 and 1."""
+    solved: float
+    """Share of problems that at least one of their k samples solves: pass@k."""
+
+    @staticmethod
+    def of(rewards: NDArray[np.float64]) -> Score:
+        """From the rewards, shape (problems, samples), NaN where the verifier gave none."""
+        seen = rewards[~np.isnan(rewards).all(axis=1)]
+        if not len(seen):
+            return Score(float("nan"), float("nan"))
+        return Score(float(np.nanmean(seen, axis=1).mean()), float(is_success(seen).any(axis=1).mean()))
+
+
+def recorded(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:
+    """The scores by benchmark, as the record of an evaluation holds them."""
+    return {
+        "evaluation": {name: score.accuracy for name, score in scores.items()},
+        "solved": {name: score.solved for name, score in scores.items()},
+    }
 
 
 def is_due(recipe: Recipe, step: int) -> bool:

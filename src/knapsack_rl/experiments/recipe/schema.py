@@ -120,8 +120,8 @@ class Training(Config):
     max_completion_length: PositiveInt
     """Tokens of a completion."""
     skip_idle: bool = True
-    """Whether rollouts without gradient are left out of the update, which is the same but for rounding. `trainer: minimal`
-    always leaves them out."""
+    """Whether rollouts without gradient are left out of the update, which is the same but for rounding. The
+    minimal trainer always leaves them out."""
     stop_strings: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """Texts that end a completion: the first token that contains one is its last. Each must fit into one token of the
     model, such as `=`."""

@@ -130,12 +130,17 @@ def read_run(folder: Path, name: str) -> Run:
         steps = steps.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
     evaluations = pd.DataFrame(
         [
-            {key: record[key] for key in ("step", "rollouts", "time")} | {"benchmark": benchmark, "accuracy": accuracy}
+            {
+                **{key: record[key] for key in ("step", "rollouts", "time")},
+                "benchmark": benchmark,
+                "accuracy": accuracy,
+                "solved": (record.get("solved") or {}).get(benchmark, float("nan")),
+            }
             for record in records
             for benchmark, accuracy in (record.get("evaluation") or {}).items()
             if accuracy is not None
         ],
-        columns=["step", "rollouts", "time", "benchmark", "accuracy"],
+        columns=["step", "rollouts", "time", "benchmark", "accuracy", "solved"],
     )
     evaluations = evaluations.drop_duplicates(["step", "benchmark"], keep="last").sort_values(
         "step", kind="stable", ignore_index=True
@@ -329,10 +334,16 @@ def accuracies(run: Run) -> pd.DataFrame:
 
 
 def mean_accuracies(run: Run) -> pd.DataFrame:
-    """Mean over benchmarks at each evaluation that measured all of the run's; columns step, rollouts, accuracy."""
-    by_evaluation = run.evaluations.groupby(["step", "rollouts"], as_index=False)["accuracy"].agg(["mean", "count"])
-    whole = by_evaluation[by_evaluation["count"] == run.evaluations["benchmark"].nunique()]
-    return whole.rename(columns={"mean": "accuracy"})[["step", "rollouts", "accuracy"]].reset_index(drop=True)
+    """Mean over benchmarks at each evaluation that measured all of the run's.
+
+    Returns:
+        Columns step, rollouts, accuracy, solved (NaN where it was not recorded).
+    """
+    by_evaluation = run.evaluations.groupby(["step", "rollouts"], as_index=False).agg(
+        accuracy=("accuracy", "mean"), solved=("solved", "mean"), benchmarks=("accuracy", "count")
+    )
+    whole = by_evaluation[by_evaluation.pop("benchmarks") == run.evaluations["benchmark"].nunique()]
+    return whole.reset_index(drop=True)
 
 
 def benchmark_accuracies(run: Run) -> pd.DataFrame:

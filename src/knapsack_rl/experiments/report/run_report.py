@@ -29,6 +29,7 @@ except ImportError as error:
 
 _TOP_PROMPTS = 20
 _LOG_SCORE = "Log score of predictions, mean (nats)"
+_SOLVED = "Problems solved in at least one sample"
 _COSTS = {
     "Tokens per step, mean": "cost/real",
     "Tokens per step as expected, mean": "cost/expected",
@@ -180,6 +181,8 @@ def _key_numbers(runs: Sequence[Run], visits: dict[str, Visits | None]) -> DataT
         "Rollouts": (plain, lambda run: int(run.steps["rollouts"].iloc[-1]) if len(run.steps) else 0),
         f"{accuracy}, first": (percent, lambda run: _first_and_last(run_data.mean_accuracies(run))[0]),
         f"{accuracy}, last": (percent, lambda run: _first_and_last(run_data.mean_accuracies(run))[1]),
+        f"{_SOLVED}, first": (percent, lambda run: _first_and_last(run_data.mean_accuracies(run), "solved")[0]),
+        f"{_SOLVED}, last": (percent, lambda run: _first_and_last(run_data.mean_accuracies(run), "solved")[1]),
         "Effective gradient ratio, mean": (percent, lambda run: run.mean("effective_gradient_ratio")),
         "Prompts per step, mean": (lambda mean: f"{mean:.4g}", lambda run: run_data.groups_per_step(run)[0]),
         "Effective prompts per step, mean": (lambda mean: f"{mean:.1f}", lambda run: run_data.groups_per_step(run)[1]),
@@ -195,8 +198,8 @@ def _key_numbers(runs: Sequence[Run], visits: dict[str, Visits | None]) -> DataT
     rows = {quantity: [read(run) for run in runs] for quantity, (_, read) in quantities.items()}
     if rows["Steps planned"] == rows["Steps"]:
         del rows["Steps planned"]
-    for quantity in (*_COSTS, _LOG_SCORE):
-        if not any(rows[quantity]):  # no costs were told, or an earlier version made the run
+    for quantity in (f"{_SOLVED}, first", f"{_SOLVED}, last", *_COSTS, _LOG_SCORE):
+        if not any(rows[quantity]):  # nobody solved any, no costs were told, or an earlier version made the run
             del rows[quantity]
     values = pd.DataFrame.from_dict(rows, orient="index", columns=[run.name for run in runs], dtype=object)
     return DataTable(
@@ -245,9 +248,9 @@ def _benchmarks(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.evaluations["benchmark"]))
 
 
-def _first_and_last(evaluations: pd.DataFrame) -> tuple[float | None, float | None]:
+def _first_and_last(evaluations: pd.DataFrame, column: str = "accuracy") -> tuple[float | None, float | None]:
     """The accuracies of a table, by rising step; None for what there is not."""
-    accuracies = evaluations["accuracy"].tolist()
+    accuracies = evaluations[column].dropna().tolist()
     return (accuracies[0] if accuracies else None), (accuracies[-1] if len(accuracies) > 1 else None)
 
 

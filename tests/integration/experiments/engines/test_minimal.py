@@ -71,7 +71,7 @@ pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
 def run(recipe_path: Path, output: Path, *changes: str) -> Path:
     recipe = recipe_file.read(recipe_path, changes)
     trainer = minimal if recipe.trainer == "minimal" else train
-    trainer.train(recipe, output, "a test", Console(quiet=True), report=False)
+    trainer.train(recipe, output, "a test", Console(quiet=True), alone=False)
     return output / recipe.name
 
 
@@ -889,7 +889,7 @@ def test_learning_curves_are_those_of_trl_within_noise(recipe_path: Path, tmp_pa
         trainer = EvaluatedTrainer(
             recipe=recipe,
             benchmarks=task.evaluation,
-            on_evaluation=lambda _, found, to=accuracies: to.append(found["held-out"]),
+            on_evaluation=lambda _, found, to=accuracies: to.append(found["held-out"].accuracy),
             model=policy.model,
             processing_class=policy.tokenizer,
             reward_funcs=task.reward,

@@ -33,7 +33,7 @@ def tables(accuracies: dict[tuple[str, int], list[float]], step: float = 100.0) 
         runs.append({**labels, **end, **rest})
         curves.append(
             pd.DataFrame({"rollouts": spent, "tokens": 10 * spent, "seconds": 0.1 * spent, "accuracy": values}).assign(
-                **labels, benchmark="mean"
+                **labels, benchmark="mean", solved=np.sqrt(values)
             )
         )
     return pd.DataFrame(runs), pd.concat(curves, ignore_index=True)
@@ -44,6 +44,7 @@ def test_accuracy_is_taken_at_the_cost_that_all_competitors_reached() -> None:
     taken = results.at_equal_cost(runs, curves, COMPARISON).set_index("arm")
     assert taken["cost"].tolist() == [200.0, 200.0]
     assert taken["accuracy"].tolist() == [0.4, 0.5]
+    assert taken["solved"].tolist() == pytest.approx([0.4**0.5, 0.5**0.5])
 
 
 def test_accuracy_between_two_evaluations_is_interpolated() -> None:

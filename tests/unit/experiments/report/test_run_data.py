@@ -14,13 +14,13 @@ import pandas as pd
 from knapsack_rl.experiments.report import run_data
 from knapsack_rl.experiments.report.run_data import Run
 
-EVALUATIONS = ["step", "rollouts", "time", "benchmark", "accuracy"]
+EVALUATIONS = ["step", "rollouts", "time", "benchmark", "accuracy", "solved"]
 
 
 def run_of(
     *visits: tuple[int, str, int, int],
     name: str = "run",
-    evaluations: Sequence[tuple[int, int, float, str, float]] = (),
+    evaluations: Sequence[tuple[int, int, float, str, float, float]] = (),
 ) -> Run:
     """A run with visits (step, prompt, rollouts, successes), all rollouts scored, and evaluations."""
     allocations = pd.DataFrame(visits, columns=["step", "prompt", "rollouts", "successes"])
@@ -200,11 +200,11 @@ def test_without_recorded_beliefs_nothing_is_said_of_them() -> None:
 def test_mean_over_benchmarks_leaves_out_evaluations_that_lack_one() -> None:
     run = run_of(
         evaluations=[
-            (0, 0, 0.0, "AMC", 0.2),
-            (0, 0, 0.0, "MATH", 0.4),
-            (5, 320, 1.0, "AMC", 0.9),
-            (9, 640, 2.0, "AMC", 0.5),
-            (9, 640, 2.0, "MATH", 0.7),
+            (0, 0, 0.0, "AMC", 0.2, 0.5),
+            (0, 0, 0.0, "MATH", 0.4, 0.8),
+            (5, 320, 1.0, "AMC", 0.9, 0.9),
+            (9, 640, 2.0, "AMC", 0.5, 0.7),
+            (9, 640, 2.0, "MATH", 0.7, 0.9),
         ]
     )
 
@@ -213,6 +213,7 @@ def test_mean_over_benchmarks_leaves_out_evaluations_that_lack_one() -> None:
     assert means["step"].tolist() == [0, 9]
     assert means["rollouts"].tolist() == [0, 640]
     assert means["accuracy"].tolist() == pytest.approx([0.3, 0.6])
+    assert means["solved"].tolist() == pytest.approx([0.65, 0.8])
 
 
 def test_prompts_of_a_step_and_those_with_mixed_rewards_are_counted() -> None:

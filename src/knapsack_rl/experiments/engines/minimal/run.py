@@ -20,7 +20,7 @@ from knapsack_rl.experiments.engines.minimal.grpo import Collected, Floats, Loop
 from knapsack_rl.experiments.engines.minimal.oracle import Oracle
 from knapsack_rl.experiments.engines.minimal.packing import can_share
 from knapsack_rl.experiments.engines.minimal.shared_prompts import SharedPromptPolicy
-from knapsack_rl.experiments.engines.schedule import sampling
+from knapsack_rl.experiments.engines.schedule import Score, recorded, sampling
 from knapsack_rl.experiments.recipe import recipe_file
 from knapsack_rl.experiments.recipe.schema import ORACLE, Recipe
 from knapsack_rl.experiments.report.run_report import write_report
@@ -35,11 +35,11 @@ _BYTES_AT_ONCE = 2**30  # this much memory
 _SPACE = 16 * 2**20  # bytes on the disk: a small model, allocations, metrics and the report; a larger one besides
 
 
-def train(recipe: Recipe, output: Path, command: str, console: Console, report: bool = True) -> Outcome:
+def train(recipe: Recipe, output: Path, command: str, console: Console, alone: bool = True) -> Outcome:
     """Train what `recipe` says in `output/name`; a run that was cut off begins anew, and ends the same.
 
-    Arguments, errors and what is written are those of `engines.trl.run.train`, with the trained model in `model/` and
-    no checkpoints before the end.
+    Arguments, errors and what is written are those of `engines.trl.run.train`, with the trained model in `model/` (but
+    for a pretrained one in a comparison) and no checkpoints before the end.
     """
     directory = RunDirectory(output / recipe.name)
     directory.claim(recipe_file.render(recipe))
@@ -47,8 +47,8 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
         already_finished = directory.finished
         if not already_finished:
             directory.require_space(_SPACE)
-            _train(recipe, directory, command, console)
-        page = write_report([directory.path]) if report else None
+            _train(recipe, directory, command, console, alone)
+        page = write_report([directory.path]) if alone else None
     except Exception as error:  # every library says it in its own way
         why = None if isinstance(error, KnapsackError) else directory.why_it_failed(error)
         if why is None:
@@ -59,7 +59,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
     return Outcome(directory, page, None, already_finished)
 
 
-def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Console) -> None:
+def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Console, alone: bool) -> None:
     title = f"[bold]{recipe.name}[/] · {recipe.allocator.strategy} · seed {recipe.seed} · CPU"
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -67,16 +67,19 @@ def _train(recipe: Recipe, directory: RunDirectory, command: str, console: Conso
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
     with Display(console, title, recipe.training.steps) as display, Interruption(display.stopping).listening():
         task, model, tokenizer = ingredients.problems_and_model(recipe, display)
-        directory.require_space(_SPACE + sum(weight.numel() * weight.element_size() for weight in model.parameters()))
+        keeps = alone or recipe.model.kind == "scratch"  # a comparison of large models would fill the disk
+        weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        directory.require_space(_SPACE + keeps * weights)
         loop = Loop(recipe, task, policy(recipe, model, tokenizer))
         record_start(directory, recipe, command)
         directory.rewind(-1)
         display.start(0, [])
         _loop(loop, directory, display)
-        model_folder = directory.path / "model"
-        loop.policy.model.save_pretrained(model_folder)
-        loop.policy.tokenizer.save_pretrained(model_folder)
-        manifest.seal(model_folder)
+        if keeps:
+            model_folder = directory.path / "model"
+            loop.policy.model.save_pretrained(model_folder)
+            loop.policy.tokenizer.save_pretrained(model_folder)
+            manifest.seal(model_folder)
         record_end(directory)
 
 
@@ -105,9 +108,9 @@ def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
     def evaluated() -> None:
         nonlocal not_training
         began = time.monotonic()
-        accuracies = evaluate(loop, last=spent >= training.budget)
+        scores = evaluate(loop, last=spent >= training.budget)
         not_training += time.monotonic() - began
-        write({"evaluation": accuracies})
+        write(recorded(scores))
         if unsaved:
             _append_allocations(directory, unsaved, loop.columns["id"])
             unsaved.clear()
@@ -136,10 +139,10 @@ def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
             evaluated()
 
 
-def evaluate(loop: Loop, last: bool) -> dict[str, float]:
-    """Accuracy per benchmark: the mean over problems of the mean over samples; `last` after the last step."""
+def evaluate(loop: Loop, last: bool) -> dict[str, Score]:
+    """What the held-out problems of each benchmark show; `last` after the last step."""
     how = sampling(loop.recipe, last)
-    accuracies = {}
+    scores = {}
     for name, benchmark in loop.task.evaluation.items():
         problems = how.kept(benchmark)
         columns = {column: list(problems[column]) for column in problems.column_names}
@@ -147,14 +150,14 @@ def evaluate(loop: Loop, last: bool) -> dict[str, float]:
         rows = min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // bytes_of_a_row(loop.policy.model.config, longest))
         at_once = max(1, rows // how.samples)
         random = torch.Generator().manual_seed(loop.recipe.seed)  # not the loop's, which training samples with
-        rates: list[float] = []
+        parts: list[Floats] = []
         for start in range(0, len(problems), at_once):
             part = {column: values[start : start + at_once] for column, values in columns.items()}
             counts = np.full(len(part["prompt"]), how.samples)
             *_, rewards = loop.sampled(part, counts, how, random)
-            rates += np.nanmean(rewards.reshape(-1, how.samples), axis=1).tolist()
-        accuracies[name] = float(np.nanmean(rates))
-    return accuracies
+            parts.append(rewards.reshape(-1, how.samples))
+        scores[name] = Score.of(np.concatenate(parts))
+    return scores
 
 
 def bytes_of_a_row(config: Any, tokens: int) -> int:

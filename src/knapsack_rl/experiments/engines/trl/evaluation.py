@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
 
-from knapsack_rl.experiments.engines.schedule import Sampling, sampling
+from knapsack_rl.experiments.engines.schedule import Sampling, Score, sampling
 from knapsack_rl.experiments.engines.trl.grpo_config import evaluation_rows
 from knapsack_rl.experiments.recipe.schema import Recipe
 from knapsack_rl.trl import KnapsackGRPOTrainer
@@ -27,7 +27,7 @@ class EvaluatedTrainer(KnapsackGRPOTrainer):
     Args:
         recipe: says how to evaluate.
         benchmarks: held-out problems by name.
-        on_evaluation: called on every process with the step and the accuracy of every benchmark.
+        on_evaluation: called on every process with the step and what it found on every benchmark.
         arguments: as KnapsackGRPOTrainer takes them, with one reward function.
     """
 
@@ -36,7 +36,7 @@ class EvaluatedTrainer(KnapsackGRPOTrainer):
         *,
         recipe: Recipe,
         benchmarks: Mapping[str, Dataset],
-        on_evaluation: Callable[[int, dict[str, float]], None],
+        on_evaluation: Callable[[int, dict[str, Score]], None],
         **arguments: Any,
     ) -> None:
         self._recipe = recipe
@@ -49,7 +49,7 @@ class EvaluatedTrainer(KnapsackGRPOTrainer):
         """Accuracy per benchmark: the mean over problems of the mean over samples, unscored ones left out."""
         step = self.state.global_step // self._recipe.training.updates_per_step
         how = sampling(self._recipe, last=step >= self._recipe.training.steps)
-        accuracies = {}
+        scores = {}
         with _random_state_kept(), _put_in_place(self._settings(how)):
             set_seed(self.args.seed, device_specific=True)
             for name, problems in self._benchmarks.items():
@@ -62,10 +62,11 @@ class EvaluatedTrainer(KnapsackGRPOTrainer):
                     self._rewards = None
                 # Several processes: the last batch was filled up with the first rows.
                 groups = rewards[: len(problems) * how.samples].double().view(-1, how.samples)
-                accuracies[name] = torch.nanmean(torch.nanmean(groups, dim=1)).item()
-            self.log({f"eval_accuracy/{name}": accuracy for name, accuracy in accuracies.items()})
-        self._on_evaluation(step, accuracies)
-        return {f"eval_accuracy/{name}": accuracy for name, accuracy in accuracies.items()}
+                scores[name] = Score.of(groups.numpy())
+            found = {f"eval_accuracy/{name}": score.accuracy for name, score in scores.items()}
+            self.log(found | {f"eval_solved/{name}": score.solved for name, score in scores.items()})
+        self._on_evaluation(step, scores)
+        return found
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None

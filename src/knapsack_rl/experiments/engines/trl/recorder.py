@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from trl import GRPOConfig
 
-from knapsack_rl.experiments.engines.schedule import is_due
+from knapsack_rl.experiments.engines.schedule import Score, is_due, recorded
 from knapsack_rl.experiments.engines.trl.evaluation import EvaluatedTrainer
 from knapsack_rl.experiments.pages.wording import plural
 from knapsack_rl.experiments.recipe.schema import Recipe
@@ -56,10 +56,10 @@ class Recorder(TrainerCallback):
         self._origin = self._evaluation_began = time.monotonic()
         self._origin -= spent
 
-    def evaluated(self, step: int, accuracies: dict[str, float]) -> None:
+    def evaluated(self, step: int, scores: dict[str, Score]) -> None:
         """An evaluation after `step` is done."""
         self._evaluating += time.monotonic() - self._evaluation_began
-        self._write(step, {"evaluation": accuracies})
+        self._write(step, recorded(scores))
 
     def on_log(
         self, args: GRPOConfig, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any

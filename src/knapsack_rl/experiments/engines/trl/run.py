@@ -38,7 +38,7 @@ _COPIES_IN_CHECKPOINT = 3
 _BESIDES_CHECKPOINTS = 16 * 2**20  # bytes: allocations, metrics and the report
 
 
-def train(recipe: Recipe, output: Path, command: str, console: Console, report: bool = True) -> Outcome:
+def train(recipe: Recipe, output: Path, command: str, console: Console, alone: bool = True) -> Outcome:
     """Train what `recipe` says in `output/name`, from the last complete checkpoint there if there is one.
 
     Under torchrun every process calls this; the first one writes and shows.
@@ -48,7 +48,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
         output: the folder of run directories.
         command: what to put on record as the command that made the run.
         console: where to show progress.
-        report: whether to write the run's report.
+        alone: whether the run stands for itself, so that its report is written; a comparison's does not.
 
     Raises:
         InvalidInputError: the recipe does not suit the machine, or the directory cannot take the run.
@@ -67,7 +67,7 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, report: 
             if leads:
                 directory.require_space(_BESIDES_CHECKPOINTS)
             shown_on = console if leads else Console(quiet=True, force_terminal=False)
-            outcome = _train(recipe, directory, config, command, shown_on, report)
+            outcome = _train(recipe, directory, config, command, shown_on, alone)
         except Exception as error:  # every library says it in its own way
             why = directory.why_it_failed(error) if leads and not isinstance(error, KnapsackError) else None
             if why is None:
@@ -120,12 +120,12 @@ def dry_run(recipe: Recipe, output: Path) -> list[tuple[str, str]]:
 
 
 def _train(
-    recipe: Recipe, directory: RunDirectory, config: GRPOConfig, command: str, console: Console, report: bool
+    recipe: Recipe, directory: RunDirectory, config: GRPOConfig, command: str, console: Console, alone: bool
 ) -> Outcome:
     leads, steps, updates = config.process_index == 0, recipe.training.steps, recipe.training.updates_per_step
-    report = report and leads
+    alone = alone and leads
     if directory.finished:
-        return Outcome(directory, write_report([directory.path]) if report else None, None, True)
+        return Outcome(directory, write_report([directory.path]) if alone else None, None, True)
     title = f"[bold]{recipe.name}[/] · {recipe.allocator.strategy} · seed {recipe.seed} · {device()}"
     with Display(console, title, steps) as display:
         interruption = Interruption(display.stopping)
@@ -154,7 +154,7 @@ def _train(
         stopped_by = interruption.number if done < steps else None
         if leads and stopped_by is None:
             record_end(directory)
-        if not report:
+        if not alone:
             return Outcome(directory, None, stopped_by, False)
         display.phase("writing the report")
         return Outcome(directory, write_report([directory.path]), stopped_by, False)
