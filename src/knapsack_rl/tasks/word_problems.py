@@ -84,6 +84,9 @@ class WordProblemsConfig(TaskSettings):
     """Share of the questions that are held out."""
     worked: Share = 0.15
     """Share of the questions that are set aside as worked examples for `model.warm_start`."""
+    train_problems: Annotated[int, Field(ge=1)] | None = None
+    """How many of the other questions are trained on, the same in every run; None takes all. A strategy that goes by
+    earlier visits needs a run that comes back to its prompts."""
     longest_question: Annotated[int, Field(ge=1)] | None = None
     """Words of the longest question that is taken; None takes all."""
     template: str = "Question: {prompt}\nAnswer:"
@@ -176,8 +179,13 @@ def load(config: WordProblemsConfig, seed: int) -> Task:
     held_out = {"held-out": [problem for problem in problems.values() if problem.place < config.held_out]}
     for name in config.benchmarks:
         held_out[name] = [one for words, one in _problems(config, (name,)).items() if words not in problems]
+    wanted = len(train) if config.train_problems is None else config.train_problems
+    if wanted > len(train):
+        raise InvalidInputError(
+            f"task.train_problems: expected at most the {len(train)} problems that are left to train on, got {wanted}."
+        )
     return Task(
-        train=_dataset(config, train),
+        train=_dataset(config, sorted(train, key=lambda problem: problem.place)[:wanted]),
         evaluation={name: _dataset(config, held) for name, held in held_out.items() if held},
         reward={"expression": expression_verified, "number": number_verified}[config.verifier],
     )

@@ -210,6 +210,17 @@ def test_a_hash_of_the_question_splits_and_nothing_else_does(folder: Path) -> No
     assert train <= set(again.train["prompt"])
 
 
+def test_fewer_problems_to_train_on_are_the_same_ones_in_every_run(folder: Path) -> None:
+    many(folder, 100)
+    split = {"train": ("svamp",), "held_out": 0.2}
+    whole, some, others = (load(config(folder, **split, train_problems=n), n or 0) for n in (None, 20, 30))
+    assert [len(task.train) for task in (some, others)] == [20, 30]
+    assert set(some.train["id"]) < set(others.train["id"]) < set(whole.train["id"])
+    assert some.evaluation["held-out"]["id"] == whole.evaluation["held-out"]["id"]
+    with pytest.raises(InvalidInputError, match=r"task.train_problems: expected at most the \d+ problems .* got 100\."):
+        load(config(folder, **split, train_problems=100), 0)
+
+
 def test_a_benchmark_has_no_question_that_the_training_sets_have(folder: Path) -> None:
     (folder / "gsm8k/test.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in (GSM8K[0], {**GSM8K[1], "question": "Another one?"}))

@@ -217,9 +217,9 @@ def summary(taken: pd.DataFrame, reach: pd.DataFrame, comparison: Comparison) ->
     Columns: variation, arm, reference, choice, seeds, cost (multiple of the common one), accuracy, accuracy_sd,
     accuracy_low, accuracy_high, solved; difference to the baseline of the same seed (mean), difference_low,
     difference_high, difference_p (two-sided paired t-test, NaN below three pairs), pairs (seeds that both have), wins
-    (of those, above the baseline); reach_50 ... reach_100 (median over the seeds of the cost ratio at each level; infinite where half of
-    the seeds never got there) and reached_50 ... (seeds that did, of reach_seeds); effective_gradient_ratio,
-    effective_prompts, never_solved, rollouts, tokens, seconds, allocation_share (means).
+    (of those, above the baseline); reach_50 ... reach_100 (median over the seeds of the cost ratio at each level;
+    infinite where half of the seeds never got there) and reached_50 ... (seeds that did, of reach_seeds);
+    effective_gradient_ratio, effective_prompts, never_solved, rollouts, tokens, seconds, allocation_share (means).
     """
     rows = []
     baseline = taken[taken["arm"] == comparison.baseline].set_index(["variation", "seed"])["accuracy"]
