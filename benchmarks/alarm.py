@@ -93,8 +93,11 @@ def main() -> None:
         for strategy in args.strategies
         for scenario in SCENARIOS
     }
-    heads = ("scenario", "strategy"), ("scenario",)
-    for head, label in zip(heads, (lambda key: f"{key[1]} | {key[0]}", lambda key: key[1]), strict=True):
+    for head in (("scenario", "strategy"), ("scenario",)):
+
+        def label(key: tuple[str, str], by: int = len(head)) -> str:
+            return " | ".join(reversed(key[2 - by :]))
+
         print(f"\n| {' | '.join(head)} | runs | found | delay: median, 95 %, largest | false alarms |")
         print("|---" * (len(head) + 4) + "|")
         for name in dict.fromkeys(map(label, results)):

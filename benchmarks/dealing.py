@@ -174,8 +174,8 @@ def main() -> None:
     for way, known in cases:
         results = [np.array(found[way, known, slots]) for slots in SLOTS]
         cells = [f"{result[:, 0].mean():.2f} ± {result[:, 0].std(ddof=1):.2f}" for result in results]
-        hits = [result[:, 1].mean() for result in results]
-        print(f"| {way} | {known} | {' | '.join(cells)} | {min(hits):.2f} to {max(hits):.2f} |")
+        shared = [result[:, 1].mean() for result in results]
+        print(f"| {way} | {known} | {' | '.join(cells)} | {min(shared):.2f} to {max(shared):.2f} |")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from knapsack_rl.estimators import Regression
 from knapsack_rl.estimators.features import as_features
 from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop
 
-TOLD = ([], ["category"], ["length"], ["hidden"], ["category", "length"], ["category", "hidden"])
+TOLD: tuple[list[str], ...] = ([], ["category"], ["length"], ["hidden"], ["category", "length"], ["category", "hidden"])
 
 
 class Watched(Loop):
@@ -65,7 +65,7 @@ class Watched(Loop):
             position_ids=(seen.cumsum(1) - 1).clamp(min=0),
             output_hidden_states=True,
         )
-        return output.hidden_states[-1][:, -1].numpy().astype(np.float64)
+        return np.asarray(output.hidden_states[-1][:, -1].numpy().astype(np.float64))
 
 
 def main() -> None:

@@ -34,13 +34,15 @@ from knapsack_rl.experiments.engines.minimal.grpo import Columns, Loop
 BINS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def gradients(loop: Loop, columns: Columns, rows: list[int], rollouts: int) -> tuple[NDArray[Any], Tensor]:
+def gradients(
+    loop: Loop, columns: Columns, rows: list[int], rollouts: int, random: torch.Generator
+) -> tuple[NDArray[Any], Tensor]:
     """Success rates of these problems, and score-function estimates of their gradients, shape (rows, weights)."""
     trained_on, loop.columns = loop.columns, columns
     rates, found = [], []
     weights = [weight for weight in loop.policy.model.parameters() if weight.requires_grad]
     for row in rows:
-        sampled = loop._generate([row], np.array([rollouts]), loop.oracle_random)
+        sampled = loop.generate([row], np.array([rollouts]), random)
         advantages = (sampled.rewards - sampled.rewards.mean()) / (rollouts - 1)
         logs = loop.policy.log_probabilities([columns["prompt"][row]] * rollouts, sampled)
         ours = torch.arange(logs.shape[1]) < sampled.lengths[:, None]
@@ -60,15 +62,15 @@ def pull(rates: NDArray[Any], size: int) -> NDArray[Any]:
     return np.asarray(mean * np.sqrt((size - 1) / size) / (rates * (1.0 - rates)))
 
 
-def influences(loop: Loop, prompts: int, rollouts: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def influences(loop: Loop, prompts: int, rollouts: int, random: torch.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
     """Success rates and influences of some problems of the training set, those with 0 < p < 1."""
     held_out: Columns = {}
     for benchmark in loop.task.evaluation.values():
         for name in benchmark.column_names:
             held_out.setdefault(name, []).extend(benchmark[name])
-    _, of_held_out = gradients(loop, held_out, list(range(len(held_out["id"]))), rollouts)
+    _, of_held_out = gradients(loop, held_out, list(range(len(held_out["id"]))), rollouts, random)
     rows = np.random.default_rng(loop.recipe.seed).permutation(len(loop.task.train))[:prompts].tolist()
-    rates, of_trained = gradients(loop, loop.columns, rows, rollouts)
+    rates, of_trained = gradients(loop, loop.columns, rows, rollouts, random)
     mixed = (rates > 0.0) & (rates < 1.0)
     rates, of_trained = rates[mixed], of_trained[torch.from_numpy(mixed)]
     scale = 1.0 / (of_trained.square().mean(dim=0).sqrt() + 1e-12)
@@ -85,11 +87,12 @@ def main() -> None:
     points: dict[int, list[tuple[NDArray[Any], NDArray[Any]]]] = {after: [] for after in parsed.after}
     for seed in parsed.seeds:
         loop, done = live.loop(Loop, parsed.arguments, seed), 0
+        random = torch.Generator().manual_seed(loop.recipe.seed + 1)  # as the oracle's: not the one that trains
         for after in sorted(points):
             for _ in range(after - done):
                 loop.step()
             done = after
-            points[after].append(influences(loop, parsed.prompts, parsed.rollouts))
+            points[after].append(influences(loop, parsed.prompts, parsed.rollouts, random))
     print("| after steps | p | prompts | influence | paper's | adaptive's | p (1 - p) |")
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for after, found in points.items():

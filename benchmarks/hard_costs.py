@@ -48,8 +48,8 @@ COSTS: dict[str, CostsOf] = {
     "one prompt as dear as all others": one_dear,
     "two values": lambda rng, rates: rng.choice([1.0, 100.0], len(rates)),
     "two values, far apart": lambda rng, rates: rng.choice([1.0, 1e5], len(rates), p=[0.8, 0.2]),
-    "powers of two": lambda rng, rates: 2.0 ** rng.integers(0, 12, len(rates)),
-    "a sum of subsets": lambda rng, rates: 2.0 * rng.integers(1000, 2000, len(rates)),
+    "powers of two": lambda rng, rates: 2.0 ** rng.integers(0, 12, len(rates)).astype(np.float64),
+    "a sum of subsets": lambda rng, rates: 2.0 * rng.integers(1000, 2000, len(rates)).astype(np.float64),
 }
 
 
@@ -91,7 +91,7 @@ class Case:
         found = optimize.milp(
             -gains / gains.max(),
             constraints=constraints,
-            integrality=np.ones(len(gains)),
+            integrality=np.ones(len(gains), dtype=np.int64),
             bounds=optimize.Bounds(0, 1),
             options={"mip_rel_gap": GAP, "time_limit": seconds},
         )

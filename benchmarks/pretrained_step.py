@@ -58,7 +58,7 @@ def main() -> None:
             continue
         advantages = loop.advantages(collected.rollouts)
         rollouts += len(advantages)
-        with_gradient += np.count_nonzero(advantages)
+        with_gradient += int(np.count_nonzero(advantages))
         tokens += int(collected.rollouts.lengths.sum())
         plain += without_sharing(loop, collected.rollouts, advantages)
 
@@ -105,7 +105,7 @@ def without_sharing(loop: Loop, rollouts: Any, advantages: Any) -> float:
     began = time.process_time()
     for chosen in plain.passes(prompts, np.flatnonzero(advantages)):
         weights = torch.from_numpy(advantages[chosen]).float()
-        plain._loss([prompts[row] for row in chosen], rollouts.of(chosen), weights, None).backward()
+        plain._loss([prompts[row] for row in chosen], rollouts.of(chosen), weights, None).backward()  # type: ignore[no-untyped-call]
     seconds = time.process_time() - began
     policy.optimizer.zero_grad(set_to_none=False)
     return seconds

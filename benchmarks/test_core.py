@@ -73,7 +73,7 @@ def test_allocate_from_observed_rates(benchmark: BenchmarkFixture) -> None:
 def test_allocate_a_million_prompts(benchmark: BenchmarkFixture, say: Print) -> None:
     rates = success_rates(1_000_000)
     budget = 8 * rates.size
-    plan = benchmark.pedantic(kr.allocate, (rates, budget), rounds=5, warmup_rounds=1)
+    plan = benchmark.pedantic(kr.allocate, (rates, budget), rounds=5, warmup_rounds=1)  # type: ignore[no-untyped-call]
     assert plan.rollouts.sum() == budget
 
     tracemalloc.start()
@@ -95,7 +95,7 @@ def test_allocate_within_a_cost(benchmark: BenchmarkFixture, prompts: int, both:
     def allocate() -> kr.Plan:
         return kr.allocate(rates, budget, costs=costs, cost_budget=cost_budget, fallback=False)
 
-    plan = benchmark.pedantic(allocate, rounds=3 if prompts == 1_000_000 else 100, warmup_rounds=1)
+    plan = benchmark.pedantic(allocate, rounds=3 if prompts == 1_000_000 else 100, warmup_rounds=1)  # type: ignore[no-untyped-call]
     assert plan.cost is not None
     assert plan.cost <= cost_budget
     say(f"{prompts:,} prompts, {'both budgets' if both else 'cost'}: {1 - plan.value / plan.bound:.1e} below the bound")
@@ -107,7 +107,7 @@ def test_dynamic_programme_at_the_papers_size(benchmark: BenchmarkFixture, say: 
     rates = success_rates(PAPER_PROMPTS)
     values = kr.value(np.arange(MIN_ROLLOUTS, MAX_ROLLOUTS + 1), rates[:, None])
     budget = PAPER_PROMPTS * GROUP_SIZE
-    extra = benchmark.pedantic(
+    extra = benchmark.pedantic(  # type: ignore[no-untyped-call]
         best_rollouts, (values, budget - PAPER_PROMPTS * MIN_ROLLOUTS), rounds=3, warmup_rounds=1
     )
     optimum = kr.value(extra + MIN_ROLLOUTS, rates).sum()
@@ -148,7 +148,7 @@ def test_ask_and_tell_with_a_million_known_prompts(
         well_travelled.tell(ids, np.floor(luck * (rollouts + 1)).astype(np.int64), rollouts)
         return rollouts
 
-    rollouts = benchmark.pedantic(ask_and_tell, setup=a_step, rounds=200, warmup_rounds=5)
+    rollouts = benchmark.pedantic(ask_and_tell, setup=a_step, rounds=200, warmup_rounds=5)  # type: ignore[no-untyped-call]
     assert rollouts.sum() == PAPER_PROMPTS * GROUP_SIZE
 
 
@@ -165,7 +165,7 @@ def test_a_step_in_its_waves_with_a_million_known_prompts(
             step.tell(np.floor(luck * (rollouts + 1)).astype(np.int64), rollouts)
         return step.scored
 
-    scored = benchmark.pedantic(play, setup=a_step, rounds=200, warmup_rounds=5)
+    scored = benchmark.pedantic(play, setup=a_step, rounds=200, warmup_rounds=5)  # type: ignore[no-untyped-call]
     assert scored.sum() == PAPER_PROMPTS * GROUP_SIZE
 
 
@@ -174,7 +174,7 @@ def test_save_the_state_of_a_million_prompts(
     benchmark: BenchmarkFixture, well_travelled: kr.BudgetAllocator, tmp_path: Path, say: Print
 ) -> None:
     file = tmp_path / "allocator.npz"
-    benchmark.pedantic(well_travelled.save, (file,), rounds=3)
+    benchmark.pedantic(well_travelled.save, (file,), rounds=3)  # type: ignore[no-untyped-call]
     megabytes = file.stat().st_size / 1e6
     benchmark.extra_info["MB"] = round(megabytes, 1)
     say(f"{well_travelled.strategy}: state of a million prompts, {megabytes:.1f} MB on disk")

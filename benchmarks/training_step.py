@@ -75,7 +75,7 @@ def mixed(ratio: float) -> Callable[..., list[float]]:
     return half_of_some_groups
 
 
-class Timed(GRPOTrainer):
+class Timed(GRPOTrainer):  # type: ignore[misc]  # which is not typed
     """Notes how long it generates and scores in each step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -84,7 +84,7 @@ class Timed(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         started = now(self)
-        output = super()._generate_and_score_completions(inputs)
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         self.generation_seconds.append(now(self) - started)
         return output
 
@@ -171,7 +171,8 @@ def seconds_of_a_step(trainer: GRPOTrainer, rows: list[dict[str, str]]) -> float
 
 def in_pairs(first: GRPOTrainer, second: GRPOTrainer, pairs: int, until: float = math.inf) -> list[tuple[float, float]]:
     """Seconds of steps of both in turns, after one to warm up: at least two, none after `until` (monotonic)."""
-    rows, taken = rows_of(first), []
+    rows = rows_of(first)
+    taken: list[tuple[float, float]] = []
     while len(taken) <= pairs and (len(taken) < 3 or time.monotonic() < until):
         order = [first, second] if len(taken) % 2 else [second, first]
         seconds = {trainer: seconds_of_a_step(trainer, rows) for trainer in order}

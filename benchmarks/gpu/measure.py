@@ -131,7 +131,7 @@ class Kept(KnapsackGRPOTrainer):
         return self.kept
 
 
-class Replayed(GRPOTrainer):
+class Replayed(GRPOTrainer):  # type: ignore[misc]  # which is not typed
     """Plain TRL, but with the rollouts of another trainer."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def checks(size: Size, folder: str, cuda: bool) -> dict[str, Any]:
 
 def error_of_advantages(trainer: Kept) -> float:
     """Largest error of a clipped (reward - mean) / (deviation + 1e-6), equation 3 of the paper."""
-    if len(set(trainer.last_step.plan.rollouts.tolist())) == 1:
+    if trainer.last_step is None or len(set(trainer.last_step.plan.rollouts.tolist())) == 1:
         raise RuntimeError("expected uneven groups")
     exact = np.zeros(len(trainer.groups))
     for group in np.unique(trainer.groups):
@@ -188,7 +188,7 @@ def error_of_advantages(trainer: Kept) -> float:
 
 def measured(case: Case, sizes: dict[str, Size], folder: str, cuda: bool, pairs: int, until: float) -> dict[str, Any]:
     """Both trainers of a case, step by step in turns; then a step of each for its peak of memory."""
-    where = {
+    where: dict[str, Any] = {
         "size": sizes[case.model],
         "use_cpu": not cuda,
         "dtype": torch.bfloat16 if cuda else torch.float32,

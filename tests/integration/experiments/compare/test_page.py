@@ -46,9 +46,11 @@ def made_up(arms: list[ArmRun], benchmarks: tuple[str, ...]) -> tuple[pd.DataFra
         evaluations = []
         for number, benchmark in enumerate(benchmarks):
             accuracy = 0.2 + (0.4 + 0.002 * position - 0.1 * number) * (1 - np.exp(-step / 60)) + rng.normal(0, 0.02)
-            evaluations.append(pd.DataFrame({"step": step, "accuracy": accuracy.clip(0, 1), "benchmark": benchmark}))
+            evaluations.append(
+                pd.DataFrame({"step": step, "accuracy": accuracy.clip(0, 1), "benchmark": benchmark, "solved": 1.0})
+            )
         table = pd.concat(evaluations)
-        mean = table.groupby("step", as_index=False)["accuracy"].mean().assign(benchmark="mean")
+        mean = table.groupby("step", as_index=False)[["accuracy", "solved"]].mean().assign(benchmark="mean")
         table = pd.concat([table, mean]).assign(**labels)
         for cost, factor in (("rollouts", 64 * size), ("tokens", 128 * size), ("seconds", 0.05)):
             table[cost] = table["step"] * float(factor)

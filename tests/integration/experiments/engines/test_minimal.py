@@ -68,10 +68,10 @@ TIMES = {"time", "training_seconds", "allocation_seconds"}
 pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
 
 
-def run(recipe_path: Path, output: Path, *changes: str) -> Path:
+def run(recipe_path: Path, output: Path, *changes: str, alone: bool = False) -> Path:
     recipe = recipe_file.read(recipe_path, changes)
     trainer = minimal if recipe.trainer == "minimal" else train
-    trainer.train(recipe, output, "a test", Console(quiet=True), alone=False)
+    trainer.train(recipe, output, "a test", Console(quiet=True), alone=alone)
     return output / recipe.name
 
 
@@ -478,11 +478,18 @@ def test_a_run_of_a_pretrained_model_in_mixed_precision_can_be_repeated_and_keep
     recipe_path: Path, start: Path, tmp_path: Path
 ) -> None:
     model = f"model={{kind: pretrained, path: {start}, autocast: true}}"
-    directory = run(recipe_path, tmp_path, model)
+    directory = run(recipe_path, tmp_path, model, alone=True)
     before = load_file(start / "model.safetensors")
     assert {weight.dtype for weight in weights(directory).values()} == {torch.float32}
     assert not any(torch.equal(weight, before[name]) for name, weight in weights(directory).items())
-    assert_same_training(directory, run(recipe_path, tmp_path / "again", model))
+    assert_same_training(directory, run(recipe_path, tmp_path / "again", model, alone=True))
+
+
+def test_a_comparison_keeps_no_copy_of_a_pretrained_model_for_each_run(
+    recipe_path: Path, start: Path, tmp_path: Path
+) -> None:
+    assert not (run(recipe_path, tmp_path, f"model={{kind: pretrained, path: {start}}}") / "model").exists()
+    assert (run(recipe_path, tmp_path, "name=scratch") / "model").is_dir()
 
 
 def test_a_model_whose_attention_is_not_plain_is_trained_without_sharing(start: Path, recipe_path: Path) -> None:
