@@ -46,7 +46,7 @@ _STATES = 1000  # that it keeps
 _EXCHANGES = 16  # after it, at most
 _NEVER = 1e200  # loss of a unit that there is not; infinity times nothing is no number
 _GOLDEN = 0.6180339887498949  # multiples of it are spread evenly between the integers
-_ENOUGH = 1e-4  # of the bound: what may be missing
+_ENOUGH = 5e-4  # of the bound: what may be missing
 _ROUNDING = 1e-13  # relative difference of two values up to which they count as equal
 _ROUGHLY = 0.03  # the same in a sample, divided by its items
 

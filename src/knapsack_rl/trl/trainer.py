@@ -315,7 +315,7 @@ class KnapsackTrainer(IdleTrainer):
             jobs = dispatch.shuffled_jobs(late + plans[-1].rollouts, processes, seed)
             share = min(len(part) for part in jobs)
             late = np.bincount(np.concatenate([part[share:] for part in jobs]), minlength=len(rows))
-            outcomes = (np.zeros(len(rows), dtype=np.int64),) * 3
+            outcomes = (np.zeros(len(rows), dtype=np.int64),) * 4
             if share:
                 deal = np.stack([np.sort(part[:share]) for part in jobs])
                 mine = [copy.deepcopy(rows[group]) for group in deal[self.accelerator.process_index]]
@@ -362,16 +362,19 @@ class KnapsackTrainer(IdleTrainer):
             return core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
         return rewards[:, self.reward_func_names.index(self.success_reward)]
 
-    def _newest_tokens(self, groups: Ints, prompts: int, chosen: NDArray[np.bool_] | slice = slice(None)) -> Ints:
-        """Completion tokens of each prompt's newest rollouts, or of some of these."""
-        tokens = self._tokens_per_rollout.cpu().numpy()
-        return np.bincount(groups[chosen], tokens[chosen], prompts).astype(np.int64)
+    def _newest_lengths(
+        self, groups: Ints, prompts: int, chosen: NDArray[np.bool_] | slice = slice(None)
+    ) -> tuple[Ints, Ints]:
+        """Of each prompt's newest rollouts, or of some of these: their completion tokens, and how many were cut off."""
+        lengths = self._lengths_per_rollout.cpu().numpy()[chosen]
+        tokens, truncated = (np.bincount(groups[chosen], column, prompts).astype(np.int64) for column in lengths.T)
+        return tokens, truncated
 
-    def _outcomes(self, judge: Judge, groups: Ints) -> tuple[Ints, Ints, Ints]:
-        """Of the newest rollouts: successes of each prompt, those that could be judged, and their completion tokens."""
+    def _outcomes(self, judge: Judge, groups: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """What `Step.tell` takes of the newest rollouts: successes, those that could be judged, tokens, truncated."""
         deciding = self._deciding(self._newest_rewards())
         won, tried = judge.count(deciding, groups)
-        return won, tried, self._newest_tokens(groups, len(tried), ~np.isnan(deciding))
+        return won, tried, *self._newest_lengths(groups, len(tried), ~np.isnan(deciding))
 
     def _record(self, prompts: _Prompts, done: _Generation, rewards: Floats, judge: Judge) -> StepRecord:
         total = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
@@ -380,7 +383,7 @@ class KnapsackTrainer(IdleTrainer):
             count = len(prompts.rows)  # the last of them may sit out
             rewarded = np.bincount(done.groups, known, count)
             means = np.bincount(done.groups, np.where(known, total, 0.0), count) / rewarded
-        tokens = self._newest_tokens(done.groups, len(prompts.rows))
+        tokens, _ = self._newest_lengths(done.groups, len(prompts.rows))
         return StepRecord(prompts.rows, done.plan, judge.successes, judge.scored, means, tokens, prompts.belief)
 
     def _watch_rewards(

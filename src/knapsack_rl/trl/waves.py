@@ -37,8 +37,8 @@ class Wave:
     """What TRL's `_generate` returned for them."""
     rewards: torch.Tensor
     """Of all processes, in order of their rank: (rollouts, reward functions)."""
-    tokens: torch.Tensor
-    """That were generated for each rollout of all processes, in the same order."""
+    lengths: torch.Tensor
+    """Of all processes, in the same order: (rollouts, 2), tokens that were generated, and whether it was cut off."""
     metrics: dict[str, float]
     """What `_generate` logged, over all processes."""
     logged: dict[str, list[float]]
@@ -60,7 +60,7 @@ class WavesTrainer(Mixin):
 
     num_generations: int
     _rewards_per_func = torch.empty(0)  # of the newest batch, all processes: (rollouts, reward functions)
-    _tokens_per_rollout = torch.empty(0, dtype=torch.int64)  # that were generated, of the newest batch, all processes
+    _lengths_per_rollout = torch.empty(0, 2, dtype=torch.int64)  # of the newest batch, as in `Wave`
     _playing: list[Row] | None = None
     _replayed: tuple[Any, ...] | None = None
     _calculate_rewards: Any
@@ -75,7 +75,7 @@ class WavesTrainer(Mixin):
         except _Rewarded as end:
             metrics = {name: values[-1] for name, values in self._metrics["train"].items()}
             said = dict(self._pending_metrics), dict(self._pending_extra_logs)
-            return Wave(rows, end.generated, end.rewards, self._tokens_per_rollout, metrics, *said)
+            return Wave(rows, end.generated, end.rewards, self._lengths_per_rollout, metrics, *said)
         finally:
             self._metrics["train"] = logged
             self._playing = None
@@ -88,7 +88,7 @@ class WavesTrainer(Mixin):
         self._replayed = merge_generated([wave.generated for wave in waves], [len(wave.rows) for wave in waves])
         processes = self.accelerator.num_processes
         self._rewards_per_func = merge_gathered([wave.rewards for wave in waves], processes)
-        self._tokens_per_rollout = merge_gathered([wave.tokens for wave in waves], processes)
+        self._lengths_per_rollout = merge_gathered([wave.lengths for wave in waves], processes)
         sizes = [len(wave.rewards) for wave in waves]
         for name, number in merge_metrics([wave.metrics for wave in waves], sizes).items():
             if name == "num_tokens":  # a running total, of which TRL keeps the newest
@@ -131,7 +131,10 @@ class WavesTrainer(Mixin):
         generated: tuple[Any, ...] = super()._generate(prompts)
         completion_ids, tool_mask, completions, extra_fields = self._completions(generated)
         counted = [len(ids) for ids in completion_ids] if tool_mask is None else [sum(mask) for mask in tool_mask]
-        self._tokens_per_rollout = self.accelerator.gather(torch.tensor(counted, device=self.accelerator.device))
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        cut_off = [ids[-1] not in ends for ids in completion_ids]  # as TRL tells it
+        lengths = torch.tensor([*zip(counted, cut_off, strict=True)], device=self.accelerator.device)
+        self._lengths_per_rollout = self.accelerator.gather(lengths)
         if self._playing is None:
             return generated
         for i, row in enumerate(self._playing):  # as TRL does for reward functions

@@ -65,7 +65,7 @@ def test_share_of_never_visited_prompts_falls_to_none_after_an_epoch(make):
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "knapsack", "adaptive"])
-def test_the_allocator_is_told_the_tokens_that_trl_counts(make, observed, strategy):
+def test_the_allocator_is_told_the_tokens_that_trl_counts_and_how_many_rollouts_it_calls_truncated(make, observed, strategy):
     """Even plans, uneven ones in one shot, and waves; the oracle is TRL's own mask and its own mean."""
     steps: list[Step] = []
 
@@ -85,9 +85,11 @@ def test_the_allocator_is_told_the_tokens_that_trl_counts(make, observed, strate
         assert record.tokens.tolist() == step.spent.tolist() == [tokens[row["prompt"]] for row in record.rows]
         mean = batch["metrics"]["completions/mean_length"]
         assert batch["metrics"]["cost/real"] == record.tokens.sum() == pytest.approx(16 * mean)
+        assert step._truncated.sum() == pytest.approx(16 * batch["metrics"]["completions/clipped_ratio"])
         uneven += len(set(record.plan.rollouts)) > 1
     assert len({int(count) for batch in trainer.batches for count in batch["tokens"]}) > 1, "this would show nothing"
     assert bool(uneven) == (strategy != "uniform")
+    assert 0 < sum(step._truncated.sum() for step in steps) < 16 * len(steps), "this would show nothing"
 
 
 @pytest.mark.parametrize("strategy", ["knapsack", "adaptive"])

@@ -74,6 +74,12 @@ class Rollouts:
         chosen = ~np.isnan(self.rewards) if scored else slice(None)
         return np.bincount(self.groups[chosen], self.lengths.numpy()[chosen], prompts).astype(np.float64)
 
+    def truncated(self, prompts: int, ends: Tensor) -> Ints:
+        """How many scored rollouts of each of the step's prompts stopped without one of the tokens that end them."""
+        last = self.tokens.gather(1, self.lengths[:, None] - 1)[:, 0]
+        cut_off = ~torch.isin(last, ends).numpy() & ~np.isnan(self.rewards)
+        return np.bincount(self.groups[cut_off], minlength=prompts)
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -128,7 +134,11 @@ class Loop:
             begun = time.perf_counter()
             parts.append(self.generate(rows, plan.rollouts, self.random))
             generating += time.perf_counter() - begun
-            step.tell(*parts[-1].counts(len(rows)), costs=parts[-1].costs(len(rows), scored=True))
+            step.tell(
+                *parts[-1].counts(len(rows)),
+                costs=parts[-1].costs(len(rows), scored=True),
+                truncated=parts[-1].truncated(len(rows), self.policy.ends),
+            )
             fallback, waves = fallback + plan.fallback, waves + 1
         rollouts = joined(parts, self.policy.tokenizer.pad_token_id)
         seconds = time.perf_counter() - started - generating
