@@ -9,12 +9,15 @@ export OMP_NUM_THREADS=1
 
 comparison() {
   local file="recipes/comparisons/$1.yaml" kept="docs/evidence/$1" name
+  local jobs=()
+  [[ "$1" != skip-idle* && "$1" != *cost-limit ]] || jobs=(--jobs 1) # where seconds are compared: one run at a time
   name=$(sed -n 's/^name: //p' "$file")
-  .venv/bin/knapsack-rl compare "$file"
+  .venv/bin/knapsack-rl compare "$file" "${jobs[@]}"
   rm -rf "$kept" && mkdir -p "$kept"
   for table in comparison.yaml summary.md summary.csv runs.csv curves.csv cost_to_reach.csv tuning.csv; do
     [ ! -e "runs/$name/$table" ] || cp "runs/$name/$table" "$kept" # without tuning there is no tuning.csv
   done
+  [[ "$1" != skip-idle* ]] || cp "runs/$name/figures/accuracy-by-seconds.png" "$kept"
   for figure in accuracy-by-rollouts accuracy differences cost-to-reach effective-gradient-ratio across-settings; do
     [ ! -e "runs/$name/figures/$figure.png" ] || cp "runs/$name/figures/$figure.png" "$kept"
   done
@@ -36,8 +39,9 @@ simulations() {
 }
 
 [ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive half-the-rollouts half-the-group rivals adaptive-parts learning-rates \
-  adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes cost-limit simulate
+  adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes skip-idle skip-idle-string-operations \
+  skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out simulate
 for wanted in "$@"; do
   if [ "$wanted" = simulate ]; then simulations; else comparison "$wanted"; fi
-  if [ "$wanted" = cost-limit ]; then taken_at cost-limit tokens && taken_at cost-limit seconds; fi
+  if [[ "$wanted" = *cost-limit ]]; then taken_at cost-limit tokens && taken_at cost-limit seconds; fi
 done
