@@ -65,7 +65,7 @@ def test_share_of_never_visited_prompts_falls_to_none_after_an_epoch(make):
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "knapsack", "adaptive"])
-def test_the_allocator_is_told_the_tokens_that_trl_counts_and_how_many_rollouts_it_calls_truncated(make, observed, strategy):
+def test_the_allocator_is_told_the_tokens_and_the_truncated_rollouts_that_trl_counts(make, observed, strategy):
     """Even plans, uneven ones in one shot, and waves; the oracle is TRL's own mask and its own mean."""
     steps: list[Step] = []
 
