@@ -1,4 +1,4 @@
-"""When the groups of a step of `adaptive` are released, if it holds all of them or closes some early, and what it costs.
+"""When the groups of a step of `adaptive` are released, if it holds them all or closes some early, and what it costs.
 
     python benchmarks/releases.py     # seeds 20 .. 39; prints the table in docs/verl.md
 
@@ -14,9 +14,9 @@ import collections
 import heapq
 
 import numpy as np
-from barriers import BUDGET, GROUP, LEAST, MOST, PROMPTS, Told, World, draw
 from numpy.typing import NDArray
 
+from barriers import BUDGET, GROUP, LEAST, MOST, PROMPTS, Told, World, draw
 from knapsack_rl.allocator import BudgetAllocator
 
 RATES = {"as in waves.md: Beta(.4, .6)": (0.4, 0.6), "all near 1/2: Beta(50, 50)": (50.0, 50.0)}
@@ -68,10 +68,8 @@ def main() -> None:
                     for seed in range(asked.first, asked.first + asked.seeds)
                 ]
                 (before, time, mixed, largest), (sd, *_) = np.mean(found, axis=0), np.std(found, axis=0, ddof=1)
-                print(
-                    f"| {name} | {slots} | {way} | {before:.0f} ± {sd:.0f} | {time:.3f} | {mixed:.1f} | {largest:.1f} |",
-                    flush=True,
-                )
+                numbers = f"{before:.0f} ± {sd:.0f} | {time:.3f} | {mixed:.1f} | {largest:.1f}"
+                print(f"| {name} | {slots} | {way} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":
