@@ -123,7 +123,7 @@ class _OpenStep:
         """Place up to `most` rollouts, and note what is left of the budget for whoever needs it."""
         placed = self.step.place(most).rollouts
         self.unplaced = self.step.remaining - int(self.step.in_flight.sum())
-        self.closed[:] |= not self.unplaced
+        self.closed |= not self.unplaced
         return placed
 
     def is_complete(self, position: int) -> bool:

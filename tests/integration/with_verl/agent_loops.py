@@ -83,10 +83,11 @@ class Unreliable(SingleTurnAgentLoop):
         global_steps: int,
         **columns: Any,
     ) -> AgentLoopOutput:
-        draw = int.from_bytes(hashlib.sha256(f"{uid} {session_id}".encode()).digest()[:8], "big") / 2**64
+        prompt = raw_prompt[0]["content"]
+        draw = int.from_bytes(hashlib.sha256(f"{prompt} {session_id}".encode()).digest()[:8], "big") / 2**64
         fails = draw < FAILURE_RATES[global_steps % len(FAILURE_RATES)]
         with (Path(os.environ["CPU_BACKEND_FOLDER"]) / "sessions.jsonl").open("a") as log:
-            log.write(json.dumps([uid, raw_prompt[0]["content"], fails]) + "\n")
+            log.write(json.dumps([uid, prompt, fails]) + "\n")
         if fails:
             raise RuntimeError("the sandbox is gone")
         return await super().run(sampling_params, raw_prompt=raw_prompt, **columns)
