@@ -56,11 +56,11 @@ class Outcome:
     successes: Ints
 
 
-def draw(seed: int, longest: float) -> World:
+def draw(seed: int, longest: float, prior: tuple[float, float] = PRIOR) -> World:
     rng = np.random.default_rng(seed)
-    rates = rng.beta(*PRIOR, PROMPTS)
+    rates = rng.beta(*prior, PROMPTS)
     earlier = rng.binomial(EARLIER, rates).astype(np.float64)
-    belief = Belief(PRIOR[0] + earlier, PRIOR[1] + EARLIER - earlier)
+    belief = Belief(prior[0] + earlier, prior[1] + EARLIER - earlier)
     rights = rng.random((PROMPTS, MOST)) < rates[:, None]
     durations = np.minimum(rng.lognormal(0.0, 1.0, (PROMPTS, MOST)), longest)
     return World(rates, belief, rights, durations)

@@ -77,6 +77,7 @@ class Step:
         self._began = prompts.estimator.begin()
         self.visited = prompts.estimator.known(prompts.keys)
         self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompts.keys)), dtype=np.int64)
+        self._closed = np.zeros(len(prompts.keys), dtype=bool)
         self.spent = np.zeros(len(prompts.keys))
         self._counted, self._truncated = np.zeros((2, len(prompts.keys)), dtype=np.int64)
         self.findings: list[Finding] = []
@@ -111,7 +112,7 @@ class Step:
         """The whole budget planned in one shot: what each prompt can expect to get. It changes nothing."""
         nothing = np.zeros_like(self.placed)
         with self._lock:
-            view = View(self._prompts, self._settings, nothing, nothing, nothing, nothing)
+            view = View(self._prompts, self._settings, nothing, nothing, nothing, nothing, nothing > 0)
             return self._strategy.plan(view, self.budget)
 
     def ask(self) -> Plan:
@@ -183,6 +184,26 @@ class Step:
             self.placed = self.placed + plan.rollouts
             return plan
 
+    def close(self) -> NDArray[np.bool_]:
+        """Decide early which prompts get no more rollouts of this step, for whoever trains on groups as they finish.
+
+        With strategies of one wave these are all. With `adaptive` they are also groups that have a gradient and nothing
+        in flight, as far as others can take what is left of the budget, which `place` keeps to from then on. With other
+        strategies they are known once the last wave is planned. Prompts at `max_rollouts` get no more in any case.
+
+        Returns:
+            Shape (M,). A prompt that is closed stays so.
+
+        Raises:
+            StateError: the step was not begun with `place`.
+
+        Cost: O(M log M).
+        """
+        with self._lock:
+            begun, pending = self._begun("close"), self.in_flight
+            self._closed = begun.close(self._view(pending), self.remaining - int(pending.sum()))
+            return self._closed.copy()
+
     def report(
         self,
         successes: ArrayLike,
@@ -205,10 +226,7 @@ class Step:
             InvalidInputError: as `BudgetAllocator.tell`, or more came back than was in flight.
         """
         with self._lock:
-            if self._placement is None:
-                raise StateError(
-                    "step: report came before place. Place rollouts, generate, then report what came back."
-                )
+            self._begun("report")
             won, tried = self._counts(successes, rollouts)
             lost = as_counts("failed", failed)
             if lost.shape != tried.shape and (lost.ndim or lost):
@@ -240,13 +258,18 @@ class Step:
             sitting.update(keys, self.placed[chosen])
 
     def _view(self, pending: Ints) -> View[Any]:
-        return View(self._prompts, self._settings, self.placed, self.scored, self.successes, pending)
+        return View(self._prompts, self._settings, self.placed, self.scored, self.successes, pending, self._closed)
 
     def _refuse_to_mix(self, call: str, begun: bool) -> None:
         if begun:
             raise StateError(
                 f"step: {call} came in a step that was begun the other way. Use ask and tell, or place and report."
             )
+
+    def _begun(self, call: str) -> Placement:
+        if self._placement is None:
+            raise StateError(f"step: {call} came before place. Place rollouts, generate, then report what came back.")
+        return self._placement
 
     def _counts(self, successes: ArrayLike, rollouts: ArrayLike) -> tuple[Ints, Ints]:
         won, tried = as_successes(successes, rollouts)

@@ -125,6 +125,7 @@ class View(Generic[E]):
         scored: those of them that came back with a reward.
         successes: those of them that were right.
         pending: those that are still being generated.
+        closed: prompts that get no more in this step.
     """
 
     prompts: Prompts[E]
@@ -133,6 +134,7 @@ class View(Generic[E]):
     scored: Ints
     successes: Ints
     pending: Ints
+    closed: NDArray[np.bool_]
 
     @property
     def keys(self) -> Keys:
@@ -209,6 +211,11 @@ class View(Generic[E]):
         if settings.revisit is not None:
             needed |= self.prompts.sat_out >= settings.revisit
         return np.where(needed, settings.first_group, 0)
+
+    @property
+    def room(self) -> Ints:
+        """How many more rollouts each prompt may get."""
+        return np.where(self.closed, 0, self.settings.max_rollouts - self.placed)
 
     def fresh(self, total: Ints) -> NDArray[np.bool_]:
         """Which prompts have nothing with `total` more, and get no rollout, or 2 and more."""
@@ -293,7 +300,7 @@ class View(Generic[E]):
         limit = self.cost_budget(amount)
         if limit is not None and none.size and float(self.costs @ total) > limit:  # the one left was for somebody dear
             least = self.missing
-            room, rest = self.settings.max_rollouts - self.placed - least, amount - int(least.sum())
+            room, rest = self.room - least, amount - int(least.sum())
             total = least + cheapest_groups(self.costs, np.minimum(room, rest), rest, self.fresh(least))
         return total
 
@@ -311,7 +318,7 @@ class View(Generic[E]):
             Rollouts, shape (M,); their sum is `amount`, or less where the receivers are full, or so dear that the rest
             of `amount` has to go to others (`cost_budget`), or where a single rollout is left that opens no group.
         """
-        free = self.settings.max_rollouts - self.placed - total
+        free = self.room - total
         room, wanted = np.where(receivers, free, 0), amount - int(total.sum())
         count = min(wanted, int(room.sum()))
         fresh = self.fresh(total)

@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from knapsack_rl.strategies.base import AnyStrategy, View
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+_LARGE = 2
+"""Mean groups up to which a group that has a gradient may grow, so that others can be closed early."""
 
 
 class Placement(Protocol):
@@ -21,6 +25,9 @@ class Placement(Protocol):
 
     def place(self, view: View[Any], most: int, left: int) -> Ints:
         """At most `most` of the `left` rollouts, shape (M,); some where something is left and nothing pending."""
+
+    def close(self, view: View[Any], left: int) -> Bools:
+        """Which prompts get none of the `left` rollouts, shape (M,), those of `view.closed` included."""
 
 
 def placement(strategy: AnyStrategy, view: View[Any]) -> Placement:
@@ -45,6 +52,11 @@ class InWaves:
         self._planned = self._planned - now
         return now
 
+    def close(self, view: View[Any], left: int) -> Bools:
+        """As in `Placement`: those that have no part in what is left of the last wave."""
+        last = left == int(self._planned.sum())
+        return np.asarray((view.room == 0) | (last & (self._planned == 0)))
+
 
 class ByGain:
     """The minimum for everyone, then each rollout where it is expected to gain most, those in flight counted in.
@@ -67,6 +79,22 @@ class ByGain:
             most = min(most, pilot) if pilot > 0 else most
         amount = view.possible(min(most, left), left)
         return _first(view.largest(view.expected_gains(self._exponents), amount, ~view.mixed), most)
+
+    def close(self, view: View[Any], left: int) -> Bools:
+        """As in `Placement`: groups with a gradient of which nothing is pending, as far as they can be spared.
+
+        They would get more only if groups without a gradient ran out before the budget does. For that case as many stay
+        open as can take all that is left without any becoming larger than `_LARGE` mean groups. Under a `cost_limit`
+        all do, since what is left might be too dear for the others.
+        """
+        settings, closed = view.settings, np.asarray((view.room == 0) | (left == 0))
+        if settings.cost_limit is None:
+            spare = np.minimum(view.room, np.maximum(_LARGE * settings.group_size - view.placed, 0))
+            spare[view.placed == 0] = 0  # where single rollouts are worth nothing, one may not be able to go there
+            done = np.flatnonzero(view.mixed & (view.pending == 0) & ~closed)
+            done = done[np.argsort(spare[done], kind="stable")]
+            closed[done[np.cumsum(spare[done]) <= int(spare.sum()) - left]] = True
+        return closed
 
 
 def _first(rollouts: Ints, most: int) -> Ints:

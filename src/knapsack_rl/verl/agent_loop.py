@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import time
 from typing import Any
 
@@ -63,7 +64,7 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         prompt.pop("__do_sample__", None)  # verl's, for ReMax, which is refused
         await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "running"})
         self._groups[uid] = Group(self._knapsack.success_threshold, self._knapsack.graded_rewards)
-        sessions, errors = itertools.count(), 0
+        sessions, stopped = itertools.count(), False
         running: set[asyncio.Task[Any]] = set()
         try:
             complete = False
@@ -77,7 +78,6 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                 if running:  # a prompt that sits out has none, but may yet get some
                     done, running = await asyncio.wait(running, return_when=when)
                 outcome = self._outcome(uid, done)
-                errors += outcome.errors
                 report = Report(
                     uid, outcome.successes, outcome.scored, outcome.failed, waiting=not running, tokens=outcome.tokens
                 )
@@ -89,12 +89,15 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             await asyncio.gather(*running, return_exceptions=True)  # nobody may write after the group is cleared
             with contextlib.suppress(ray.exceptions.RayActorError):  # of which the driver hears as well
                 await self._keeper.abandon.remote(uid)  # before it is settled
-            errors += 1
+            stopped = True
         group = self._groups.pop(uid)
+        lost = stopped or not group.survives(self._knapsack.min_returned)
         if sentence := self._watch.observe(group.judge, group.judged):
             logger.warning("trainer.v1.knapsack: %s", sentence)
         try:
-            await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if errors else "finished"})
+            if lost and (rows := group.rows(uid)):  # which verl's synchronous mode would train on
+                await tq.async_kv_clear(keys=rows, partition_id="train")
+            await tq.async_kv_put(key=uid, partition_id="train", tag={"status": "failure" if lost else "finished"})
         finally:
             self._keeper.settle.remote(uid)
 
@@ -111,12 +114,17 @@ class _Worker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
         training = kwargs["uid"] in self._groups
         if training:  # before a reward that fails
-            written = sum(sum(output.response_mask) for output in outputs)  # what tools said is masked
+            written = [sum(output.response_mask) for output in outputs]  # what tools said is masked
             self._groups[kwargs["uid"]].tokens[kwargs["session_id"]] = written
         await super()._compute_score(outputs, kwargs)
         if not training:
             return
         final, name = outputs[-1], self._knapsack.success_field
+        if math.isnan(final.reward_score):
+            raise InvalidInputError(
+                "reward: expected a number, got NaN, which would be the advantage of the whole group. This rollout "
+                "counts as failed. Let the reward function return a number."
+            )
         if name is None:
             reward = final.reward_score
         else:

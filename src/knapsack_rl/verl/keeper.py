@@ -2,7 +2,8 @@
 
 The driver opens a step and gets the first rollouts of each prompt. Workers report rollouts as they are scored
 (`Reports` sends those of a worker together) and are told how many more their prompt gets; a prompt without rollouts in
-flight waits until it gets some, or until the budget of its step is placed and its group therefore complete. What a step
+flight waits until it gets some, or until it is certain that it gets none and its group is therefore complete: when the
+budget of its step is placed, or earlier where the trainer does not wait for whole steps (`Step.close`). What a step
 showed is told to the allocator when its last rollout is back, once, whatever verl then does with the group: train on
 it, filter it, or drop it as stale.
 
@@ -105,14 +106,15 @@ class _OpenStep:
         unvisited: NDArray[np.bool_],
         may_learn: asyncio.Event,
         tell: Callable[[], None],
+        early: bool,
     ) -> None:
-        self.step, self.unvisited, self.may_learn, self.tell = step, unvisited, may_learn, tell
+        self.step, self.unvisited, self.may_learn, self.tell, self.early = step, unvisited, may_learn, tell, early
         self.most_in_flight = max(1, step.remaining // 2)
         self.belief, self.expected_tokens = step.belief, step.expected_costs  # before it learns
         prompts = len(step)
         self.news = np.zeros((4, prompts), dtype=np.int64)  # successes, scored, failed, tokens since the last flush
         self.granted = np.zeros(prompts, dtype=np.int64)  # placed, and not yet fetched by a worker
-        self.complete, self.abandoned = np.zeros((2, prompts), dtype=bool)
+        self.closed, self.complete, self.abandoned = np.zeros((3, prompts), dtype=bool)
         self.unplaced = step.remaining
         self.error: Exception | None = None
         self.flushing: asyncio.Task[None] | None = None
@@ -121,11 +123,12 @@ class _OpenStep:
         """Place up to `most` rollouts, and note what is left of the budget for whoever needs it."""
         placed = self.step.place(most).rollouts
         self.unplaced = self.step.remaining - int(self.step.in_flight.sum())
+        self.closed |= not self.unplaced
         return placed
 
     def is_complete(self, position: int) -> bool:
         """Of a group that waits: whether all that it reported has been learned from, and it can get nothing more."""
-        return not self.unplaced and not self.granted[position] and not self.news[:, position].any()
+        return bool(self.closed[position]) and not self.granted[position] and not self.news[:, position].any()
 
     def take(self, position: int) -> int:
         """What was placed for a group since somebody last asked."""
@@ -160,16 +163,26 @@ class _OpenStep:
         room = self.most_in_flight - int(self.step.in_flight.sum())
         if room > 0:
             self.granted = self.granted + self.place(room)
+        if self.early:
+            self.closed = self.step.close()
         # What went to groups that nobody generates any more has failed.
         self.news[2] += np.where(self.abandoned, self.granted, 0)
         self.granted = np.where(self.abandoned, 0, self.granted)
 
 
 class BudgetKeeper:
-    """Owns the allocator of a run. An asyncio actor: `ray.remote(BudgetKeeper)`."""
+    """Owns the allocator of a run. An asyncio actor: `ray.remote(BudgetKeeper)`.
 
-    def __init__(self, settings: KnapsackOptions, group_size: int, estimator: str) -> None:
-        self._settings = settings
+    Args:
+        settings: `trainer.v1.knapsack`.
+        group_size: mean rollouts of a group.
+        estimator: verl's `algorithm.adv_estimator`.
+        early: whether groups may be complete while other rollouts of their step are still to be placed
+            (`Step.close`), for trainers that do not wait for whole steps.
+    """
+
+    def __init__(self, settings: KnapsackOptions, group_size: int, estimator: str, early: bool = False) -> None:
+        self._settings, self._early = settings, early
         self._allocator = settings.allocator(group_size, estimator)
         self._steps: list[_OpenStep] = []
         self._open: dict[str, tuple[_OpenStep, int]] = {}
@@ -198,7 +211,7 @@ class BudgetKeeper:
         """
         watch = {} if sources is None else {"data_source": sources}
         step = self._allocator.step(prompt_ids, features, waves=self._settings.waves, watch=watch)
-        opened = _OpenStep(step, ~step.visited, self._may_learn, self._tell)
+        opened = _OpenStep(step, ~step.visited, self._may_learn, self._tell, self._early)
         first = opened.place(step.remaining)
         self._steps = [step for step in self._steps if step.step.remaining] + [opened]
         self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})

@@ -52,6 +52,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "strategy": ("a name", lambda value: isinstance(value, str)),
     "min_rollouts": ("an integer", _is_integer),
     "max_rollouts": ("an integer", _is_integer),
+    "min_returned": ("an integer of 1 or more", lambda value: _is_integer(value) and value >= 1),
     "revisit": ("an integer or null", lambda value: value is None or _is_integer(value)),
     "fallback": ("true or false", _is_bool),
     "confidence": ("a number", _is_finite),
@@ -81,6 +82,8 @@ class KnapsackOptions:
     Attributes:
         strategy, min_rollouts, max_rollouts, revisit, fallback, confidence, cost_limit, seed: those of
             `BudgetAllocator`; costs are tokens.
+        min_returned: of how many rollouts a group needs the rewards, so that it is trained on although others failed;
+            all of them where it has fewer.
         id_field: a column of the data set that tells prompts with the same text apart; by default their data source.
         feature_fields: columns that tell the allocator more about a prompt: text (a category) or numbers.
         success_threshold: a rollout is a success when its reward is above this.
@@ -97,6 +100,7 @@ class KnapsackOptions:
     strategy: str = "knapsack"
     min_rollouts: int = 2
     max_rollouts: int = 128
+    min_returned: int = 2
     revisit: int | None = REVISIT
     fallback: bool = True
     confidence: float = 0.9
@@ -155,6 +159,11 @@ class KnapsackOptions:
             raise InvalidInputError(
                 f"trainer.v1.knapsack.min_rollouts: expected 0, or 2 or more, got 1. verl gives the only "
                 f"rollout of a group its bare reward as advantage under algorithm.adv_estimator={estimator}."
+            )
+        if ALGORITHMS[estimator] != "reinforce" and self.min_returned == 1:
+            raise InvalidInputError(
+                f"trainer.v1.knapsack.min_returned: expected 2 or more, got 1. Under "
+                f"algorithm.adv_estimator={estimator} a rollout alone has nothing to be compared with."
             )
         return BudgetAllocator(
             self.strategy,

@@ -62,7 +62,6 @@ class KnapsackTrainer(PPOTrainer):
         self._clip_watch = advantages.ClipWatch(self.advantage_clip)
         self._skip_idle = self.knapsack.skip_idle and reason is None
         self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
-        self.algorithm = allocator.settings.algorithm
         name = f"knapsack-keeper-{uuid.uuid4().hex}"
         self._keeper = (
             ray.remote(BudgetKeeper)
@@ -74,7 +73,7 @@ class KnapsackTrainer(PPOTrainer):
                     ray.get_runtime_context().get_node_id(), soft=False
                 ),
             )
-            .remote(self.knapsack, size, estimator)
+            .remote(self.knapsack, size, estimator, early=self._verl_mode != "sync")
         )
         with open_dict(config):
             config.trainer.v1.trainer_mode = self._verl_mode  # verl compares it with its own names
@@ -88,7 +87,7 @@ class KnapsackTrainer(PPOTrainer):
         buffer = super()._build_replay_buffer()
         wait, clear, sample = buffer._wait_for_next_poll, buffer._clear_groups, buffer.sample
         select = buffer._select_prompt_uids
-        self._sampled: list[str] = []  # groups of the next update, of which those that failed whole have no row there
+        self._sampled: list[str] = []  # groups of the next update
 
         def checked_sample(*args: Any, **named: Any) -> Any:
             try:
@@ -107,7 +106,10 @@ class KnapsackTrainer(PPOTrainer):
         def select_prompt_uids(partition_id: str, *args: Any) -> Any:
             selected = select(partition_id, *args)
             if partition_id == "train":
-                self._sampled += selected[0]
+                lost = buffer.failure_keys["train"].intersection(selected[0])  # without a row: `sync` goes on without
+                if lost:
+                    self._keeper.drop.remote(list(lost))
+                self._sampled += [uid for uid in selected[0] if uid not in lost]
             return selected
 
         buffer._wait_for_next_poll, buffer._clear_groups = wait_for_next_poll, clear_groups
@@ -203,7 +205,7 @@ class KnapsackTrainer(PPOTrainer):
 
         A row that stays as it is is not written.
         """
-        weights = weights_of(batch.keys, self.config.actor_rollout_ref.rollout.n, self.rollout_weights, self.algorithm)
+        weights = weights_of(batch.keys, self.config.actor_rollout_ref.rollout.n, self.rollout_weights)
         clip = self.advantage_clip
         bound = math.inf if clip is None else clip
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
@@ -278,24 +280,20 @@ class KnapsackTrainerSeparateAsync(KnapsackTrainer, PPOTrainerSeparateAsync):
     _verl_mode = "separate_async"
 
 
-def weights_of(keys: list[str], size: int, rollout_weights: str, algorithm: str) -> list[float]:
+def weights_of(keys: list[str], size: int, rollout_weights: str) -> list[float]:
     """What the advantage of each row is multiplied by.
 
     Args:
         keys: verl's names of the rows, `{uid}_{session}_{output}`. A session is a rollout, however many outputs it has.
         size: mean group size.
-        rollout_weights: `sqrt` for sqrt(size / N_i), or `none` for 1.
-        algorithm: under all but `reinforce` a group of which one rollout is left has no mean to compare with: 0.
+        rollout_weights: `sqrt` for sqrt(size / N_i) with the N_i rollouts that are left of a group, or `none` for 1.
     """
     names, groups = np.unique([key.split("_")[0] for key in keys], return_inverse=True)
     sessions = {key.rsplit("_", 1)[0] for key in keys}
     of_session = np.searchsorted(names, [session.split("_")[0] for session in sessions])
-    sizes = np.bincount(of_session, minlength=len(names))
     weights = advantages.rollout_weights(of_session, rollout_weights, size)
     by_group = np.zeros(len(names))
     by_group[of_session] = weights
-    if algorithm != "reinforce":
-        by_group[sizes == 1] = 0.0
     return by_group[groups].tolist()
 
 

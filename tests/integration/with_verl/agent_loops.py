@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 FAILS_IN_STEP = 2
 NEVER_WORKS = "c"
+FAILURE_RATES = (0.0, 0.01, 0.08, 0.3)
 
 
 class TwoAnswers(AgentLoopBase):
@@ -66,3 +69,25 @@ class OnRecord(SingleTurnAgentLoop):
     async def run(self, sampling_params: dict[str, Any], **columns: Any) -> AgentLoopOutput:
         (Path(os.environ["CPU_BACKEND_FOLDER"]) / "nodes" / ray.get_runtime_context().get_node_id()).touch()
         return await super().run(sampling_params, **columns)
+
+
+class Unreliable(SingleTurnAgentLoop):
+    """verl's own, of whose sessions a share fails that depends on the step. It keeps a log of them."""
+
+    async def run(
+        self,
+        sampling_params: dict[str, Any],
+        raw_prompt: Any,
+        uid: str,
+        session_id: int,
+        global_steps: int,
+        **columns: Any,
+    ) -> AgentLoopOutput:
+        prompt = raw_prompt[0]["content"]
+        draw = int.from_bytes(hashlib.sha256(f"{prompt} {session_id}".encode()).digest()[:8], "big") / 2**64
+        fails = draw < FAILURE_RATES[global_steps % len(FAILURE_RATES)]
+        with (Path(os.environ["CPU_BACKEND_FOLDER"]) / "sessions.jsonl").open("a") as log:
+            log.write(json.dumps([uid, prompt, fails]) + "\n")
+        if fails:
+            raise RuntimeError("the sandbox is gone")
+        return await super().run(sampling_params, raw_prompt=raw_prompt, **columns)

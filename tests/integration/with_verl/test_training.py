@@ -219,8 +219,10 @@ def test_a_session_of_several_turns_or_outputs_counts_once_and_one_that_failed_d
         assert len(sessions) < len(groups)  # second outputs are rows of their own, whose prompt is a conversation
         ids, counts = [content_id(prompt) for prompt in sessions], [len(scores) for scores in sessions.values()]
         taught.tell(ids, [int(sum(scores)) for scores in sessions.values()], counts)
-    assert run.of("knapsack/rollouts/sum") == [BUDGET] * 3  # those that failed are spent
+    lost = run.of("knapsack/dropped_rollouts/sum")
+    assert [sum(both) for both in zip(run.of("knapsack/rollouts/sum"), lost, strict=True)] == [BUDGET] * 3
     assert sorted(trained_on[:2]) == [7, 8]  # of the group that failed whole verl has no row
+    assert lost == ([4, 0, 0] if trained_on[0] == 7 else [0, 4, 0])
     assert failed == ([4, 8, 0] if trained_on[0] == 7 else [0, 7 + 4, 0])
     saved = known(tmp_path / "checkpoints" / "global_step_3" / "knapsack_allocator.npz", "knapsack")
     assert saved.visited(EVERY).tolist() == taught.visited(EVERY).tolist()
@@ -252,6 +254,50 @@ def told(folder: Path, step: int) -> np.ndarray:
     """The same, of all that `hora` was told by a checkpoint: its belief is their sum on one success and one failure."""
     belief = known(folder / "checkpoints" / f"global_step_{step}" / "knapsack_allocator.npz", "hora").belief(EVERY)
     return np.round([belief.wins - 1.0, belief.losses - 1.0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["knapsack", *ASYNCHRONOUS])
+def test_groups_are_trained_on_without_the_rollouts_that_failed(mode: str, tmp_path: Path) -> None:
+    """Of 0, 1, 8 or 30 % of the rollouts, by the step."""
+    runs.make_data(tmp_path / "train.parquet", prompts=128)  # none of which comes twice
+    run = trained(
+        tmp_path,
+        "+trainer.v1.knapsack.strategy=adaptive",
+        "+trainer.v1.knapsack.min_returned=3",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={runs.HERE / 'agent_loops.yaml'}",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=unreliable",
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        *ASYNCHRONOUS.get(mode, ()),
+        mode=mode,
+        steps=8,
+    )
+    failed, prompts = collections.defaultdict(list), {}
+    for line in (tmp_path / "sessions.jsonl").read_text().splitlines():
+        uid, prompt, fails = json.loads(line)
+        failed[uid].append(fails)
+        prompts[uid] = prompt
+    left = {uid: sessions.count(False) for uid, sessions in failed.items()}
+    lost = {uid for uid, size in left.items() if size < min(3, len(failed[uid]))}
+    expected = collections.Counter((prompts[uid], size) for uid, size in left.items() if uid not in lost)
+    found = [(prompt, len(scores)) for groups in dumped(tmp_path).values() for prompt, scores in groups.items()]
+    failures = sum(sum(sessions) for sessions in failed.values())
+    dropped, evicted = sum(run.of("knapsack/dropped_rollouts/sum")), run.of("training/rollout_failure/evicted_samples")
+    if mode == "knapsack":
+        assert collections.Counter(found) == expected
+        assert sum(run.of("knapsack/failed_rollouts/sum")) == failures
+        assert dropped == sum(len(failed[uid]) for uid in lost)
+    else:  # some groups are still being generated when the last step ends
+        assert len(found) == 8 * 8
+        assert not collections.Counter(found) - expected
+        assert 0 < sum(evicted) <= len(lost)
+    assert 0 < sum(run.of("knapsack/failed_rollouts/sum")) <= failures
+    assert any(any(sessions) for uid, sessions in failed.items() if uid not in lost)
+    largest = run.of("critic/advantages/max")
+    for (_, groups), advantage in zip(sorted(dumped(tmp_path).items()), largest, strict=True):
+        scores = [np.array(scores) for scores in groups.values() if 0 < sum(scores) < len(scores)]
+        by_verl = [(s.max() - s.mean()) / s.std(ddof=1) * np.sqrt(4 / len(s)) for s in scores]
+        assert advantage == pytest.approx(max(by_verl, default=0.0), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ class TestTheRule:
         prompts = Prompts(
             allocator._prompts(IDS, None).keys, allocator._prompts(IDS, None).features, allocator.estimator
         )
-        view = View(prompts, settings, nothing, nothing, nothing, nothing)
+        view = View(prompts, settings, nothing, nothing, nothing, nothing, nothing > 0)
         sums = view.expected_gains((0.5, 2.0))(np.arange(6), 0, 12).cumsum(axis=1)
         for count in (1, 2, 3, 7, 12):
             wanted = expected_value(np.full(6, count), view.belief, (0.5, 2.0))

@@ -10,14 +10,28 @@ from knapsack_rl.verl.groups import Group, Outcome
 
 def rewarded(group: Group, rewards: dict[int, float]) -> Group:
     group.rewards.update(rewards)
-    group.tokens.update(dict.fromkeys(rewards, 3))
+    group.tokens.update({session: [1, 2] for session in rewards})
     return group
 
 
 def test_rollouts_that_raised_or_have_no_reward_have_failed() -> None:
     group = rewarded(Group(0.0, graded=False), {0: 1.0, 1: 0.0, 2: 1.0, 3: np.nan})
-    assert group.outcome({0: False, 1: False, 2: True}) == Outcome(1, 2, failed=1, errors=1, tokens=9)
-    assert group.outcome({3: False, 4: False}) == Outcome(0, 0, failed=2, errors=0, tokens=3)
+    assert group.outcome({0: False, 1: False, 2: True}) == Outcome(1, 2, failed=1, tokens=9)
+    assert group.outcome({3: False, 4: False}) == Outcome(0, 0, failed=2, tokens=3)
+
+
+def test_a_group_survives_with_the_minimum_of_rollouts_that_have_rows_or_with_all_if_it_is_smaller() -> None:
+    group = rewarded(Group(0.0, graded=False), {0: 1.0, 1: 0.0, 3: 1.0})
+    assert group.survives(2)  # it sits out
+    group.outcome({0: False})
+    assert group.survives(2)
+    group.outcome({1: True, 2: False})  # the latter has no output
+    assert not group.survives(2)
+    assert group.survives(1)
+    group.outcome({3: False})
+    assert group.survives(2)
+    assert not group.survives(3)
+    assert group.rows("a") == ["a_0_0", "a_0_1", "a_3_0", "a_3_1"]
 
 
 def test_graded_rewards_are_held_against_the_group_so_far() -> None:

@@ -20,8 +20,9 @@ from knapsack_rl.verl.options import KnapsackOptions
 PROMPTS = 12
 
 
-def keeper_of(strategy: str, **more: object) -> BudgetKeeper:
-    return BudgetKeeper(KnapsackOptions.read({"strategy": strategy, "max_rollouts": 32, **more}), 8, "grpo")
+def keeper_of(strategy: str, early: bool = False, **more: object) -> BudgetKeeper:
+    options = KnapsackOptions.read({"strategy": strategy, "max_rollouts": 32, **more})
+    return BudgetKeeper(options, 8, "grpo", early=early)
 
 
 async def report(keeper: BudgetKeeper, *outcome: object, waiting: bool) -> int:
@@ -38,6 +39,7 @@ class Workers:
         self.successes = dict.fromkeys(range(len(rates)), 0)
         self.scored = dict.fromkeys(range(len(rates)), 0)
         self.finished: set[str] = set()
+        self.events: list[str] = []  # in order
         self.reports = Reports(f"worker {id(self)}", keeper.report, keeper.answers)
 
     async def rollout(self, position: int) -> bool | None:
@@ -49,6 +51,7 @@ class Workers:
         more, running, complete = first, set(), False
         while not complete:
             self.started[position] += more
+            self.events += ["start"] * more
             running |= {asyncio.create_task(self.rollout(position)) for _ in range(more)}
             done = set()
             if running:  # a prompt that sits out has none
@@ -60,6 +63,7 @@ class Workers:
             failed = len(outcomes) - len(scored)
             more = await self.reports.send(Report(uid, sum(scored), len(scored), failed, waiting=not running))
             complete = not (more or running)
+        self.events.append("early" if self.keeper._steps[-1].unplaced else "release")
         for _ in range(self.random.randrange(6)):  # verl is told
             await asyncio.sleep(0)
         self.finished.add(uid)
@@ -77,9 +81,12 @@ class Workers:
 
 @pytest.mark.parametrize("strategy", kr.strategies())
 @pytest.mark.parametrize("failures", [0.0, 0.3, 1.0])
-def test_the_budget_of_a_step_is_spent_exactly_whatever_fails(strategy: str, failures: float) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_the_budget_of_a_step_is_spent_exactly_whatever_fails(strategy: str, failures: float, early: bool) -> None:
     async def run() -> None:
-        workers = Workers(keeper_of(strategy), [position / PROMPTS for position in range(PROMPTS)], failures=failures)
+        workers = Workers(
+            keeper_of(strategy, early), [position / PROMPTS for position in range(PROMPTS)], failures=failures
+        )
         for number in range(3):
             before = sum(workers.started.values())
             await workers.step(f"step {number}")
@@ -217,6 +224,44 @@ def test_a_group_of_a_strategy_with_one_wave_is_complete_when_its_own_rollouts_a
         assert (await keeper.visits(["a"]))["effective_prompts"] == 1.0
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "knapsack"])
+def test_with_one_wave_every_group_is_released_by_its_own_last_rollout(strategy: str) -> None:
+    """The groups are reported one after the other, each before the next has a single rollout back."""
+
+    async def run() -> None:
+        keeper = keeper_of(strategy)
+        uids = [f"{position}" for position in range(PROMPTS)]
+        opening = await keeper.open(uids, uids, {})
+        for uid, size in zip(uids, opening.first, strict=True):
+            assert await asyncio.wait_for(report(keeper, uid, 0, size, 0, waiting=True), 60) == 0
+
+    asyncio.run(run())
+
+
+def events_of_a_step(seed: int, early: bool) -> list[str]:
+    """What happens to 48 groups of `adaptive`, in order."""
+
+    async def run() -> list[str]:
+        workers = Workers(keeper_of("adaptive", early), np.random.default_rng(seed).random(48).tolist(), seed)
+        await workers.step()
+        return workers.events
+
+    events = asyncio.run(run())
+    assert events.count("start") == 48 * 8
+    assert events.count("early") + events.count("release") == 48
+    return events
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_released_while_others_of_their_step_still_get_rollouts_unless_the_trainer_waits_for_all(
+    seed: int,
+) -> None:
+    events = events_of_a_step(seed, early=True)
+    assert events.count("early") > 0
+    assert "start" in events[events.index("early") :]
+    assert events_of_a_step(seed, early=False).count("early") == 0
 
 
 def test_steps_may_be_in_flight_together_and_come_back_in_any_order() -> None:

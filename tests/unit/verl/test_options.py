@@ -30,6 +30,7 @@ from knapsack_rl.verl.options import ALGORITHMS, KnapsackOptions
         ({"success_field": 3}, "success_field: expected an entry of reward_extra_info or null, got 3"),
         ({"id_field": 3}, "id_field: expected a column or null, got 3"),
         ({"min_rollouts": "2"}, "min_rollouts: expected an integer, got '2'"),
+        ({"min_returned": 0}, "min_returned: expected an integer of 1 or more, got 0"),
         ({"seed": True}, "seed: expected an integer, got True"),
     ],
 )
@@ -84,6 +85,13 @@ def test_groups_of_one_are_refused_where_a_mean_is_subtracted() -> None:
     with pytest.raises(kr.InvalidInputError, match=r"min_rollouts: expected 0, or 2 or more, got 1\."):
         KnapsackOptions.read({"min_rollouts": 1}).allocator(8, "grpo")
     assert KnapsackOptions.read({"min_rollouts": 1}).allocator(8, "reinforce_plus_plus").settings.min_rollouts == 1
+
+
+def test_one_rollout_that_returned_is_enough_only_where_no_mean_of_the_group_is_subtracted() -> None:
+    alone = KnapsackOptions.read({"min_returned": 1})
+    with pytest.raises(kr.InvalidInputError, match=r"min_returned: expected 2 or more, got 1\."):
+        alone.allocator(8, "grpo")
+    alone.allocator(8, "reinforce_plus_plus")
 
 
 @pytest.mark.parametrize(
