@@ -39,9 +39,9 @@ def test_what_no_run_can_use_is_refused_by_its_name_in_verls_configuration(given
 
 
 def test_bounds_and_strategies_are_checked_as_those_of_an_allocator() -> None:
-    with pytest.raises(kr.InvalidInputError, match="strategy: expected one of uniform"):
+    with pytest.raises(kr.InvalidInputError, match=r"trainer\.v1\.knapsack\.strategy: expected one of uniform"):
         KnapsackOptions.read({"strategy": "adaptiv"}).allocator(8, "grpo")
-    with pytest.raises(kr.InfeasibleBudgetError, match="group_size: expected a value between"):
+    with pytest.raises(kr.InfeasibleBudgetError, match=r"actor_rollout_ref\.rollout\.n: expected a value between"):
         KnapsackOptions.read({"max_rollouts": 4}).allocator(8, "grpo")
     with pytest.raises(kr.InvalidInputError, match="cost_limit: expected 1 or more"):
         KnapsackOptions.read({"cost_limit": 0.5}).allocator(8, "grpo")
