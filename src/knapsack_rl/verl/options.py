@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from knapsack_rl.allocator import REVISIT, BudgetAllocator
@@ -130,6 +130,10 @@ class KnapsackOptions:
         if "feature_fields" in values:
             values["feature_fields"] = tuple(values["feature_fields"])
         return cls(**values)
+
+    def written(self) -> dict[str, Any]:
+        """Every setting, as `read` takes it and a tracker shows it."""
+        return asdict(self) | {"feature_fields": list(self.feature_fields)}
 
     def bound(self, estimator: str, by_deviation: bool = True) -> float | None:
         """The `advantage_clip`; of `auto` 5 where a deviation divides advantages, so that they have no unit, else none.

@@ -54,30 +54,28 @@ class KnapsackTrainer(PPOTrainer):
         if newer := check_verl_version(verl.__version__):
             logger.warning("%s", newer)
         check_relied_on()
-        self.knapsack = read_options(config)
-        estimator, size = str(config.algorithm.adv_estimator), int(config.actor_rollout_ref.rollout.n)
-        allocator = self.knapsack.allocator(size, estimator)
+        options, size = read_options(config), int(config.actor_rollout_ref.rollout.n)
+        estimator = str(config.algorithm.adv_estimator)
+        allocator = options.allocator(size, estimator)
         check_resumed(allocator, config)
         if even := allocator.explain_even(int(config.data.train_batch_size), "Raise data.train_batch_size."):
             logger.warning("trainer.v1.knapsack: no plan can be uneven. %s", even)
-        reason = idle.obstacle(config) if self.knapsack.skip_idle else None
+        reason = idle.obstacle(config) if options.skip_idle else None
         if reason is not None:
             logger.warning("trainer.v1.knapsack.skip_idle is off, and every rollout is trained on: %s.", reason)
-        self.advantage_clip = self.knapsack.bound(
-            estimator, bool(config.algorithm.get("norm_adv_by_std_in_grpo", True))
-        )
+        by_deviation = bool(config.algorithm.get("norm_adv_by_std_in_grpo", True))
+        self.advantage_clip = options.bound(estimator, by_deviation)
         self._clip_watch = advantages.ClipWatch(self.advantage_clip)
-        self._skip_idle = self.knapsack.skip_idle and reason is None
-        self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
+        self._skip_idle = options.skip_idle and reason is None
+        self.rollout_weights = options.rollout_weights or allocator.rollout_weights
         self.algorithm = allocator.settings.algorithm
         self.knapsack = dataclasses.replace(
-            self.knapsack,
+            options,
             advantage_clip=self.advantage_clip,
             rollout_weights=self.rollout_weights,
             skip_idle=self._skip_idle,
         )
-        in_force = dataclasses.asdict(self.knapsack) | {"feature_fields": list(self.knapsack.feature_fields)}
-        logger.info("knapsack-rl: %s of mean group size %d, %s", self._knapsack_mode, size, in_force)
+        logger.info("knapsack-rl: %s with groups of %d on average, %s", self._knapsack_mode, size, self.knapsack)
         name = f"knapsack-keeper-{uuid.uuid4().hex}"
         self._keeper = (
             ray.remote(BudgetKeeper)
@@ -93,7 +91,7 @@ class KnapsackTrainer(PPOTrainer):
         )
         with open_dict(config):
             config.trainer.v1.trainer_mode = MODES[self._knapsack_mode]  # verl compares it with its own names
-            config.trainer.v1.knapsack = in_force  # of which verl's trackers get a copy
+            config.trainer.v1.knapsack = self.knapsack.written()  # of which verl's trackers get a copy
             config.trainer.v1.knapsack_keeper = name
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER
         super().__init__(config)

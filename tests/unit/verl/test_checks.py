@@ -85,6 +85,7 @@ def test_a_run_without_anything_of_knapsack_rl_is_none_of_our_business() -> None
             {"trainer.v1.knapsack.cost_limit": 0.5},
             r"trainer\.v1\.knapsack\.cost_limit: .*Lower actor_rollout_ref\.rollout\.n to spend less",
         ),
+        ({"algorithm.adv_estimator": "remax"}, r"algorithm\.adv_estimator: expected one .*got 'remax'"),
         ({"critic.enable": True}, r"critic\.enable"),
         ({"reward.reward_model.enable": True}, r"reward\.reward_model: a colocated reward model"),
         ({"trainer.v1.sampler.custom_sampler.path": "mine.py"}, r"custom_sampler: expected none"),

@@ -102,3 +102,10 @@ def test_advantages_in_the_unit_of_the_rewards_are_not_bounded_unless_asked(
     given: dict[str, object], estimator: str, by_deviation: bool, bound: float | None
 ) -> None:
     assert KnapsackOptions.read(given).bound(estimator, by_deviation) == bound
+
+
+def test_settings_in_force_are_written_as_they_are_read() -> None:
+    given = {"strategy": "adaptive", "feature_fields": ["level"], "advantage_clip": None, "rollout_weights": "sqrt"}
+    options = KnapsackOptions.read(given)
+    assert KnapsackOptions.read(options.written()) == options
+    assert options.written()["max_rollouts"] == 128
