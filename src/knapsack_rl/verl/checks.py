@@ -35,17 +35,18 @@ def check(config: Any) -> None:
     """
     check_places(config)
     v1 = config.trainer.get("v1") or {}
-    if v1.get("trainer_mode") not in MODES and "knapsack" not in v1:
+    mode = v1.get("trainer_mode")
+    if mode not in MODES and "knapsack" not in v1:
         return
     if not config.trainer.get("use_v1", True):
         raise InvalidInputError(
             "trainer.use_v1: expected True, since verl's older trainers know no trainer modes and would leave "
             f"{SETTINGS} unread, got False. Leave it out."
         )
-    if v1.get("trainer_mode") not in MODES:
+    if mode in MODES.values():
         raise InvalidInputError(
             f"trainer.v1.trainer_mode: expected one of {', '.join(MODES)}, since there are settings under {SETTINGS}, "
-            f"got {v1.get('trainer_mode')!r}, which does not read them. Set the mode, or leave them out."
+            f"got {mode!r}, which does not read them. Set the mode, or leave them out."
         )
     check_verl_version(verl.__version__)
     check_options(config)
