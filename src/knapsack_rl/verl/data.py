@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,10 @@ def check_first_prompt(config: Any, options: KnapsackOptions, row: Mapping[str, 
                     f"{SETTINGS}.{setting}: expected a column of the data set, which has {', '.join(sorted(row))}, "
                     f"got {column!r}."
                 )
-    as_features({name: [row[name]] for name in options.feature_fields}, 1)
-    if options.id_field:
-        prompt_id(row["raw_prompt"], extra={options.id_field: row[options.id_field]})
+    with _said_of("feature_fields"):
+        as_features({name: [row[name]] for name in options.feature_fields}, 1)
+    with _said_of("id_field"):
+        prompt_id(row["raw_prompt"], extra={name: row[name] for name in named["id_field"]})
     entries = None if options.success_field is None else entries_of_reward(config, row)
     if entries is not None and options.success_field not in entries:
         raise InvalidInputError(
@@ -55,6 +57,14 @@ def check_first_prompt(config: Any, options: KnapsackOptions, row: Mapping[str, 
             f"{', '.join(sorted(entries)) or 'none'} for an empty answer to the first prompt, got "
             f"{options.success_field!r}."
         )
+
+
+@contextmanager
+def _said_of(setting: str) -> Iterator[None]:
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{SETTINGS}.{setting}: {error}") from error
 
 
 def entries_of_reward(config: Any, row: Mapping[str, Any]) -> list[str] | None:

@@ -28,6 +28,7 @@ ROW = {
     "index": 0,
     "level": "easy",
     "picture": {"bytes": b""},
+    "handle": object(),
 }
 REWARD = """
 def compute_score(data_source, solution_str, ground_truth, extra_info=None):
@@ -57,7 +58,8 @@ def config(folder: Path, answer: str) -> Any:
     [
         ({"id_field": "name"}, r"trainer\.v1\.knapsack\.id_field: expected a column .*level.*, got 'name'"),
         ({"feature_fields": ["level", "topic"]}, r"knapsack\.feature_fields: expected a column .*, got 'topic'"),
-        ({"feature_fields": ["picture"]}, r"features\['picture'\]"),
+        ({"feature_fields": ["picture"]}, r"knapsack\.feature_fields: features\['picture'\]"),
+        ({"id_field": "handle"}, r"knapsack\.id_field: prompt: expected text, messages or images, got object"),
     ],
 )
 def test_columns_that_are_not_there_or_cannot_be_used_are_refused(given: dict[str, Any], message: str) -> None:
