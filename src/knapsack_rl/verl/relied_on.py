@@ -35,6 +35,7 @@ RELIED_ON = {
     ),
     "verl.trainer.ppo.v1.replay_buffer:ReplayBufferAsync": ("sample",),
     "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ": (
+        "__init__",
         "_run_prompt",
         "_run_agent_loop",
         "_agent_loop_postprocess",
