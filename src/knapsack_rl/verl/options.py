@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from knapsack_rl.allocator import REVISIT, BudgetAllocator
-from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.errors import InvalidInputError, KnapsackError
 from knapsack_rl.validation import one_of
+
+SETTINGS, SIZE = "trainer.v1.knapsack", "actor_rollout_ref.rollout.n"
+"""Where verl's configuration has these settings, and the mean group size."""
 
 ALGORITHMS = {
     "grpo": "grpo",
@@ -125,12 +128,16 @@ class KnapsackOptions:
         """
         values = dict(given)
         for name, value in values.items():
-            expected, fits = _EXPECTED[one_of("trainer.v1.knapsack", name, list(_EXPECTED))]
+            expected, fits = _EXPECTED[one_of(SETTINGS, name, list(_EXPECTED))]
             if not fits(value):
-                raise InvalidInputError(f"trainer.v1.knapsack.{name}: expected {expected}, got {value!r}.")
+                raise InvalidInputError(f"{SETTINGS}.{name}: expected {expected}, got {value!r}.")
         if "feature_fields" in values:
             values["feature_fields"] = tuple(values["feature_fields"])
         return cls(**values)
+
+    def written(self) -> dict[str, Any]:
+        """Every setting, as `read` takes it and a tracker shows it."""
+        return asdict(self) | {"feature_fields": list(self.feature_fields)}
 
     def bound(self, estimator: str, by_deviation: bool = True) -> float | None:
         """The `advantage_clip`; of `auto` 5 where a deviation divides advantages, so that they have no unit, else none.
@@ -157,26 +164,35 @@ class KnapsackOptions:
             )
         if ALGORITHMS[estimator] != "reinforce" and self.min_rollouts == 1:
             raise InvalidInputError(
-                f"trainer.v1.knapsack.min_rollouts: expected 0, or 2 or more, got 1. verl gives the only "
+                f"{SETTINGS}.min_rollouts: expected 0, or 2 or more, got 1. verl gives the only "
                 f"rollout of a group its bare reward as advantage under algorithm.adv_estimator={estimator}."
             )
         if ALGORITHMS[estimator] != "reinforce" and self.min_returned == 1:
             raise InvalidInputError(
-                f"trainer.v1.knapsack.min_returned: expected 2 or more, got 1. Under "
+                f"{SETTINGS}.min_returned: expected 2 or more, got 1. Under "
                 f"algorithm.adv_estimator={estimator} a rollout alone has nothing to be compared with."
             )
-        return BudgetAllocator(
-            self.strategy,
-            group_size,
-            self.min_rollouts,
-            self.max_rollouts,
-            self.seed,
-            algorithm=ALGORITHMS[estimator],
-            revisit=self.revisit,
-            fallback=self.fallback,
-            confidence=self.confidence,
-            cost_limit=self.cost_limit,
-        )
+        try:
+            return BudgetAllocator(
+                self.strategy,
+                group_size,
+                self.min_rollouts,
+                self.max_rollouts,
+                self.seed,
+                algorithm=ALGORITHMS[estimator],
+                revisit=self.revisit,
+                fallback=self.fallback,
+                confidence=self.confidence,
+                cost_limit=self.cost_limit,
+            )
+        except KnapsackError as error:
+            raise type(error)(_in_verls_words(str(error))) from error
+
+
+def _in_verls_words(message: str) -> str:
+    """What an allocator says of its arguments, with their names in verl's configuration."""
+    message = message.replace("group_size", SIZE)
+    return message if message.startswith(SIZE) else f"{SETTINGS}.{message}"
 
 
 def read_options(config: Any) -> KnapsackOptions:
@@ -185,4 +201,7 @@ def read_options(config: Any) -> KnapsackOptions:
     Raises:
         InvalidInputError: an unknown key or a value out of range.
     """
-    return KnapsackOptions.read(dict(config.trainer.v1.get("knapsack") or {}))
+    given = config.trainer.v1.get("knapsack") or {}
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(f"{SETTINGS}: expected settings, {SETTINGS}.KEY=VALUE, got {given!r}.")
+    return KnapsackOptions.read(given)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
+import os
 import time
 import uuid
 from pathlib import Path
@@ -15,53 +17,64 @@ import torch
 import transfer_queue as tq
 import verl
 from omegaconf import open_dict
-from packaging.specifiers import SpecifierSet
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
+from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
 from knapsack_rl import advantages
-from knapsack_rl.allocator import STATE_FILE
-from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.allocator import STATE_FILE, BudgetAllocator
+from knapsack_rl.errors import StateError
 from knapsack_rl.verl import idle
+from knapsack_rl.verl.checks import MANAGER, MODES, check, check_verl_version
+from knapsack_rl.verl.data import check_first_prompt
 from knapsack_rl.verl.keeper import BudgetKeeper
 from knapsack_rl.verl.options import read_options
-
-SUPPORTED = SpecifierSet(">=0.9.1,<0.10")  # tried with 0.9.1
-MANAGER = "knapsack_rl.verl.agent_loop.KnapsackAgentLoopManager"
+from knapsack_rl.verl.relied_on import check_relied_on
 
 logger = logging.getLogger(__name__)
+logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))  # as verl's own modules do
 
 
 class KnapsackTrainer(PPOTrainer):
-    """What the trainers share: settings from `trainer.v1.knapsack` (`settings.KnapsackOptions`), and one keeper.
+    """What the trainers share: settings from `trainer.v1.knapsack` (`options.KnapsackOptions`), and one keeper.
 
     Raises:
-        InvalidInputError: verl's version or an option cannot work with variable group sizes.
+        InvalidInputError, InfeasibleBudgetError: verl's version or an option cannot work with variable group sizes.
+        StateError: the checkpoint that the run would go on from has beliefs of another strategy.
     """
 
-    _verl_mode: ClassVar[str]
-    """The name by which verl knows the mode that this one is based on."""
+    _knapsack_mode: ClassVar[str]
+    """The name of the mode, a key of `checks.MODES`."""
 
     def __init__(self, config: Any) -> None:
-        check_verl_version()
-        check_options(config)
-        self.knapsack = read_options(config)
-        estimator, size = str(config.algorithm.adv_estimator), int(config.actor_rollout_ref.rollout.n)
-        allocator = self.knapsack.allocator(size, estimator)  # here too, so that what it refuses is said by the driver
+        check(config)  # in the driver's main process too, but that is verl's command only
+        if newer := check_verl_version(verl.__version__):
+            logger.warning("%s", newer)
+        check_relied_on()
+        options, size = read_options(config), int(config.actor_rollout_ref.rollout.n)
+        estimator = str(config.algorithm.adv_estimator)
+        allocator = options.allocator(size, estimator)
+        check_resumed(allocator, config)
         if even := allocator.explain_even(int(config.data.train_batch_size), "Raise data.train_batch_size."):
             logger.warning("trainer.v1.knapsack: no plan can be uneven. %s", even)
-        reason = idle.obstacle(config) if self.knapsack.skip_idle else None
+        reason = idle.obstacle(config) if options.skip_idle else None
         if reason is not None:
             logger.warning("trainer.v1.knapsack.skip_idle is off, and every rollout is trained on: %s.", reason)
-        self.advantage_clip = self.knapsack.bound(
-            estimator, bool(config.algorithm.get("norm_adv_by_std_in_grpo", True))
-        )
+        by_deviation = bool(config.algorithm.get("norm_adv_by_std_in_grpo", True))
+        self.advantage_clip = options.bound(estimator, by_deviation)
         self._clip_watch = advantages.ClipWatch(self.advantage_clip)
-        self._skip_idle = self.knapsack.skip_idle and reason is None
-        self.rollout_weights = self.knapsack.rollout_weights or allocator.rollout_weights
+        self._skip_idle = options.skip_idle and reason is None
+        self.rollout_weights = options.rollout_weights or allocator.rollout_weights
+        self.knapsack = dataclasses.replace(
+            options,
+            advantage_clip=self.advantage_clip,
+            rollout_weights=self.rollout_weights,
+            skip_idle=self._skip_idle,
+        )
+        logger.info("knapsack-rl: %s with groups of %d on average, %s", self._knapsack_mode, size, self.knapsack)
         name = f"knapsack-keeper-{uuid.uuid4().hex}"
         self._keeper = (
             ray.remote(BudgetKeeper)
@@ -73,13 +86,18 @@ class KnapsackTrainer(PPOTrainer):
                     ray.get_runtime_context().get_node_id(), soft=False
                 ),
             )
-            .remote(self.knapsack, size, estimator, early=self._verl_mode != "sync")
+            .remote(self.knapsack, size, estimator, early=MODES[self._knapsack_mode] != "sync")
         )
         with open_dict(config):
-            config.trainer.v1.trainer_mode = self._verl_mode  # verl compares it with its own names
+            config.trainer.v1.trainer_mode = MODES[self._knapsack_mode]  # verl compares it with its own names
+            config.trainer.v1.knapsack = self.knapsack.written()  # of which verl's trackers get a copy
             config.trainer.v1.knapsack_keeper = name
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER
         super().__init__(config)
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()  # nothing has been started yet
+        check_first_prompt(self.config, self.knapsack, self.train_dataset[0])
 
     # Watch and account
 
@@ -247,15 +265,12 @@ class KnapsackTrainer(PPOTrainer):
         super()._load_checkpoint()
         if self.global_steps == 0:
             return
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        if self.config.trainer.resume_mode == "resume_path":
-            folder = Path(self.config.trainer.resume_from_path)
-        state = folder / STATE_FILE
-        if state.exists():
-            ray.get(self._keeper.load.remote(str(state.absolute())))
+        state = saved_state(self.config)
+        if state is not None and state.exists():
+            ray.get(self._keeper.load.remote(str(state)))
         else:
             logger.warning(
-                "%s has no %s: another trainer mode wrote it. Every prompt counts as never visited.", folder, STATE_FILE
+                "%s is not there: another trainer mode wrote it. Every prompt counts as never visited.", state
             )
 
 
@@ -263,21 +278,21 @@ class KnapsackTrainer(PPOTrainer):
 class KnapsackTrainerSync(KnapsackTrainer, PPOTrainerSync):
     """verl's `sync` with a group size per prompt."""
 
-    _verl_mode = "sync"
+    _knapsack_mode = "knapsack"
 
 
 @register_trainer("knapsack_colocate_async")
 class KnapsackTrainerColocateAsync(KnapsackTrainer, PPOTrainerColocateAsync):
     """verl's `colocate_async` with a group size per prompt."""
 
-    _verl_mode = "colocate_async"
+    _knapsack_mode = "knapsack_colocate_async"
 
 
 @register_trainer("knapsack_separate_async")
 class KnapsackTrainerSeparateAsync(KnapsackTrainer, PPOTrainerSeparateAsync):
     """verl's `separate_async` with a group size per prompt."""
 
-    _verl_mode = "separate_async"
+    _knapsack_mode = "knapsack_separate_async"
 
 
 def weights_of(keys: list[str], size: int, rollout_weights: str) -> list[float]:
@@ -297,50 +312,32 @@ def weights_of(keys: list[str], size: int, rollout_weights: str) -> list[float]:
     return by_group[groups].tolist()
 
 
-def check_verl_version() -> None:
-    """Refuse versions of verl whose private methods may be others.
+def saved_state(config: Any) -> Path | None:
+    """The allocator's state in the checkpoint that verl goes on from, which may have none; None without a checkpoint.
+
+    Source: verl 0.9.1, `PPOTrainer._load_checkpoint`.
+    """
+    trainer, folder = config.trainer, None
+    if trainer.resume_mode == "resume_path":
+        folder = trainer.resume_from_path
+    elif trainer.resume_mode == "auto":
+        folder = find_latest_ckpt_path(str(Path(trainer.default_local_dir).absolute()))
+    return None if folder is None else Path(folder).absolute() / STATE_FILE
+
+
+def check_resumed(allocator: BudgetAllocator, config: Any) -> None:
+    """Load the state that the run goes on from, before a model is.
 
     Raises:
-        InvalidInputError: the installed verl is outside the supported range.
+        StateError: it is damaged, or belongs to another strategy.
     """
-    if verl.__version__ not in SUPPORTED:
-        raise InvalidInputError(
-            f"verl: the trainer modes of knapsack-rl override private methods of verl and are made for {SUPPORTED}, "
-            f"not for the installed {verl.__version__}. Run: pip install 'verl{SUPPORTED}'"
-        )
-
-
-def check_options(config: Any) -> None:
-    """Refuse what cannot work with groups that are planned and scored as they are generated.
-
-    Raises:
-        InvalidInputError: such an option.
-    """
-    reward_model = config.reward.reward_model
-    if reward_model.enable and not reward_model.enable_resource_pool:
-        raise InvalidInputError(
-            "reward.reward_model: a colocated reward model scores after generation, when nothing can be placed any "
-            "more. Set reward.reward_model.enable_resource_pool=True, or use rule-based rewards."
-        )
-    sampler = config.trainer.v1.sampler.get("custom_sampler")
-    if sampler is not None and sampler.get("path"):
-        raise InvalidInputError(
-            f"trainer.v1.sampler.custom_sampler: expected none, since groups that it drops or waits for could not be "
-            f"accounted for, got {sampler.path!r}. Leave it out."
-        )
-    filtering = config.algorithm.get("filter_groups") or {}
-    if filtering.get("enable") and read_options(config).min_rollouts == 0:
-        raise InvalidInputError(
-            "trainer.v1.knapsack.min_rollouts: with 0 some groups have no rollouts, and verl's "
-            "algorithm.filter_groups stops at a group without a reward. Use 2, or leave the filter out."
-        )
-    if config.critic.enable:
-        raise InvalidInputError(
-            "critic.enable: the estimators that these trainer modes take have no critic. Leave it out."
-        )
-    manager = config.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class")
-    if manager not in (None, MANAGER):
-        raise InvalidInputError(
-            f"actor_rollout_ref.rollout.agent.agent_loop_manager_class: expected none, since the trainer modes of "
-            f"knapsack-rl bring their own ({MANAGER}), got {manager!r}. Derive yours from it and use its trainer."
-        )
+    state = saved_state(config)
+    if state is None or not state.exists():
+        return
+    try:
+        allocator.load(state)
+    except StateError as error:
+        raise StateError(
+            f"trainer.resume_mode: the run would go on from {state.parent}, whose beliefs do not fit. {error} Set "
+            "trainer.v1.knapsack.strategy as that run had it, or another trainer.default_local_dir."
+        ) from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("verl", reason="verl is installed in an environment of its own")
+pytest.importorskip("verl.trainer.ppo.v1", reason="verl is installed in an environment of its own")
 pytest.importorskip("pyarrow", reason="the report extra is not installed")
 pytest.importorskip("pandas", reason="the report extra is not installed")
 pytest.importorskip("orjson", reason="the report extra is not installed")

@@ -474,19 +474,18 @@ def test_an_entry_that_no_reward_has_stops_the_run_and_is_named(tmp_path: Path) 
     assert not run.metrics
 
 
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("+trainer.v1.knapsack.strategie=adaptive", "Did you mean strategy"),
-        ("algorithm.adv_estimator=remax", "algorithm.adv_estimator: expected one"),
-        (
-            "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=mine.Manager",
-            "agent_loop_manager_class: expected none",
-        ),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_is_loaded(override: str, said: str, tmp_path: Path) -> None:
-    run = runs.run(tmp_path, override)
+def test_what_only_data_or_a_checkpoint_tell_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    run = runs.run(tmp_path, "+trainer.v1.knapsack.id_field=name")
     assert run.code != 0
-    assert said in run.output
-    assert not run.metrics
+    assert "knapsack-rl: knapsack with groups of 4 on average, KnapsackOptions(strategy='knapsack'" in run.output
+    assert "trainer.v1.knapsack.id_field: expected a column of the data set" in run.output
+    assert "model engine initialized" not in run.output
+
+    state = tmp_path / "checkpoints" / "global_step_2" / "knapsack_allocator.npz"
+    state.parent.mkdir(parents=True)
+    kr.BudgetAllocator("adaptive", 4).save(state)
+    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("2")
+    run = runs.run(tmp_path)
+    assert run.code != 0
+    assert "expected the state of strategy 'knapsack', got the state of 'adaptive'" in run.output
+    assert "model engine initialized" not in run.output

@@ -40,9 +40,9 @@ def test_what_no_run_can_use_is_refused_by_its_name_in_verls_configuration(given
 
 
 def test_bounds_and_strategies_are_checked_as_those_of_an_allocator() -> None:
-    with pytest.raises(kr.InvalidInputError, match="strategy: expected one of uniform"):
+    with pytest.raises(kr.InvalidInputError, match=r"trainer\.v1\.knapsack\.strategy: expected one of uniform"):
         KnapsackOptions.read({"strategy": "adaptiv"}).allocator(8, "grpo")
-    with pytest.raises(kr.InfeasibleBudgetError, match="group_size: expected a value between"):
+    with pytest.raises(kr.InfeasibleBudgetError, match=r"actor_rollout_ref\.rollout\.n: expected a value between"):
         KnapsackOptions.read({"max_rollouts": 4}).allocator(8, "grpo")
     with pytest.raises(kr.InvalidInputError, match="cost_limit: expected 1 or more"):
         KnapsackOptions.read({"cost_limit": 0.5}).allocator(8, "grpo")
@@ -110,3 +110,10 @@ def test_advantages_in_the_unit_of_the_rewards_are_not_bounded_unless_asked(
     given: dict[str, object], estimator: str, by_deviation: bool, bound: float | None
 ) -> None:
     assert KnapsackOptions.read(given).bound(estimator, by_deviation) == bound
+
+
+def test_settings_in_force_are_written_as_they_are_read() -> None:
+    given = {"strategy": "adaptive", "feature_fields": ["level"], "advantage_clip": None, "rollout_weights": "sqrt"}
+    options = KnapsackOptions.read(given)
+    assert KnapsackOptions.read(options.written()) == options
+    assert options.written()["max_rollouts"] == 128

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-pytest.importorskip("verl", reason="verl is installed in an environment of its own")
+pytest.importorskip("verl.trainer.ppo.v1", reason="verl is installed in an environment of its own")
 
 from knapsack_rl.verl.trainer import weights_of
 

@@ -47,7 +47,10 @@ def train(recipe: Recipe, output: Path, command: str, say: Callable[[str], None]
         StateError: another process is at work in the directory, or a file in it is damaged.
     """
     if importlib.util.find_spec("verl") is None:
-        raise MissingExtraError("--engine verl: verl is not installed. Run: pip install 'knapsack-rl[verl]'")
+        raise MissingExtraError(
+            "--engine verl: verl is not installed. In a checkout run: pip install -c constraints-verl.txt '.[verl]' "
+            "'verl[vllm]'"
+        )
     directory = RunDirectory((output / recipe.name).absolute())
     commands = {final: _command(recipe, directory.path, final) for final in _processes(recipe)}
     directory.claim(recipe_file.render(recipe))
@@ -117,17 +120,20 @@ def _command(recipe: Recipe, directory: Path, final: bool) -> list[str]:
 
 
 def _check(chosen: dict[str, object]) -> None:
-    """Let Hydra compose verl's configuration from the overrides, which refuses keys that there are not."""
+    """Let Hydra compose verl's configuration from the overrides, which refuses unknown keys, and check what it says."""
     if importlib.util.find_spec("verl") is None:
         return
     from hydra import compose, initialize_config_module
     from hydra.errors import HydraException
 
+    from knapsack_rl.verl.checks import check
+
     with initialize_config_module("verl.trainer.config", version_base=None):
         try:
-            compose("ppo_trainer", overrides=arguments(chosen))
+            config = compose("ppo_trainer", overrides=arguments(chosen))
         except HydraException as error:
             raise InvalidInputError(f"verl: verl refuses this recipe: {error}") from error
+    check(config)
 
 
 def _write_data(recipe: Recipe, directory: Path) -> None:
