@@ -31,6 +31,10 @@ from knapsack_rl.verl.options import read_options
 
 SUPPORTED = SpecifierSet(">=0.9.1,<0.10")  # tried with 0.9.1
 MANAGER = "knapsack_rl.verl.agent_loop.KnapsackAgentLoopManager"
+JOURNAL = "knapsack_keeper"
+"""The folder of the keeper's journal, beside the checkpoints."""
+KEEPER_MEMORY = 1 << 30
+"""Bytes that Ray sets aside for the keeper: more than what a million known prompts take (docs/scale.md)."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +73,17 @@ class KnapsackTrainer(PPOTrainer):
             .options(
                 name=name,
                 num_cpus=0,
+                memory=KEEPER_MEMORY,
+                max_restarts=-1,
+                max_task_retries=-1,
                 max_concurrency=100_000,  # every worker waits in a call
                 scheduling_strategy=NodeAffinitySchedulingStrategy(  # beside the driver, whose disk has the checkpoints
                     ray.get_runtime_context().get_node_id(), soft=False
                 ),
             )
-            .remote(self.knapsack, size, estimator)
+            .remote(self.knapsack, size, estimator, str(folder_of(config) / JOURNAL), name)
         )
+        self._updates = 0  # whose groups were counted
         with open_dict(config):
             config.trainer.v1.trainer_mode = self._verl_mode  # verl compares it with its own names
             config.trainer.v1.knapsack_keeper = name
@@ -188,7 +196,8 @@ class KnapsackTrainer(PPOTrainer):
         began = time.perf_counter()
         clipped = self._bound_advantages(batch)
         sampled, self._sampled = self._sampled, []
-        found = ray.get(self._keeper.visits.remote(sampled))
+        self._updates += 1
+        found = ray.get(self._keeper.visits.remote(sampled, self._updates))
         before, after = self.agent_loop_manager.imbalance
         found |= {"dispatch_imbalance/by_prompts": before, "dispatch_imbalance/by_rollouts": after}
         if self.advantage_clip is not None:
@@ -230,16 +239,32 @@ class KnapsackTrainer(PPOTrainer):
     # Resume
 
     def _save_checkpoint(self) -> None:
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        folder.mkdir(parents=True, exist_ok=True)  # before verl, whose last file publishes the checkpoint
-        held = self._keeper.hold.remote()
-        while not ray.wait([held], timeout=1.0)[0]:
-            self.agent_loop_manager.check_alive()  # a dead worker settles nothing
+        """verl's, with the keeper's state, from the moment at which verl lists the groups that are finished.
+
+        It lists them in the asynchronous modes, last of all but for the file that publishes the checkpoint. A
+        synchronous step has no others.
+        """
+        folder = folder_of(self.config) / f"global_step_{self.global_steps}"
+        folder.mkdir(parents=True, exist_ok=True)
+        listed = tq.save_checkpoint
+
+        def save_with_the_list(*args: Any, **named: Any) -> Any:
+            held = self._keeper.hold.remote()
+            while not ray.wait([held], timeout=1.0)[0]:
+                self.agent_loop_manager.check_alive()  # a dead worker settles nothing
+            try:
+                ray.get(self._keeper.save.remote(str(folder / STATE_FILE)))
+                return listed(*args, **named)
+            finally:
+                ray.get(self._keeper.release.remote())
+
+        if self.trainer_mode == "sync":
+            ray.get(self._keeper.save.remote(str(folder / STATE_FILE)))
+        tq.save_checkpoint = save_with_the_list
         try:
-            ray.get(self._keeper.save.remote(str((folder / STATE_FILE).absolute())))
             super()._save_checkpoint()
         finally:
-            ray.get(self._keeper.release.remote())
+            tq.save_checkpoint = listed
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
@@ -297,6 +322,11 @@ def weights_of(keys: list[str], size: int, rollout_weights: str, algorithm: str)
     if algorithm != "reinforce":
         by_group[sizes == 1] = 0.0
     return by_group[groups].tolist()
+
+
+def folder_of(config: Any) -> Path:
+    """Where checkpoints go."""
+    return Path(config.trainer.default_local_dir).absolute()
 
 
 def check_verl_version() -> None:
