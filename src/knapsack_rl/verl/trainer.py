@@ -149,7 +149,7 @@ class KnapsackTrainer(PPOTrainer):
         return idle.Layout(ranks, batches, micro, idle.stages(actor))
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """verl's, of the rows that change it; verl counts mini-batches in prompts, and divides losses by its rows."""
+        """verl's, of the rows that change it; verl counts mini-batches in prompts, and takes all its rows for real."""
         began = time.perf_counter()
         fields = ["advantages", "response_mask", "loss_mask"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
@@ -175,12 +175,18 @@ class KnapsackTrainer(PPOTrainer):
         ours = time.perf_counter() - began
         found: dict[str, Any] = {}
         actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
-        configured = actor.ppo_mini_batch_size, rollout.n
+        configured, workers = (actor.ppo_mini_batch_size, rollout.n), self.actor_rollout_wg
+        update = workers.update_actor
+
+        def update_by_real_rows(rows: KVBatchMeta) -> Any:
+            rows.extra_info["global_batch_size"] = deal.real
+            return update(rows)
+
         try:
-            actor.ppo_mini_batch_size, rollout.n = deal.batch, 1
+            actor.ppo_mini_batch_size, rollout.n, workers.update_actor = deal.batch, 1, update_by_real_rows
             super()._update_actor(part, found)
         finally:
-            actor.ppo_mini_batch_size, rollout.n = configured
+            (actor.ppo_mini_batch_size, rollout.n), workers.update_actor = configured, update
         began = time.perf_counter()
         self._put_advantages(batch, put, [advantages[row] for row in put])  # verl's metrics are about these
         if self._skip_idle:
