@@ -247,8 +247,8 @@ class KnapsackTrainer(PPOTrainer):
     def _save_checkpoint(self) -> None:
         """verl's, with the keeper's state, from the moment at which verl lists the groups that are finished.
 
-        It lists them in the asynchronous modes, last of all but for the file that publishes the checkpoint. A
-        synchronous step has no others.
+        It does so in the asynchronous modes, last of all but for the file that publishes the checkpoint. In the
+        synchronous one no group is in flight then.
         """
         folder = folder_of(self.config) / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
