@@ -68,6 +68,7 @@ def make_rows(ratio: float, tokens: int) -> list[dict[str, torch.Tensor]]:
                 "loss_mask": mask,
                 "advantages": (2.0 * (number % 2) - 1.0) * mask if groups[number // 8] else 0.0 * mask,
                 "old_log_probs": torch.full((tokens,), -4.0),
+                "ref_log_prob": torch.full((tokens,), -4.0),
             }
         )
     return rows
@@ -76,7 +77,7 @@ def make_rows(ratio: float, tokens: int) -> list[dict[str, torch.Tensor]]:
 def seconds_of(actor: Any, rows: list[dict[str, torch.Tensor]], dealt: idle.Deal) -> float:
     from updates import batch_of
 
-    batch = batch_of([rows[number] for number in dealt.rows], dealt.scales, dealt.batch, dealt.micro)
+    batch = batch_of([rows[number] for number in dealt.rows], dealt.scales, dealt.batch, dealt.micro, dealt.real)
     began = time.process_time()
     actor.worker.train_mini_batch(batch)
     return time.process_time() - began

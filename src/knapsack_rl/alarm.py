@@ -142,7 +142,7 @@ class Alarm:
 
     def __init__(self) -> None:
         self._categories: dict[str, dict[str, _Category]] = {}
-        self._newest: dict[str, float] = {}
+        self.newest: dict[str, float] = {}
 
     def observe(
         self,
@@ -188,7 +188,7 @@ class Alarm:
             old = np.zeros_like(old)
         step = _Step(won, tried, ~old, spread, alive, *_surprises(belief, tried))
         found: list[Finding] = []
-        self._newest = {}
+        self.newest = {}
         for name, column in columns.items():
             found += self._column(name, column, step)
         return found
@@ -202,7 +202,7 @@ class Alarm:
             for column in self._categories.values()
             for category in column.values()
         )
-        return {**self._newest, "alarms": float(raised)}
+        return {**self.newest, "alarms": float(raised)}
 
     def _column(self, name: str, column: Sequence[str | None], step: _Step) -> list[Finding]:
         known = self._categories.setdefault(name, {})
@@ -219,7 +219,7 @@ class Alarm:
             part = step.of(of)
             if name and len(values) <= _SHOWN:
                 count = int(part.tried.sum())
-                self._newest |= {
+                self.newest |= {
                     f"category/{name}/{value}/success": float(part.won.sum() / count),
                     f"category/{name}/{value}/rollouts": count / total,
                     f"category/{name}/{value}/effective_gradient_ratio": float(part.live.sum() / count),
@@ -249,7 +249,7 @@ class Alarm:
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"state: expected the alarm's as state_dict writes it, got {error!r}.") from error
-        self._categories, self._newest = categories, {}
+        self._categories, self.newest = categories, {}
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from knapsack_rl.alarm import Alarm
 from knapsack_rl.allocation import Plan, check_budget
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InfeasibleBudgetError, InvalidInputError, StateError
+from knapsack_rl.estimators import state as state_files
 from knapsack_rl.estimators.base import Estimator
 from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import as_features, texts
 from knapsack_rl.estimators.greedy import GreedyResponses
 from knapsack_rl.estimators.sitting import MOST_VISITS, SittingOut
-from knapsack_rl.estimators.state import check_sizes, digest
 from knapsack_rl.step import OnStep, Step, Watch
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
@@ -534,22 +534,7 @@ class BudgetAllocator:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to an .npz file without pickle; an existing file is replaced only once all is on disk."""
-        target = Path(path)
-        state = self.state_dict()
-        arrays: dict[str, NDArray[Any]] = {}
-        header = dict(state)
-        for part, prefix in _PARTS.items():
-            if part in state:
-                found = {name: item for name, item in state[part].items() if isinstance(item, np.ndarray)}
-                header[part] = {name: item for name, item in state[part].items() if name not in found}
-                arrays |= {prefix + name: array for name, array in found.items()}
-        header["sha256"] = digest(header, arrays)
-        partial = target.with_name(target.name + ".partial")
-        with partial.open("wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type] # taken for allow_pickle
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        state_files.write(Path(path), *packed(self.state_dict()))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Load what `save` wrote.
@@ -560,20 +545,30 @@ class BudgetAllocator:
 
         Memory: that of the state. A file that claims to hold more than its bytes is refused before any is read.
         """
-        try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                check_sizes(file.zip, os.fstat(raw.fileno()).st_size)
-                state = json.loads(str(file["header"]))
-                arrays = {name: file[name] for name in file.files if name != "header"}
-                if state.pop("sha256") != digest(state, arrays):
-                    raise ValueError("contents that are not those that were saved")
-                for name, array in arrays.items():
-                    part = next(part for part, prefix in _PARTS.items() if name.startswith(prefix))
-                    state[part][name.removeprefix(_PARTS[part])] = array
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # zipfile, numpy and json each have their own ways to say that a file is damaged
-            raise StateError(
-                f"{os.fspath(path)}: expected a file that BudgetAllocator.save wrote, got {error!r}."
-            ) from error
-        self.load_state_dict(state)
+        self.load_state_dict(unpacked(*state_files.read(path, "BudgetAllocator.save")))
+
+
+def packed(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What `state_dict` returned, as JSON and arrays by name."""
+    arrays: dict[str, NDArray[Any]] = {}
+    header = dict(state)
+    for part, prefix in _PARTS.items():
+        if part in state:
+            found = {name: item for name, item in state[part].items() if isinstance(item, np.ndarray)}
+            header[part] = {name: item for name, item in state[part].items() if name not in found}
+            arrays |= {prefix + name: array for name, array in found.items()}
+    return header, arrays
+
+
+def unpacked(header: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """The inverse of `packed`.
+
+    Raises:
+        StateError: there are arrays of a part that is not there.
+    """
+    for name, array in arrays.items():
+        part = next(part for part, prefix in _PARTS.items() if name.startswith(prefix))
+        if not isinstance(header.get(part), dict):
+            raise StateError(f"state: expected the state of {part} beside its {name!r}, got {header.get(part)!r:.80}.")
+        header[part][name.removeprefix(_PARTS[part])] = array
+    return header

@@ -15,15 +15,20 @@ from knapsack_rl.alarm import Alarm, Finding
 from knapsack_rl.allocation import Plan
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError, StateError
-from knapsack_rl.estimators.base import Estimator
+from knapsack_rl.estimators.base import Began, Estimator
 from knapsack_rl.estimators.sitting import SittingOut
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View, one_wave
-from knapsack_rl.strategies.placement import Placement, placement
+from knapsack_rl.strategies.placement import InWaves, Placement, placement
 from knapsack_rl.validation import as_costs, as_counts, as_integer, as_successes, as_truncated
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 OnStep = Callable[[dict[str, float]], object]
+
+_SO_FAR = ("visited", "successes", "scored", "placed", "spent", "_failed", "_counted", "_truncated", "_closed")
+"""What a step knows of each of its prompts."""
+_BELIEVED = ("belief", "rates", "costs", "learned_costs", "sat_out")
+"""What `Prompts` reads once and keeps."""
 
 
 class Watch(NamedTuple):
@@ -256,6 +261,58 @@ class Step:
         estimator.update(keys, self.successes[chosen], self.scored[chosen], features, self._began)
         if not self._settings.min_rollouts:
             sitting.update(keys, self.placed[chosen])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a step that was begun with `place` needs to go on in another process, as JSON and arrays by name.
+
+        Who its prompts are, and what else is known about them, is not in it.
+        """
+        with self._lock:
+            if self._placement is None:
+                raise StateError("step: only one that was begun with place can be saved. Place its first rollouts.")
+            believed = {name: value for name, value in vars(self._prompts).items() if name in _BELIEVED}
+            belief = believed.pop("belief")
+            found = {
+                "budget": self.budget,
+                "remaining": self.remaining,
+                "began": list(self._began),
+                "wins": belief.wins.copy(),
+                "losses": belief.losses.copy(),
+                "believed": [name for name, value in believed.items() if value is None],
+                **{f"believed.{name}": value.copy() for name, value in believed.items() if value is not None},
+                **{name.lstrip("_"): getattr(self, name).copy() for name in _SO_FAR},
+            }
+            if isinstance(self._placement, InWaves):
+                found |= {"wave": self._placement.wave, "planned": self._placement.planned.copy()}
+            return found
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the step that was saved had come to: a step of the same prompts, of which nothing was placed.
+
+        The allocator must be in the state that it had when the step was saved, with `Estimator.numbering`.
+
+        Raises:
+            StateError: the state is not what `state_dict` returned for such a step.
+        """
+        with self._lock:
+            self._refuse_to_mix("load_state_dict", begun=self._placement is not None or self._asked is not None)
+            try:
+                self.budget, self.remaining = int(state["budget"]), int(state["remaining"])
+                self._began = Began(*(int(number) for number in state["began"]))
+                believed: dict[str, Any] = dict.fromkeys(state["believed"])
+                believed |= {name: state[f"believed.{name}"] for name in _BELIEVED if f"believed.{name}" in state}
+                believed["belief"] = Belief(state["wins"], state["losses"])
+                vars(self._prompts).update(believed)  # which cached properties read
+                for name in _SO_FAR:
+                    saved = state[name.lstrip("_")]
+                    if saved.shape != (len(self),):
+                        raise ValueError(f"{name.lstrip('_')} of shape {saved.shape} for {len(self)} prompts")
+                    setattr(self, name, saved.copy())
+                self._placement = placement(self._strategy, self._view(self.in_flight))
+                if isinstance(self._placement, InWaves):
+                    self._placement.wave, self._placement.planned = int(state["wave"]), state["planned"].copy()
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise StateError(f"state: expected that of a step, as state_dict returns it, got {error!r}.") from error
 
     def _view(self, pending: Ints) -> View[Any]:
         return View(self._prompts, self._settings, self.placed, self.scored, self.successes, pending, self._closed)

@@ -187,6 +187,22 @@ class Estimator(ABC):
         state = self.table.state_dict()
         return {**state, "step": _ranked(state["step"])}
 
+    def numbering(self) -> dict[str, Any]:
+        """The numbers of steps, which `state_dict` leaves out: what a state needs besides for open steps to go on."""
+        return {"begun": self._begun, "step": self.table["step"].copy()}
+
+    def renumber(self, numbering: Mapping[str, Any]) -> None:
+        """Put them back after `load_state_dict`.
+
+        Raises:
+            StateError: they are not of as many prompts as the state is.
+        """
+        steps = numbering["step"]
+        if steps.shape != (len(self),):
+            raise StateError(f"state: expected the steps of {len(self)} prompts, got shape {steps.shape}.")
+        self.table["step"][:] = steps
+        self._begun = int(numbering["begun"])
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace what was learned.
 

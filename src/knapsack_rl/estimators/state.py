@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from math import prod
+from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
@@ -46,6 +48,46 @@ def digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str
         found.update(f"{name} {array.dtype.str} {array.shape}".encode())
         found.update(array.reshape(-1).view(np.uint8).data)
     return found.hexdigest()
+
+
+def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write JSON and arrays to an .npz file without pickle; an existing file is replaced only once all is on disk.
+
+    Args:
+        path: the file; none of the arrays may be called `header` or `file`.
+        header: JSON, without the key `sha256`.
+        arrays: by name, of numbers or booleans.
+    """
+    signed = {**header, "sha256": digest(header, arrays)}
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, header=np.array(json.dumps(signed)), **arrays)  # type: ignore[arg-type] # taken for allow_pickle
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read(path: str | os.PathLike[str], writer: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The JSON and the arrays of a file that `write` wrote; `writer` is whose file it is, for the message.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StateError: the file is damaged.
+
+    Memory: that of the arrays. A file that claims to hold more than its bytes is refused before any is read.
+    """
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            check_sizes(file.zip, os.fstat(raw.fileno()).st_size)
+            header = json.loads(str(file["header"]))
+            arrays = {name: file[name] for name in file.files if name != "header"}
+            if header.pop("sha256") != digest(header, arrays):
+                raise ValueError("contents that are not those that were saved")
+            return header, arrays
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile, numpy and json each have their own ways to say that a file is damaged
+        raise StateError(f"{os.fspath(path)}: expected a file that {writer} wrote, got {error!r}.") from error
 
 
 def whole_number(state: Mapping[str, Any], name: str, least: int = 0) -> int:

@@ -36,26 +36,31 @@ def placement(strategy: AnyStrategy, view: View[Any]) -> Placement:
 
 
 class InWaves:
-    """The strategy's waves: each is planned when all of the one before is back, and handed out in order of position."""
+    """The strategy's waves: each is planned when all of the one before is back, and handed out in order of position.
+
+    Attributes:
+        wave: number of the next one.
+        planned: rollouts of the newest one that were not handed out yet, shape (M,).
+    """
 
     def __init__(self, strategy: AnyStrategy, view: View[Any]) -> None:
         self._strategy = strategy
-        self._wave = 0
-        self._planned = np.zeros_like(view.placed)
+        self.wave = 0
+        self.planned = np.zeros_like(view.placed)
 
     def place(self, view: View[Any], most: int, left: int) -> Ints:
         """As in `Placement`."""
-        if left and not (self._planned.any() or view.pending.any()):
-            self._planned = self._strategy.wave(self._wave, view, left).rollouts
-            self._wave += 1
-        now = _first(self._planned, most)
-        self._planned = self._planned - now
+        if left and not (self.planned.any() or view.pending.any()):
+            self.planned = self._strategy.wave(self.wave, view, left).rollouts
+            self.wave += 1
+        now = _first(self.planned, most)
+        self.planned = self.planned - now
         return now
 
     def close(self, view: View[Any], left: int) -> Bools:
         """As in `Placement`: those that have no part in what is left of the last wave."""
-        last = left == int(self._planned.sum())
-        return np.asarray((view.room == 0) | (last & (self._planned == 0)))
+        last = left == int(self.planned.sum())
+        return np.asarray((view.room == 0) | (last & (self.planned == 0)))
 
 
 class ByGain:

@@ -4,8 +4,10 @@ A row is an output of a rollout, or padding. It is *live* when some token that c
 is not 0; all others are *idle*: their term of the loss is exactly 0, and so is its gradient. verl cuts the rows that it
 is given into ranks (data parallelism), each rank's into mini-batches (optimizer steps) and each of those into
 micro-batches. Which rank a row of a mini-batch is on, and in which micro-batch, does not change the update; what the
-loss is divided by does. verl counts it over the mini-batch that it is given, so advantages are scaled by the ratio of
-that number to the one of all real rows: the losses in `PROPORTIONAL` are proportional to the advantage, up to its sign.
+loss is divided by does. Rows it takes as many as it is told (`global_batch_size`), and is told the real ones. Tokens it
+counts in the mini-batch that it is given, so advantages are scaled by the ratio of that number to the one of all real
+rows: the losses in `PROPORTIONAL` are proportional to the advantage, up to its sign. So is what differs where the real
+rows of an update do not go into equal mini-batches.
 """
 
 from __future__ import annotations
@@ -78,12 +80,14 @@ class Deal(NamedTuple):
     Attributes:
         rows: which ones, rank by rank, and on each rank mini-batch by mini-batch.
         batch: rows of a mini-batch, over all ranks.
+        real: real rows of a mini-batch in the whole update, on average, by which a mean over rows divides.
         micro: rows of a micro-batch, where tokens do not decide.
         scales: what the advantages of each of `rows` are multiplied by, in the same shape.
     """
 
     rows: Ints
     batch: int
+    real: float
     micro: int
     scales: Floats
 
@@ -123,8 +127,8 @@ def deal(rows: Rows, layout: Layout, divisor: str, skip_idle: bool) -> Deal:
     count, micro = layout.split(max(-(-len(part) // layout.ranks) for part in kept))
     batch = layout.ranks * count * micro
     if sum(map(len, kept)) == len(kept) * batch == len(rows.live):
-        return Deal(np.arange(len(rows.live)), batch, micro, np.ones(len(rows.live)))
-    scales, dealt = np.ones(len(rows.live)), []
+        return Deal(np.arange(len(rows.live)), batch, batch, micro, np.ones(len(rows.live)))
+    mean, scales, dealt = len(real) / len(parts), np.ones(len(rows.live)), []
     for part, live in zip(parts, kept, strict=True):
         idle = np.setdiff1d(part, live)
         idle = idle[np.argsort(rows.lengths[idle], kind="stable")][: batch - len(live)]
@@ -132,12 +136,12 @@ def deal(rows: Rows, layout: Layout, divisor: str, skip_idle: bool) -> Deal:
         chosen, spare = np.concatenate([live, idle, spare[:missing]]), spare[missing:]
         chosen = chosen[np.argsort(-rows.lengths[chosen], kind="stable")]  # so that micro-batches are of like lengths
         if divisor == "rows":
-            scales[chosen] = batch / len(part)
+            scales[chosen] = mean / len(part)
         elif divisor == "tokens":
             scales[chosen] = rows.tokens[chosen].sum() / max(1, rows.tokens[part].sum())
         dealt.append(chosen)
     found = np.concatenate([chosen[rank :: layout.ranks] for rank in range(layout.ranks) for chosen in dealt])
-    return Deal(found, batch, micro, scales[found])
+    return Deal(found, batch, mean, micro, scales[found])
 
 
 def _trained(rows: Rows, part: Ints) -> Ints:

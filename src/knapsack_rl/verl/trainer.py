@@ -34,6 +34,11 @@ from knapsack_rl.verl.keeper import BudgetKeeper
 from knapsack_rl.verl.options import read_options
 from knapsack_rl.verl.relied_on import check_relied_on
 
+JOURNAL = "knapsack_keeper"
+"""The folder of the keeper's journal, beside the checkpoints."""
+KEEPER_MEMORY = 1 << 30
+"""Bytes that Ray sets aside for the keeper: more than what a million known prompts take (docs/scale.md)."""
+
 logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))  # as verl's own modules do
 
@@ -81,13 +86,24 @@ class KnapsackTrainer(PPOTrainer):
             .options(
                 name=name,
                 num_cpus=0,
+                memory=KEEPER_MEMORY,
+                max_restarts=-1,
+                max_task_retries=-1,
                 max_concurrency=100_000,  # every worker waits in a call
                 scheduling_strategy=NodeAffinitySchedulingStrategy(  # beside the driver, whose disk has the checkpoints
                     ray.get_runtime_context().get_node_id(), soft=False
                 ),
             )
-            .remote(self.knapsack, size, estimator, early=MODES[self._knapsack_mode] != "sync")
+            .remote(
+                self.knapsack,
+                size,
+                estimator,
+                early=MODES[self._knapsack_mode] != "sync",
+                folder=str(folder_of(config) / JOURNAL),
+                run=name,
+            )
         )
+        self._updates = 0  # whose groups were counted
         with open_dict(config):
             config.trainer.v1.trainer_mode = MODES[self._knapsack_mode]  # verl compares it with its own names
             config.trainer.v1.knapsack = self.knapsack.written()  # of which verl's trackers get a copy
@@ -161,7 +177,7 @@ class KnapsackTrainer(PPOTrainer):
         return idle.Layout(ranks, batches, micro, idle.stages(actor))
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """verl's, of the rows that change it; verl counts mini-batches in prompts, and divides losses by its rows."""
+        """verl's, of the rows that change it; verl counts mini-batches in prompts, and takes all its rows for real."""
         began = time.perf_counter()
         fields = ["advantages", "response_mask", "loss_mask"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
@@ -187,12 +203,18 @@ class KnapsackTrainer(PPOTrainer):
         ours = time.perf_counter() - began
         found: dict[str, Any] = {}
         actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
-        configured = actor.ppo_mini_batch_size, rollout.n
+        configured, workers = (actor.ppo_mini_batch_size, rollout.n), self.actor_rollout_wg
+        update = workers.update_actor
+
+        def update_by_real_rows(rows: KVBatchMeta) -> Any:
+            rows.extra_info["global_batch_size"] = deal.real
+            return update(rows)
+
         try:
-            actor.ppo_mini_batch_size, rollout.n = deal.batch, 1
+            actor.ppo_mini_batch_size, rollout.n, workers.update_actor = deal.batch, 1, update_by_real_rows
             super()._update_actor(part, found)
         finally:
-            actor.ppo_mini_batch_size, rollout.n = configured
+            (actor.ppo_mini_batch_size, rollout.n), workers.update_actor = configured, update
         began = time.perf_counter()
         self._put_advantages(batch, put, [advantages[row] for row in put])  # verl's metrics are about these
         if self._skip_idle:
@@ -208,7 +230,8 @@ class KnapsackTrainer(PPOTrainer):
         began = time.perf_counter()
         clipped = self._bound_advantages(batch)
         sampled, self._sampled = self._sampled, []
-        found = ray.get(self._keeper.visits.remote(sampled))
+        self._updates += 1
+        found = ray.get(self._keeper.visits.remote(sampled, self._updates))
         before, after = self.agent_loop_manager.imbalance
         found |= {"dispatch_imbalance/by_prompts": before, "dispatch_imbalance/by_rollouts": after}
         if self.advantage_clip is not None:
@@ -250,16 +273,32 @@ class KnapsackTrainer(PPOTrainer):
     # Resume
 
     def _save_checkpoint(self) -> None:
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        folder.mkdir(parents=True, exist_ok=True)  # before verl, whose last file publishes the checkpoint
-        held = self._keeper.hold.remote()
-        while not ray.wait([held], timeout=1.0)[0]:
-            self.agent_loop_manager.check_alive()  # a dead worker settles nothing
+        """verl's, with the keeper's state, from the moment at which verl lists the groups that are finished.
+
+        It does so in the asynchronous modes, last of all but for the file that publishes the checkpoint. In the
+        synchronous one no group is in flight then.
+        """
+        folder = folder_of(self.config) / f"global_step_{self.global_steps}"
+        folder.mkdir(parents=True, exist_ok=True)
+        listed = tq.save_checkpoint
+
+        def save_with_the_list(*args: Any, **named: Any) -> Any:
+            held = self._keeper.hold.remote()
+            while not ray.wait([held], timeout=1.0)[0]:
+                self.agent_loop_manager.check_alive()  # a dead worker settles nothing
+            try:
+                ray.get(self._keeper.save.remote(str(folder / STATE_FILE)))
+                return listed(*args, **named)
+            finally:
+                ray.get(self._keeper.release.remote())
+
+        if self.trainer_mode == "sync":
+            ray.get(self._keeper.save.remote(str(folder / STATE_FILE)))
+        tq.save_checkpoint = save_with_the_list
         try:
-            ray.get(self._keeper.save.remote(str((folder / STATE_FILE).absolute())))
             super()._save_checkpoint()
         finally:
-            ray.get(self._keeper.release.remote())
+            tq.save_checkpoint = listed
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
@@ -312,6 +351,11 @@ def weights_of(keys: list[str], size: int, rollout_weights: str) -> list[float]:
     return by_group[groups].tolist()
 
 
+def folder_of(config: Any) -> Path:
+    """Where checkpoints go."""
+    return Path(config.trainer.default_local_dir).absolute()
+
+
 def saved_state(config: Any) -> Path | None:
     """The allocator's state in the checkpoint that verl goes on from, which may have none; None without a checkpoint.
 
@@ -321,7 +365,7 @@ def saved_state(config: Any) -> Path | None:
     if trainer.resume_mode == "resume_path":
         folder = trainer.resume_from_path
     elif trainer.resume_mode == "auto":
-        folder = find_latest_ckpt_path(str(Path(trainer.default_local_dir).absolute()))
+        folder = find_latest_ckpt_path(str(folder_of(config)))
     return None if folder is None else Path(folder).absolute() / STATE_FILE
 
 

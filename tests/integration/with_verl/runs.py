@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **mo
 '''
 
 
-def make_model(path: Path, letters: str = "abcdefghijklmnop") -> None:
+def make_model(path: Path, letters: Iterable[str] = "abcdefghijklmnop") -> None:
     """A language model of a few thousand random weights whose tokens are these letters."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed

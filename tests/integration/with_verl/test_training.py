@@ -437,33 +437,43 @@ def test_two_ranks_that_share_each_sequence_train_on_the_same_budget(tmp_path: P
     assert min(run.of("training/rollout_actor_probs_pearson_corr")) > 0.999  # the actor reads what the engine wrote
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("actor", ["_Worker", "BudgetKeeper"])
-def test_an_actor_that_dies_stops_the_run_and_its_checkpoint_goes_on(actor: str, tmp_path: Path) -> None:
-    settings = (
-        "+trainer.v1.knapsack.strategy=adaptive",
-        "+trainer.v1.knapsack.feature_fields=[level]",
-        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
-        "trainer.save_freq=1",
-    )
-    command, variables = runs.prepared(tmp_path, *settings, mode="knapsack", steps=200)
-    with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
+def killed(folder: Path, actor: str, *overrides: str, steps: int) -> int:
+    """The exit code of a run of which an actor was killed after two steps."""
+    command, variables = runs.prepared(folder, *overrides, mode="knapsack", steps=steps)
+    with (folder / "output").open("w") as output:
+        process = subprocess.Popen(command, env=variables, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
         try:
-            while len(runs.logged(tmp_path)) < 2:
-                assert process.poll() is None, (tmp_path / "output").read_text()[-5000:]
+            while len(runs.logged(folder)) < 2:
+                assert process.poll() is None, (folder / "output").read_text()[-5000:]
                 time.sleep(0.5)
             ours = psutil.Process(process.pid).children(True)
             next(child for child in ours if child.name().startswith(f"ray::{actor}"[:15])).kill()
-            assert process.wait(runs.SECONDS) != 0
+            return process.wait(runs.SECONDS)
         finally:
             process.kill()
+
+
+DISTURBED = ("+trainer.v1.knapsack.strategy=adaptive", "+trainer.v1.knapsack.feature_fields=[level]")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_stops_the_run_and_its_checkpoint_goes_on(tmp_path: Path) -> None:
+    settings = (*DISTURBED, f"trainer.rollout_data_dir={tmp_path / 'rollouts'}", "trainer.save_freq=1")
+    assert killed(tmp_path, "_Worker", *settings, steps=200) != 0
     assert "ActorDiedError" in (tmp_path / "output").read_text()
     saved = int((tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
     again = trained(tmp_path, *settings, steps=saved + 2)
     assert again.of("knapsack/rollouts/sum") == [BUDGET] * 2
-    # Nothing is lost, and what the dead actor left of a step is not counted twice.
+    # Nothing is lost, and what the dead worker left of a step is not counted twice.
     assert agree_with_what_was_trained_on(tmp_path) == list(range(1, saved + 3))
+
+
+@pytest.mark.slow
+def test_a_budget_keeper_that_dies_is_started_again_and_the_run_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    settings = (*DISTURBED, f"trainer.rollout_data_dir={tmp_path / 'rollouts'}", "trainer.save_freq=1")
+    assert killed(tmp_path, "BudgetKeeper", *settings, steps=8) == 0, (tmp_path / "output").read_text()[-5000:]
+    assert [sum(map(len, groups.values())) for _, groups in sorted(dumped(tmp_path).items())] == [BUDGET] * 8
+    assert agree_with_what_was_trained_on(tmp_path) == list(range(1, 9))
 
 
 @pytest.mark.slow

@@ -82,6 +82,14 @@ def test_an_update_without_idle_rows_is_verls_own(loss: str, on_one_rank: Moved)
     assert max(found.values()) < 1e-6, found
 
 
+@pytest.mark.parametrize("mode", idle.DIVISORS)
+def test_padding_does_not_dilute_the_terms_that_act_on_every_row(mode: str, on_one_rank: Moved) -> None:
+    """The KL and the entropy: no advantage can be scaled for them. Rounding is larger where the steps are."""
+    found = differences(on_one_rank, on_one_rank, f"with terms/{mode}")
+    assert len(found) == 2
+    assert max(found.values()) < 1e-4, found
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_ranks_that_share_it_make_the_same_update(loss: str, on_one_rank: Moved, on_two_ranks: Moved) -> None:
     found = differences(on_two_ranks, on_one_rank, loss)

@@ -33,6 +33,8 @@ from knapsack_rl.verl import idle
 
 REAL, BATCHES = 21, 3
 LOSSES = [("vanilla", mode) for mode in idle.DIVISORS] + [("sapo", "token-mean"), ("gspo", "seq-mean-token-mean")]
+TERMS = [("with terms", mode) for mode in idle.DIVISORS]
+"""Vanilla with the KL and the entropy of every row, which no advantage scales."""
 
 
 def make_rows(padding: int) -> list[dict[str, torch.Tensor]]:
@@ -55,12 +57,15 @@ def make_rows(padding: int) -> list[dict[str, torch.Tensor]]:
                 "loss_mask": mask,
                 "advantages": advantage * mask,
                 "old_log_probs": -3 + 0.5 * torch.randn(response, generator=random),
+                "ref_log_prob": -3 + 0.5 * torch.randn(response, generator=random),
             }
         )
     return rows
 
 
-def batch_of(rows: list[dict[str, torch.Tensor]], scales: np.ndarray, size: int, micro: int | None) -> TensorDict:
+def batch_of(
+    rows: list[dict[str, torch.Tensor]], scales: np.ndarray, size: int, micro: int | None, real: float | None = None
+) -> TensorDict:
     columns = {
         name: torch.nested.as_nested_tensor([row[name] for row in rows], layout=torch.jagged) for name in rows[0]
     }
@@ -70,10 +75,10 @@ def batch_of(rows: list[dict[str, torch.Tensor]], scales: np.ndarray, size: int,
     cut = {"max_token_len_per_gpu": 40} if micro is None else {"micro_batch_size_per_gpu": micro}
     return tu.assign_non_tensor(
         batch,
-        calculate_entropy=False,
+        calculate_entropy=True,
         compute_loss=True,
         mini_batch_size=size,
-        global_batch_size=size,
+        global_batch_size=size if real is None else real,
         epochs=1,
         seed=0,
         dataloader_kwargs={"shuffle": False},
@@ -128,7 +133,10 @@ class Actor:
             use_dynamic_bsz=True,
             loss_agg_mode=loss[1],
             loss_scale_factor=8,
-            policy_loss=PolicyLossConfig(loss_mode=loss[0]),
+            policy_loss=PolicyLossConfig(loss_mode="vanilla" if loss[0] == "with terms" else loss[0]),
+            use_kl_loss=loss[0] == "with terms",
+            kl_loss_coef=0.5,
+            entropy_coeff=0.5 if loss[0] == "with terms" else 0.0,
         )
         self.worker.set_loss_fn(partial(ppo_loss, config=config))
         for batch in batches:
@@ -160,15 +168,17 @@ def dealt(actor: Actor, loss: tuple[str, str], skip_idle: bool, micro: int | Non
     )
     mine = slice(actor.rank * len(found.rows) // actor.ranks, (actor.rank + 1) * len(found.rows) // actor.ranks)
     chosen = [rows[number] for number in found.rows[mine]]
-    return batch_of(chosen, found.scales[mine], found.batch, None if micro is None else found.micro)
+    return batch_of(chosen, found.scales[mine], found.batch, None if micro is None else found.micro, found.real)
 
 
 def main() -> None:
     model, file, *arms = sys.argv[1:]
     actor = Actor(model)
     found: dict[str, Any] = {}
-    for loss in LOSSES:
+    for loss in [*LOSSES, *TERMS]:
         for arm in arms:
+            if loss in TERMS and arm == "live":
+                continue  # what `obstacle` does not allow
             if arm == "verl":
                 parts = np.array_split(np.arange(REAL), BATCHES)
                 whole = make_rows(0)

@@ -70,6 +70,43 @@ def test_micro_batches_are_whole_no_larger_than_configured_and_as_few_as_the_ful
     assert each // found.micro < fullest / (layout.micro or fullest) + layout.stages
 
 
+def megatron_accepts(micro_batches: int, group: int, pipeline: int) -> bool:
+    """What verl and Megatron ask of the number of micro-batches of a rank with virtual pipeline parallelism.
+
+    Sources: verl 0.9.1, workers/engine/megatron/transformer_impl.py:915, asserts
+    `len(micro_batches) % num_batches_divided_by == 0`. Megatron-LM core, pipeline_parallel/schedules.py, in
+    forward_backward_pipelining_with_interleaving, refuses `microbatch_group_size_per_vp_stage > num_microbatches`, the
+    same `< pipeline_parallel_size`, and `0 < num_microbatches % microbatch_group_size_per_vp_stage <
+    pipeline_parallel_size`. Megatron is not installed here.
+    """
+    rest = micro_batches % group
+    return rest == 0 and pipeline <= group <= micro_batches and not 0 < rest < pipeline
+
+
+@given(
+    real=st.integers(1, 3000),
+    ranks=st.integers(1, 8),
+    batches=st.integers(1, 5),
+    micro=st.integers(1, 32),
+    pipeline=st.integers(2, 8),
+    wider=st.integers(0, 4),
+    skip=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_megatron_gets_numbers_of_micro_batches_that_its_virtual_pipeline_accepts(
+    real: int, ranks: int, batches: int, micro: int, pipeline: int, wider: int, skip: bool, seed: int
+) -> None:
+    group, random = pipeline + wider, np.random.default_rng(seed)
+    layout = Layout(ranks, batches, micro, group)
+    whole = padded(real, layout, micro * group)
+    padding = np.arange(whole) >= real
+    random.shuffle(padding)
+    live = ~padding & (random.random(whole) < 0.4)
+    found = deal(Rows(live, padding, np.full(whole, 9), np.where(padding, 0, 5)), layout, "rows", skip)
+    assert megatron_accepts(found.batch // ranks // found.micro, group, pipeline)
+    assert megatron_accepts(whole // ranks // micro, group, pipeline)  # in the passes for log probabilities
+
+
 @given(update=updates(), skip=st.booleans(), by=st.sampled_from(["rows", "tokens", "nothing"]))
 def test_what_verl_divides_by_is_made_up_for(update: tuple[Rows, Layout], skip: bool, by: str) -> None:
     rows, layout = update
@@ -80,7 +117,7 @@ def test_what_verl_divides_by_is_made_up_for(update: tuple[Rows, Layout], skip: 
     ):
         real = [row for row in whole if not rows.padding[row]]
         now, then = {
-            "rows": (found.batch, len(real)),
+            "rows": (found.real, len(real)),
             "tokens": (rows.tokens[batch].sum(), rows.tokens[real].sum()),
             "nothing": (1, 1),
         }[by]
@@ -116,6 +153,7 @@ def test_live_rows_are_dealt_evenly_and_an_update_that_keeps_all_rows_stays_as_i
     found = deal(rows, Layout(2, 1, None, 1), "tokens", True)
     assert found.rows.reshape(2, -1).tolist() == [[0, 2], [1, 3]]
     assert found.scales.tolist() == [0.5] * 4
+    assert found.real == 8
     found = deal(rows, Layout(2, 2, 2, 1), "tokens", False)
     assert (found.rows.tolist(), found.batch, found.micro) == (list(range(8)), 4, 2)
     assert found.scales.tolist() == [1.0] * 8
