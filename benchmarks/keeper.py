@@ -191,8 +191,8 @@ def main() -> None:
         for strategy in asked.strategy or ["uniform", "adaptive"]:
             for prompts in asked.prompts or [256, 4096]:
                 with tempfile.TemporaryDirectory() as folder:
-                    found = measure(strategy, prompts, asked.steps, None if asked.no_journal else folder)
-                seconds, reports, worked = min(found[1:])  # the first also starts things up
+                    taken = measure(strategy, prompts, asked.steps, None if asked.no_journal else folder)
+                seconds, reports, worked = min(taken[1:])  # the first also starts things up
                 print(f"| {way} | {strategy} | {prompts:,} | {reports:,} | {seconds:.2f} | {worked:.2f} |", flush=True)
 
 

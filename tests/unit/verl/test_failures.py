@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("verl", reason="verl is installed in an environment of its own")
+pytest.importorskip("verl.trainer.ppo.v1", reason="verl is installed in an environment of its own")
 
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
@@ -41,10 +41,11 @@ def drawn(*names: object) -> float:
 
 
 class Queue:
-    """verl's queue: rows and groups, by name, with their tags."""
+    """verl's queue: rows and groups, by name, with their tags; and the one event loop of a process."""
 
-    def __init__(self) -> None:
+    def __init__(self, runner: asyncio.Runner) -> None:
         self.tags: dict[str, dict[str, Any]] = {}
+        self.runner = runner
 
     def kv_list(self) -> dict[str, dict[str, dict[str, Any]]]:
         return {"train": {key: dict(tag) for key, tag in self.tags.items()}}
@@ -63,8 +64,8 @@ class Queue:
 class Remote:
     """An actor in this process."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, actor: Any, runner: asyncio.Runner) -> None:
+        self._actor, self._runner = actor, runner
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._actor, name)
@@ -73,7 +74,7 @@ class Remote:
             try:
                 return asyncio.get_running_loop().create_task(method(*arguments))
             except RuntimeError:
-                return asyncio.run(method(*arguments))
+                return self._runner.run(method(*arguments))
 
         return SimpleNamespace(remote=remote)
 
@@ -113,7 +114,7 @@ class Run:
 
     def __init__(self, queue: Queue, mode: str, strategy: str, size: int, rate: float, outputs: int = 1, **more: Any):
         options = KnapsackOptions.read({"strategy": strategy, "max_rollouts": 128} | more)
-        self.keeper = Remote(BudgetKeeper(options, size, "grpo", early=mode != "knapsack"))
+        self.keeper = Remote(BudgetKeeper(options, size, "grpo", early=mode != "knapsack"), queue.runner)
         self.worker = Worker(queue, self.keeper, options, rate, outputs)
         self.queue, self.opened = queue, 0
         self.trainer = object.__new__(MODES[mode])  # none of whose models is needed
@@ -133,7 +134,7 @@ class Run:
                 "data": {"train_batch_size": 8},
             }
         )
-        self.trainer._add_prompts_to_generate = lambda count: asyncio.run(self.generate(count))
+        self.trainer._add_prompts_to_generate = lambda count: queue.runner.run(self.generate(count))
         self.trainer.agent_loop_manager = SimpleNamespace(check_alive=lambda: None)
         self.trainer._keeper = self.keeper
         self.buffer = self.trainer._build_replay_buffer()
@@ -153,7 +154,7 @@ class Run:
 
     def sampled(self, count: int) -> tuple[list[str], dict[str, float]]:
         """Rows of an update of this many groups, and its metrics."""
-        asyncio.run(self.generate(count))
+        self.queue.runner.run(self.generate(count))
         batch, _ = self.buffer.sample(1, "train", count)
         metrics = self.keeper.visits.remote(self.trainer._sampled)
         assert self.worker._error is None
@@ -162,11 +163,12 @@ class Run:
 
 @pytest.fixture
 def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
-    made = Queue()
-    for module in (agent_loop, agent_loop_tq, replay_buffer):
-        monkeypatch.setattr(module, "tq", made)
     logging.disable(logging.ERROR)  # every failure says why
-    yield made
+    with asyncio.Runner() as runner:
+        made = Queue(runner)
+        for module in (agent_loop, agent_loop_tq, replay_buffer):
+            monkeypatch.setattr(module, "tq", made)
+        yield made
     logging.disable(logging.NOTSET)
 
 
