@@ -399,6 +399,8 @@ class BudgetKeeper:
     def _opened(
         self, uids: list[str], prompt_ids: list[str], features: Features, sources: list[str | None] | None
     ) -> _OpenStep:
+        # Here, and not when a state is read: events name steps by their position among those that it had.
+        self._steps = [step for step in self._steps if step.step.remaining or not step.complete.all()]
         opened = self._added([uids, prompt_ids, features, sources])
         opened.begin()
         return opened
@@ -408,7 +410,7 @@ class BudgetKeeper:
         watch = {} if sources is None else {"data_source": sources}
         step = self._allocator.step(prompt_ids, features, waves=self._settings.waves, watch=watch)
         opened = _OpenStep(step, arguments, self._may_learn, self._flush, self._early)
-        self._steps = [step for step in self._steps if step.step.remaining or not step.complete.all()] + [opened]
+        self._steps.append(opened)
         self._open.update({uid: (opened, position) for position, uid in enumerate(uids)})
         return opened
 

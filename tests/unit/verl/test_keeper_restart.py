@@ -27,9 +27,9 @@ PROMPTS = 6
 WORKERS = ("one", "two")
 
 
-def keeper_in(folder: Path | None, options: dict[str, Any], run: str = "run") -> BudgetKeeper:
+def keeper_in(folder: Path | None, options: dict[str, Any], run: str = "run", early: bool = False) -> BudgetKeeper:
     given = KnapsackOptions.read({"max_rollouts": 16, **options})
-    return BudgetKeeper(given, 4, "grpo", folder=None if folder is None else str(folder), run=run)
+    return BudgetKeeper(given, 4, "grpo", early=early, folder=None if folder is None else str(folder), run=run)
 
 
 def digest(keeper: BudgetKeeper) -> str:
@@ -63,10 +63,11 @@ class Restarts(RuleBasedStateMachine):
         strategy=st.sampled_from(kr.strategies()),
         least=st.sampled_from([0, 2]),
         cost_limit=st.sampled_from([None, 1.0]),
+        early=st.booleans(),
     )
-    def begin(self, strategy: str, least: int, cost_limit: float | None) -> None:
-        self.options = {"strategy": strategy, "min_rollouts": least, "cost_limit": cost_limit}
-        self.plain, self.kept = keeper_in(None, self.options), keeper_in(self.folder, self.options)
+    def begin(self, strategy: str, least: int, cost_limit: float | None, early: bool) -> None:
+        self.early, self.options = early, {"strategy": strategy, "min_rollouts": least, "cost_limit": cost_limit}
+        self.plain, self.kept = (keeper_in(folder, self.options, early=early) for folder in (None, self.folder))
 
     def both(self, method: str, *arguments: Any, again: bool = False) -> Any:
         said = self.runner.run(getattr(self.plain, method)(*arguments))
@@ -207,7 +208,7 @@ class Restarts(RuleBasedStateMachine):
             newest = max(self.folder.glob("events-*"), key=lambda path: int(path.stem.split("-")[1]))
             with newest.open("a") as file:
                 file.write('["reported","one",[["1-0')
-        self.kept = keeper_in(self.folder, self.options)
+        self.kept = keeper_in(self.folder, self.options, early=self.early)
 
     @staticmethod
     def end(keeper: BudgetKeeper) -> None:
