@@ -36,6 +36,8 @@ from knapsack_rl.verl.relied_on import check_relied_on
 
 JOURNAL = "knapsack_keeper"
 """The folder of the keeper's journal, beside the checkpoints."""
+PER_TOKEN = ("advantages", "returns", "token_level_rewards", "rollout_is_weights")
+"""What `PPOTrainer._compute_advantage` may store of each token; a row of padding has a single one."""
 KEEPER_MEMORY = 1 << 30
 """Bytes that Ray sets aside for the keeper: more than what a million known prompts take (docs/scale.md)."""
 
@@ -225,8 +227,8 @@ class KnapsackTrainer(PPOTrainer):
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """verl's, then clipped (paper, appendix C) and weighed."""
-        batch = super()._compute_advantage(batch, metrics)
+        """Verl's of the real rows, then clipped (paper, appendix C) and weighed."""
+        batch = self._advantages_of_real_rows(batch, metrics)
         began = time.perf_counter()
         clipped = self._bound_advantages(batch)
         sampled, self._sampled = self._sampled, []
@@ -240,6 +242,19 @@ class KnapsackTrainer(PPOTrainer):
         found["driver_seconds/sum"] = time.perf_counter() - began + planning
         metrics.update({f"knapsack/{name}": number for name, number in found.items()})
         return batch
+
+    def _advantages_of_real_rows(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """verl's, which takes all rows that it gets for real ones in its metrics; padding gets zeros."""
+        padding = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if tag.get("is_padding")]
+        if not padding:
+            return super()._compute_advantage(batch, metrics)
+        real = super()._compute_advantage(batch.select_keys([k for k in batch.keys if k not in set(padding)]), metrics)
+        token = torch.nested.as_nested_tensor([torch.zeros(1)] * len(padding), layout=torch.jagged)
+        fields = {name: token.clone() for name in PER_TOKEN if name in real.fields}
+        tq.kv_batch_put(
+            keys=padding, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(padding))
+        )
+        return dataclasses.replace(batch, fields=real.fields, extra_info=real.extra_info)
 
     def _bound_advantages(self, batch: KVBatchMeta) -> float:
         """Clip and weigh them where they are stored, and return the share of rows that the bound changes.
