@@ -77,7 +77,7 @@ async def journal(strategy: str, prompts: int, folder: str) -> None:
         await keeper.settle(uid)
     await keeper.visits(uids)
     lines, size = Counter[str](), Counter[str]()
-    for line in Path(folder, "events-0.jsonl").read_text().splitlines(keepends=True):
+    for line in Path(folder, "one", "events-0.jsonl").read_text().splitlines(keepends=True):
         event = line.split('"')[1]
         lines[event] += 1
         size[event] += len(line)

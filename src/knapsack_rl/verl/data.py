@@ -38,7 +38,7 @@ def check_first_prompt(config: Any, options: KnapsackOptions, row: Mapping[str, 
 
     Cost: with a success field one reward, of an empty answer.
     """
-    named = {"id_field": [options.id_field] if options.id_field else [], "feature_fields": options.feature_fields}
+    named = {"id_field": [options.id_field or "data_source"], "feature_fields": options.feature_fields}
     for setting, columns in named.items():
         for column in columns:
             if column not in row:

@@ -30,13 +30,14 @@ _FILE = re.compile(r"(state|events)-(\d+)\.(npz|jsonl)(\.partial)?")
 
 
 class Journal:
-    """What is in the folder, if this run wrote it; otherwise the folder is emptied of what another run left.
+    """What is in the folder of a run; it is begun where there is nothing yet.
 
     Args:
         folder: nobody else writes there; it is made.
         run: a name that no other run has.
 
     Attributes:
+        new: whether there was nothing of this run.
         long: whether it is time for a `begin_anew`.
 
     Raises:
@@ -48,9 +49,10 @@ class Journal:
         self._folder, self._run = folder, run
         folder.mkdir(parents=True, exist_ok=True)
         self._writing: threading.Thread | None = None
-        self._failed: OSError | None = None
+        self._failed: Exception | None = None
         numbers = sorted(number for kind, number in self._files() if kind == "events")
-        if not numbers or _first_line(self._events(numbers[0])) != self._title():
+        self.new = not numbers or _first_line(self._events(numbers[0])) != self._title()
+        if self.new:
             self._remove(before=None)
             numbers = [0]
         self._open(numbers[-1])
@@ -93,7 +95,7 @@ class Journal:
         """Wait until the newest state is on disk.
 
         Raises:
-            OSError: it could not be written.
+            Exception: it could not be written.
         """
         self._joined()
         if self._failed is not None:
@@ -107,7 +109,7 @@ class Journal:
         try:
             state.write(self._state(number), header, arrays)
             self._failed = None
-        except OSError as error:  # nothing is lost, the events of before are still there
+        except Exception as error:  # nothing is lost, the events of before are still there; `wait` raises it
             logger.exception("%s: the budget keeper's state could not be written", self._state(number))
             self._failed = error
         else:

@@ -8,7 +8,8 @@ showed is told to the allocator when its last rollout is back, once, whatever ve
 it, filter it, or drop it as stale.
 
 A checkpoint holds the beliefs and verl's own list of the groups that are finished, and a restart generates all others
-anew. So that the two agree, `hold` lets no group become complete while verl lists them.
+anew. So that the two agree, `hold` lets no group become complete while verl lists them, and nothing is learned between
+it and `save`. From then on everybody is served again, but for groups that could only hear that they are complete.
 
 Ray may kill the process and start it again. Whatever changes something here is an event, which a journal has before
 anybody hears of it, and the new process does them all again. A call whose answer was lost comes twice: every one can be
@@ -22,6 +23,7 @@ import itertools
 import json
 import logging
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -223,7 +225,7 @@ class BudgetKeeper:
         estimator: verl's `algorithm.adv_estimator`.
         early: whether groups may be complete while other rollouts of their step are still to be placed
             (`Step.close`), for trainers that do not wait for whole steps.
-        folder: where its journal is; None for none.
+        folder: where the journals of runs are; None for none.
         run: a name that no other run has, by which a process that is started again knows its journal.
     """
 
@@ -248,13 +250,19 @@ class BudgetKeeper:
         self._told: dict[str, tuple[int, int]] = {}  # of groups that do not wait: number of a report, and its answer
         self._sent: dict[str, tuple[int, dict[str, int]]] = {}  # the newest of `answers`, by worker: its number, and it
         self._changed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by worker
+        self._held = self._went_on = False  # whether groups may not become complete; and whether a step learned then
         self._may_learn = asyncio.Event()
         self._may_learn.set()
         self._settling: dict[str, int] = {}  # groups that are complete, which verl has not been told; newest reports
         self._settled = asyncio.Event()
         self._journal: Journal | None = None
         if folder is not None:
-            journal = Journal(Path(folder), run)
+            journal = Journal(Path(folder) / run, run)
+            if journal.new and _restarted():
+                raise StateError(
+                    f"journal: the budget keeper was started again, and {folder} has no journal of {run}. Somebody has "
+                    "removed it. The run can go on from its last checkpoint."
+                )
             self._recover(*journal.recovered())
             self._journal = journal
 
@@ -378,14 +386,24 @@ class BudgetKeeper:
         """Save the allocator's state, as `BudgetAllocator.save`, with the complete groups of steps that are not.
 
         It is as it is now. The file is written by a thread, during which everybody else is served.
+
+        Raises:
+            StateError: the keeper was killed while it did this after `hold`, and has learned more since.
         """
+        if self._went_on:
+            raise StateError(
+                "checkpoint: the budget keeper was killed while it wrote its state, which can no longer be told apart "
+                "from what came later. The run can go on from the checkpoint before."
+            )
         allocator = self._allocator
         begun = [step for step in self._steps if step.step.remaining and step.complete.any()]
         if begun:
             allocator = self._allocator.copy()
         for step in begun:
             step.step.teach(allocator.estimator, allocator.sitting, np.flatnonzero(step.complete))
-        await asyncio.to_thread(state.write, Path(path), *packed(allocator.state_dict()))
+        content = packed(allocator.state_dict())
+        self._may_learn.set()
+        await asyncio.to_thread(state.write, Path(path), *content)
 
     async def load(self, path: str) -> None:
         """Load it, before any step."""
@@ -432,6 +450,7 @@ class BudgetKeeper:
                 self._told[uid] = number, step.take(position)
 
     def _flushed(self, number: int) -> None:
+        self._went_on |= self._held
         self._steps[number].flush()
 
     def _answered(self, worker: str, number: int, uids: list[str]) -> None:
@@ -459,6 +478,7 @@ class BudgetKeeper:
         self._settling.pop(uid, None)
 
     def _hold(self, held: bool) -> None:
+        self._held, self._went_on = held, False
         (self._may_learn.clear if held else self._may_learn.set)()
 
     def _count(self, uids: list[str], number: int) -> None:
@@ -520,7 +540,7 @@ class BudgetKeeper:
             "told": dict(self._told),
             "sent": dict(self._sent),
             "settling": dict(self._settling),
-            "held": not self._may_learn.is_set(),
+            "held": [self._held, self._went_on],
             "steps": [],
         }
         arrays = {f"allocator.{name}": array for name, array in arrays.items()} | {"steps": numbering["step"]}
@@ -557,7 +577,9 @@ class BudgetKeeper:
         self._told = {uid: (number, more) for uid, (number, more) in header["told"].items()}
         self._sent = {worker: (number, found) for worker, (number, found) in header["sent"].items()}
         self._settling = header["settling"]
-        self._hold(header["held"])
+        held, went_on = header["held"]
+        self._hold(held)
+        self._went_on = went_on
 
     def _flush(self, step: _OpenStep) -> None:
         """Learn from what was reported of a step, and let everybody who waits look again."""
@@ -574,7 +596,7 @@ class BudgetKeeper:
     def _call(self, step: _OpenStep) -> None:
         """Let workers look whose groups of a step wait for an answer that there is."""
         ready = step.is_ready()
-        if not self._may_learn.is_set():
+        if self._held:
             ready &= ~step.is_complete()
         for position in np.flatnonzero(ready):
             uid = step.uids[position]
@@ -586,6 +608,12 @@ class BudgetKeeper:
         """Whether a worker is about to hear that one of its groups is complete."""
         ready = (self._open[uid] for uids in self._ready.values() for uid in uids)
         return any(step.error is None and step.is_complete()[position] for step, position in ready)
+
+
+def _restarted() -> bool:
+    """Whether Ray has started this actor before."""
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
 
 
 class Reports:

@@ -33,7 +33,7 @@ RELIED_ON = {
         "_clear_groups",
         "_select_prompt_uids",
     ),
-    "verl.trainer.ppo.v1.replay_buffer:ReplayBufferAsync": ("sample",),
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBufferAsync": ("sample", "wait_for_sampleable"),
     "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ": (
         "__init__",
         "_run_prompt",

@@ -36,6 +36,9 @@ from knapsack_rl.verl.relied_on import check_relied_on
 
 JOURNAL = "knapsack_keeper"
 """The folder of the keeper's journal, beside the checkpoints."""
+MAX_RESTARTS = 20
+"""Of the keeper, after which the run ends: a node without memory would kill it again and again."""
+START_SECONDS = 120
 PER_TOKEN = ("advantages", "returns", "token_level_rewards", "rollout_is_weights")
 """What `PPOTrainer._compute_advantage` may store of each token; a row of padding has a single one."""
 KEEPER_MEMORY = 1 << 30
@@ -89,7 +92,7 @@ class KnapsackTrainer(PPOTrainer):
                 name=name,
                 num_cpus=0,
                 memory=KEEPER_MEMORY,
-                max_restarts=-1,
+                max_restarts=MAX_RESTARTS,
                 max_task_retries=-1,
                 max_concurrency=100_000,  # every worker waits in a call
                 scheduling_strategy=NodeAffinitySchedulingStrategy(  # beside the driver, whose disk has the checkpoints
@@ -105,6 +108,7 @@ class KnapsackTrainer(PPOTrainer):
                 run=name,
             )
         )
+        self._wait_for(self._keeper, folder_of(config) / JOURNAL)
         self._updates = 0  # whose groups were counted
         with open_dict(config):
             config.trainer.v1.trainer_mode = MODES[self._knapsack_mode]  # verl compares it with its own names
@@ -112,6 +116,22 @@ class KnapsackTrainer(PPOTrainer):
             config.trainer.v1.knapsack_keeper = name
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER
         super().__init__(config)
+
+    @staticmethod
+    def _wait_for(keeper: Any, folder: Path) -> None:
+        """See that the keeper runs, before a model is loaded.
+
+        Raises:
+            StateError: it does not.
+        """
+        try:
+            ray.get(keeper.alive.remote(), timeout=START_SECONDS)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+            raise StateError(
+                f"trainer.v1.knapsack: the budget keeper does not run after {START_SECONDS} s. It needs "
+                f"{KEEPER_MEMORY >> 20} MiB of Ray's resource `memory` on the driver's node (ray start --memory), and "
+                f"{folder} must be a place where it can write. {error}"
+            ) from error
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()  # nothing has been started yet
@@ -257,7 +277,7 @@ class KnapsackTrainer(PPOTrainer):
         return dataclasses.replace(batch, fields=real.fields, extra_info=real.extra_info)
 
     def _bound_advantages(self, batch: KVBatchMeta) -> float:
-        """Clip and weigh them where they are stored, and return the share of rows that the bound changes.
+        """Clip and weigh them where they are stored, and return the share of real rows that the bound changes.
 
         A row that stays as it is is not written.
         """
@@ -269,7 +289,8 @@ class KnapsackTrainer(PPOTrainer):
         after = [row.clamp(-bound, bound) * weight for row, weight in zip(before, weights, strict=True)]
         changed = [number for number, row in enumerate(after) if not torch.equal(row, before[number])]
         self._put_advantages(batch, changed, [after[number] for number in changed])
-        largest = np.array([float(row.abs().max()) if row.numel() else 0.0 for row in before])
+        real = [row for row, tag in zip(before, batch.tags, strict=True) if not tag.get("is_padding")]
+        largest = np.array([float(row.abs().max()) if row.numel() else 0.0 for row in real])
         share, sentence = self._clip_watch.observe(largest)
         if sentence is not None:
             logger.warning("trainer.v1.knapsack: %s", sentence)
@@ -302,6 +323,7 @@ class KnapsackTrainer(PPOTrainer):
             while not ray.wait([held], timeout=1.0)[0]:
                 self.agent_loop_manager.check_alive()  # a dead worker settles nothing
             try:
+                ray.get(held)
                 ray.get(self._keeper.save.remote(str(folder / STATE_FILE)))
                 return listed(*args, **named)
             finally:

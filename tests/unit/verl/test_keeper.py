@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 import knapsack_rl as kr
 from knapsack_rl.belief import Belief
+from knapsack_rl.estimators import state
 from knapsack_rl.verl.keeper import BudgetKeeper, Report, Reports, Visit, summary
 from knapsack_rl.verl.options import KnapsackOptions
 
@@ -540,3 +543,37 @@ def test_a_prompt_that_sits_out_is_not_complete_while_verl_lists_its_groups() ->
         assert await asyncio.wait_for(waiting, 60) == 0
 
     asyncio.run(run())
+
+
+def test_rollouts_are_placed_while_a_checkpoint_is_written_and_only_complete_groups_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is that of the moment at which it was asked for, whatever is learned while it is written."""
+    write, may_end = state.write, threading.Event()
+
+    def slow(path: Path, *content: Any) -> None:
+        assert may_end.wait(60)
+        write(path, *content)
+
+    async def run() -> None:
+        keeper = keeper_of("adaptive")
+        workers = Workers(keeper, [0.5] * PROMPTS)
+        uids = [f"group {position}" for position in range(PROMPTS)]
+        opening = await keeper.open(uids, [f"prompt {position}" for position in range(PROMPTS)], {})
+        await keeper.hold()
+        saving = asyncio.create_task(keeper.save(str(tmp_path / "state.npz")))
+        groups = asyncio.gather(*(workers.group(uid, i, opening.first[i]) for i, uid in enumerate(uids)))
+        while sum(workers.started.values()) < 8 * PROMPTS:
+            await asyncio.sleep(0.001)
+        assert not saving.done()
+        assert not workers.finished
+        may_end.set()
+        await saving
+        await keeper.release()
+        await groups
+
+    monkeypatch.setattr(state, "write", slow)
+    asyncio.run(asyncio.wait_for(run(), 60))
+    saved = kr.BudgetAllocator("adaptive", 8)
+    saved.load(tmp_path / "state.npz")
+    assert not saved.visited([f"prompt {position}" for position in range(PROMPTS)]).any()

@@ -205,7 +205,7 @@ class Restarts(RuleBasedStateMachine):
             self.compact(written=True)
         self.end(self.kept)
         if torn:
-            newest = max(self.folder.glob("events-*"), key=lambda path: int(path.stem.split("-")[1]))
+            newest = max((self.folder / "run").glob("events-*"), key=lambda path: int(path.stem.split("-")[1]))
             with newest.open("a") as file:
                 file.write('["reported","one",[["1-0')
         self.kept = keeper_in(self.folder, self.options, early=self.early)
@@ -286,22 +286,46 @@ def test_the_keeper_serves_while_its_state_is_being_written_which_is_that_of_bef
     saved = kr.BudgetAllocator("knapsack", 4, 2, 16)
     saved.load(tmp_path / "state.npz")
     assert not saved.visited(["prompt a"]).any()
-    assert not (tmp_path / "journal" / "events-0.jsonl").exists()
+    assert not (tmp_path / "journal" / "run" / "events-0.jsonl").exists()
     again = keeper_in(tmp_path / "journal", KNAPSACK)
     assert digest(again) == digest(keeper)
     close(again)
 
 
-def test_a_journal_of_another_run_is_not_taken_over_and_leaves_other_files_alone(tmp_path: Path) -> None:
+def test_runs_with_the_same_folder_leave_each_other_s_journals_alone(tmp_path: Path) -> None:
     first = keeper_in(tmp_path, KNAPSACK, "first")
     asyncio.run(first.open(["a"], ["prompt a"], {}))
-    close(first)
-    (tmp_path / "notes.txt").write_text("mine")
     second = keeper_in(tmp_path, KNAPSACK, "second")
     assert not second._steps
     close(second)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert (tmp_path / "events-0.jsonl").read_text() == '["run","second"]\n'
+    close(first)
+    again = keeper_in(tmp_path, KNAPSACK, "first")
+    assert digest(again) == digest(first)
+    close(again)
+
+
+def test_a_keeper_that_is_started_again_without_its_journal_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_restarted", lambda: True)
+    with pytest.raises(kr.StateError, match=r"was started again, and .* has no journal of run"):
+        keeper_in(tmp_path, KNAPSACK)
+
+
+def test_a_checkpoint_that_a_killed_keeper_was_writing_is_refused_where_it_has_learned_since(tmp_path: Path) -> None:
+    keeper = keeper_in(tmp_path, KNAPSACK)
+    asyncio.run(keeper.open(["a", "b"], ["prompt a", "prompt b"], {}))
+    asyncio.run(keeper.hold())
+    asyncio.run(keeper.report("worker", reported("a")))
+    asyncio.run(keeper.save(str(tmp_path / "state.npz")))
+    keeper._flush(keeper._steps[0])
+    close(keeper)
+    again = keeper_in(tmp_path, KNAPSACK)
+    with pytest.raises(kr.StateError, match=r"killed while it wrote its state"):
+        asyncio.run(again.save(str(tmp_path / "state.npz")))
+    asyncio.run(again.release())
+    asyncio.run(again.save(str(tmp_path / "state.npz")))
+    close(again)
 
 
 def test_a_keeper_that_was_loaded_from_a_checkpoint_still_knows_it_when_it_is_started_again(tmp_path: Path) -> None:
@@ -320,7 +344,7 @@ def test_a_keeper_that_was_loaded_from_a_checkpoint_still_knows_it_when_it_is_st
 def test_a_damaged_journal_is_refused_and_named(line: str, tmp_path: Path) -> None:
     keeper = keeper_in(tmp_path, KNAPSACK)
     close(keeper)
-    with (tmp_path / "events-0.jsonl").open("a") as file:
+    with (tmp_path / "run" / "events-0.jsonl").open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(kr.StateError, match=r"events-0.jsonl: expected|an event of the budget keeper, got"):
         keeper_in(tmp_path, KNAPSACK)
@@ -332,8 +356,8 @@ def test_a_long_journal_is_replaced_by_a_state(tmp_path: Path, monkeypatch: pyte
     for number in range(9):
         asyncio.run(keeper.open([f"{number}"], ["prompt"], {}))
         keeper._journal.wait()
-    assert sorted(path.name for path in tmp_path.iterdir()) != ["events-0.jsonl"]
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.jsonl")) < 400
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) != ["events-0.jsonl"]
+    assert sum(path.stat().st_size for path in (tmp_path / "run").glob("*.jsonl")) < 400
     close(keeper)
     again = keeper_in(tmp_path, KNAPSACK)
     assert digest(again) == digest(keeper)

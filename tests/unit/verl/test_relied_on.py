@@ -42,6 +42,7 @@ DIGESTS = {
     "ReplayBuffer._clear_groups": "46adae90d465",
     "ReplayBuffer._select_prompt_uids": "d54921984c03",
     "ReplayBufferAsync.sample": "d31f3d3955ec",
+    "ReplayBufferAsync.wait_for_sampleable": "5590a1b06f67",
     "AgentLoopWorkerTQ.__init__": "c3d28904be4f",
     "AgentLoopWorkerTQ._run_prompt": "3d9bca6b0ea5",
     "AgentLoopWorkerTQ._run_agent_loop": "32c3d607c5d4",

@@ -886,10 +886,10 @@ def test_learning_curves_are_those_of_trl_within_noise(recipe_path: Path, tmp_pa
         recipe = recipe_file.read(recipe_path, [*changes, f"seed={seed}"])
         task = copying(load_task(recipe.task, seed))
         loop = Loop(recipe, task, policy_of(recipe))
-        starts.append(minimal.evaluate(loop, last=False)["held-out"])
+        starts.append(minimal.evaluate(loop, last=False)["held-out"].accuracy)
         for _ in range(recipe.training.steps):
             loop.step()
-        ours.append(minimal.evaluate(loop, last=True)["held-out"])
+        ours.append(minimal.evaluate(loop, last=True)["held-out"].accuracy)
 
         policy = policy_of(recipe)
         accuracies: list[float] = []

@@ -75,10 +75,12 @@ def test_the_recipe_runs_on_files_without_the_hub(trainer: str, model: Path, dat
     command = ["train", str(RECIPE), "--output", str(tmp_path), f"trainer={trainer}", f"model.path={model}"]
     command += [f"task.folder={data}", "task.held_out=0.2", "training.steps=2", "training.prompts_per_step=4"]
     command += ["training.micro_batch_size=16", "model.warm_start.steps=4", "evaluation.samples=4"]
+    command += ["task.train_problems=32"]
     assert main(command) == 0
     directory = RunDirectory(tmp_path / "smollm2-word-problems")
     records = directory.read_metrics()
     assert [list(line["evaluation"]) for line in records if "evaluation" in line] == 2 * [["held-out"]]
+    assert all(line["solved"]["held-out"] >= line["evaluation"]["held-out"] for line in records if "solved" in line)
     assert [line["step"] for line in records if "loss" in line] == [1, 2]
     assert len(list(cache_dir("warm-starts").iterdir())) == 1, "the trainers share the warm start"
     if trainer == "minimal":
@@ -89,7 +91,7 @@ def test_the_recipe_runs_on_files_without_the_hub(trainer: str, model: Path, dat
 def test_a_model_and_data_that_are_not_there_say_what_to_name(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["train", str(RECIPE), "--output", str(tmp_path)]
+    command = ["train", str(RECIPE), "--output", str(tmp_path), "task.train_problems=32"]
     assert main([*command, f"task.folder={data}", "training.prompts_per_step=4", "training.micro_batch_size=16"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "model.path: cannot load 'HuggingFaceTB/SmolLM2-135M-Instruct'" in said
