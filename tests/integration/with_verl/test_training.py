@@ -419,6 +419,7 @@ def test_adapters_of_low_rank_train_on_the_same_budget(tmp_path: Path) -> None:
     assert [sum(map(len, groups.values())) for _, groups in sorted(dumped(tmp_path).items())] == [BUDGET] * 2
 
 
+@pytest.mark.slow
 def test_two_ranks_that_share_each_sequence_train_on_the_same_budget(tmp_path: Path) -> None:
     run = trained(
         tmp_path,
@@ -484,6 +485,7 @@ def test_an_entry_that_no_reward_has_stops_the_run_and_is_named(tmp_path: Path) 
     assert not run.metrics
 
 
+@pytest.mark.slow
 def test_what_only_data_or_a_checkpoint_tell_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     run = runs.run(tmp_path, "+trainer.v1.knapsack.id_field=name")
     assert run.code != 0
