@@ -70,13 +70,10 @@ ARMS = (Arm("sync"), Arm("knapsack", "uniform"), Arm("knapsack", "adaptive"))
 
 def make_model(path: Path) -> None:
     """60M random weights, half of them in embeddings, whose tokens are letters and 8,000 made-up words."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM, set_seed
-
-    runs.make_model(path, letters=[*"abcdefghijklmnop", *(f"<{number}>" for number in range(8000))])
-    words = json.loads((path / "config.json").read_text())["vocab_size"]
-    set_seed(0)
-    config = Qwen3Config(
-        vocab_size=words,
+    runs.make_model(
+        path,
+        letters=[*"abcdefghijklmnop", *(f"<{number}>" for number in range(8000))],
+        dtype="bfloat16",
         hidden_size=512,
         intermediate_size=2048,
         num_hidden_layers=12,
@@ -84,11 +81,7 @@ def make_model(path: Path) -> None:
         num_key_value_heads=4,
         head_dim=64,
         max_position_embeddings=1024,
-        eos_token_id=1,
-        pad_token_id=0,
-        tie_word_embeddings=False,
     )
-    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
 
 
 def make_data(path: Path) -> None:

@@ -137,6 +137,9 @@ class Alarm:
     grader that is wrong now and then. What it cannot know is whether a model has come to write what no grader can read:
     the sentence asks to look.
 
+    Attributes:
+        newest: metrics by category of the newest step.
+
     Cost: O(prompts + categories) a step, about 300 bytes a category.
     """
 

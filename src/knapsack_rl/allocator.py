@@ -222,9 +222,7 @@ class BudgetAllocator:
         """
         with self._lock:
             prompts = self._prompts(prompt_ids, features)
-            nothing = np.zeros(len(prompts.keys), dtype=np.int64)
-            view = View(prompts, self.settings, nothing, nothing, nothing, nothing, nothing > 0)
-            return self._strategy.plan(view, self._budget(prompts, budget))
+            return self._strategy.plan(View.before(prompts, self.settings), self._budget(prompts, budget))
 
     def tell(
         self,
@@ -383,8 +381,7 @@ class BudgetAllocator:
                 return count * settings.group_size
             return check_budget(count, budget, settings.min_rollouts, settings.max_rollouts)[0]
         total = count * settings.group_size if budget is None else budget
-        nothing = np.zeros(count, dtype=np.int64)
-        least = View(prompts, settings, nothing, nothing, nothing, nothing, nothing > 0).least
+        least = View.before(prompts, settings).least
         return check_budget(count, total, least, settings.max_rollouts, settings.first_group)[0]
 
     def visited(self, prompt_ids: Iterable[str | int]) -> NDArray[np.bool_]:

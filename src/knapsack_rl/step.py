@@ -115,10 +115,8 @@ class Step:
 
     def forecast(self) -> Plan:
         """The whole budget planned in one shot: what each prompt can expect to get. It changes nothing."""
-        nothing = np.zeros_like(self.placed)
         with self._lock:
-            view = View(self._prompts, self._settings, nothing, nothing, nothing, nothing, nothing > 0)
-            return self._strategy.plan(view, self.budget)
+            return self._strategy.plan(View.before(self._prompts, self._settings), self.budget)
 
     def ask(self) -> Plan:
         """Rollouts to add now, per prompt. Asking again before `tell` gives the same plan.

@@ -136,6 +136,12 @@ class View(Generic[E]):
     pending: Ints
     closed: NDArray[np.bool_]
 
+    @classmethod
+    def before(cls, prompts: Prompts[E], settings: Settings) -> View[E]:
+        """That of a step of which nothing was placed yet."""
+        nothing = np.zeros(len(prompts.keys), dtype=np.int64)
+        return cls(prompts, settings, nothing, nothing, nothing, nothing, nothing > 0)
+
     @property
     def keys(self) -> Keys:
         """Who the prompts are: 64-bit hashes of their ids."""

@@ -36,13 +36,14 @@ from knapsack_rl.verl.relied_on import check_relied_on
 
 JOURNAL = "knapsack_keeper"
 """The folder of the keeper's journal, beside the checkpoints."""
+KEEPER_MEMORY = 1 << 30
+"""Bytes that Ray sets aside for the keeper: more than what a million known prompts take (docs/scale.md)."""
 MAX_RESTARTS = 20
 """Of the keeper, after which the run ends: a node without memory would kill it again and again."""
 START_SECONDS = 120
+"""After which a keeper that does not answer is one that cannot start."""
 PER_TOKEN = ("advantages", "returns", "token_level_rewards", "rollout_is_weights")
 """What `PPOTrainer._compute_advantage` may store of each token; a row of padding has a single one."""
-KEEPER_MEMORY = 1 << 30
-"""Bytes that Ray sets aside for the keeper: more than what a million known prompts take (docs/scale.md)."""
 
 logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))  # as verl's own modules do
@@ -86,7 +87,22 @@ class KnapsackTrainer(PPOTrainer):
         )
         logger.info("knapsack-rl: %s with groups of %d on average, %s", self._knapsack_mode, size, self.knapsack)
         name = f"knapsack-keeper-{uuid.uuid4().hex}"
-        self._keeper = (
+        self._keeper = self._started_keeper(name, size, estimator, folder_of(config) / JOURNAL)
+        self._updates = 0  # whose groups were counted
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = MODES[self._knapsack_mode]  # verl compares it with its own names
+            config.trainer.v1.knapsack = self.knapsack.written()  # of which verl's trackers get a copy
+            config.trainer.v1.knapsack_keeper = name
+            config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER
+        super().__init__(config)
+
+    def _started_keeper(self, name: str, size: int, estimator: str, folder: Path) -> Any:
+        """The keeper, which runs before a model is loaded.
+
+        Raises:
+            StateError: it does not.
+        """
+        keeper = (
             ray.remote(BudgetKeeper)
             .options(
                 name=name,
@@ -104,26 +120,10 @@ class KnapsackTrainer(PPOTrainer):
                 size,
                 estimator,
                 early=MODES[self._knapsack_mode] != "sync",
-                folder=str(folder_of(config) / JOURNAL),
+                folder=str(folder),
                 run=name,
             )
         )
-        self._wait_for(self._keeper, folder_of(config) / JOURNAL)
-        self._updates = 0  # whose groups were counted
-        with open_dict(config):
-            config.trainer.v1.trainer_mode = MODES[self._knapsack_mode]  # verl compares it with its own names
-            config.trainer.v1.knapsack = self.knapsack.written()  # of which verl's trackers get a copy
-            config.trainer.v1.knapsack_keeper = name
-            config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = MANAGER
-        super().__init__(config)
-
-    @staticmethod
-    def _wait_for(keeper: Any, folder: Path) -> None:
-        """See that the keeper runs, before a model is loaded.
-
-        Raises:
-            StateError: it does not.
-        """
         try:
             ray.get(keeper.alive.remote(), timeout=START_SECONDS)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
@@ -132,6 +132,7 @@ class KnapsackTrainer(PPOTrainer):
                 f"{KEEPER_MEMORY >> 20} MiB of Ray's resource `memory` on the driver's node (ray start --memory), and "
                 f"{folder} must be a place where it can write. {error}"
             ) from error
+        return keeper
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()  # nothing has been started yet
@@ -265,14 +266,14 @@ class KnapsackTrainer(PPOTrainer):
 
     def _advantages_of_real_rows(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """verl's, which takes all rows that it gets for real ones in its metrics; padding gets zeros."""
-        padding = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if tag.get("is_padding")]
+        padding = {key for key, tag in zip(batch.keys, batch.tags, strict=True) if tag.get("is_padding")}
         if not padding:
             return super()._compute_advantage(batch, metrics)
-        real = super()._compute_advantage(batch.select_keys([k for k in batch.keys if k not in set(padding)]), metrics)
+        real = super()._compute_advantage(batch.select_keys([k for k in batch.keys if k not in padding]), metrics)
         token = torch.nested.as_nested_tensor([torch.zeros(1)] * len(padding), layout=torch.jagged)
         fields = {name: token.clone() for name in PER_TOKEN if name in real.fields}
         tq.kv_batch_put(
-            keys=padding, partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(padding))
+            keys=[*padding], partition_id=batch.partition_id, fields=TensorDict(fields, batch_size=len(padding))
         )
         return dataclasses.replace(batch, fields=real.fields, extra_info=real.extra_info)
 

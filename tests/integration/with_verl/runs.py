@@ -24,8 +24,9 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **mo
 '''
 
 
-def make_model(path: Path, letters: Iterable[str] = "abcdefghijklmnop") -> None:
-    """A language model of a few thousand random weights whose tokens are these letters."""
+def make_model(path: Path, letters: Iterable[str] = "abcdefghijklmnop", dtype: str = "float32", **size: int) -> None:
+    """A language model of a few thousand random weights, or of another `size`, whose tokens are these letters."""
+    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
@@ -39,20 +40,19 @@ def make_model(path: Path, letters: Iterable[str] = "abcdefghijklmnop") -> None:
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] + '\n' }}{% endfor %}"
     tokenizer.save_pretrained(path)
     set_seed(0)
+    tiny = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 64,
+    }
     config = Qwen3Config(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=64,
-        eos_token_id=1,
-        pad_token_id=0,
-        tie_word_embeddings=False,
+        **tiny | size, vocab_size=len(words), eos_token_id=1, pad_token_id=0, tie_word_embeddings=False
     )
-    Qwen3ForCausalLM(config).save_pretrained(path)
+    Qwen3ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(path)
 
 
 def make_data(path: Path, prompts: int = 16) -> None:

@@ -117,11 +117,10 @@ class TestTheRule:
     def test_gains_of_a_belief_add_up_to_expected_values(self) -> None:
         allocator = told("adaptive", revisit=None)
         settings = Settings(8, 0, 128, "grpo", True, 0.9, 0)
-        nothing = np.zeros(6, dtype=np.int64)
         prompts = Prompts(
             allocator._prompts(IDS, None).keys, allocator._prompts(IDS, None).features, allocator.estimator
         )
-        view = View(prompts, settings, nothing, nothing, nothing, nothing, nothing > 0)
+        view = View.before(prompts, settings)
         sums = view.expected_gains((0.5, 2.0))(np.arange(6), 0, 12).cumsum(axis=1)
         for count in (1, 2, 3, 7, 12):
             wanted = expected_value(np.full(6, count), view.belief, (0.5, 2.0))
