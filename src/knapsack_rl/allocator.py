@@ -24,6 +24,7 @@ from knapsack_rl.estimators.costs import RolloutCosts
 from knapsack_rl.estimators.features import as_features, texts
 from knapsack_rl.estimators.greedy import GreedyResponses
 from knapsack_rl.estimators.sitting import MOST_VISITS, SittingOut
+from knapsack_rl.influence import Influence
 from knapsack_rl.step import OnStep, Step, Watch
 from knapsack_rl.strategies import STRATEGIES, named
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, View
@@ -54,7 +55,7 @@ REVISIT = 4
 
 
 def strategies() -> tuple[str, ...]:
-    """The names that `BudgetAllocator(strategy=...)` accepts; the first four are those to consider."""
+    """The names that `BudgetAllocator(strategy=...)` accepts; the first five are those to consider."""
     return tuple(STRATEGIES)
 
 
@@ -66,7 +67,7 @@ class BudgetAllocator:
 
     Strategies to consider: `uniform` (every prompt the same, the baseline), `knapsack` (the paper's: success rate of
     the last visit, uniform on the first, fallback for the never-solved), `adaptive` (a learned belief, a flatter value
-    and three waves in a step), `hora` (of another paper: the chance of a success in the rollouts after the first ones).
+    and three waves in a step), `measured` (as `adaptive`, less where gradients are measured to be worth less), `hora` (of another paper: the chance of a success in the rollouts after the first ones).
     The others are there to compare with; docs/beliefs.md and docs/rivals.md describe all.
 
     Args:
@@ -156,6 +157,7 @@ class BudgetAllocator:
         self._spending = RolloutCosts()
         self._greedy = GreedyResponses()
         self.alarm = Alarm()
+        self.influence = Influence()
         self._lock = threading.RLock()
 
     @staticmethod
@@ -190,6 +192,11 @@ class BudgetAllocator:
     def in_waves(self) -> bool:
         """Whether the strategy may place a step in several waves."""
         return self._strategy.in_waves
+
+    @property
+    def measures(self) -> bool:
+        """Whether the strategy goes by what gradients are measured to be worth (`Step.tell_gradients`)."""
+        return self._strategy.measured
 
     @property
     def rollout_weights(self) -> str:
@@ -272,7 +279,7 @@ class BudgetAllocator:
         cut = None if truncated is None else as_truncated(truncated, tried, costs)
         with self._lock:
             listening = self.on_step is not None and bool(tried.any())
-            prompts = Prompts(keys, given, self.estimator, self._spending, self._greedy, self.sitting)
+            prompts = Prompts(keys, given, self.estimator, self._spending, self._greedy, self.sitting, self.influence)
             before = (self.estimator.known(keys), prompts.belief, prompts.learned_costs) if listening else None
             if outcomes is None:
                 self.estimator.update(keys, won, tried, given)
@@ -358,7 +365,7 @@ class BudgetAllocator:
     def _prompts(self, prompt_ids: Iterable[str | int], features: Any) -> Prompts[Any]:
         keys = identity.keys(prompt_ids)
         given = as_features(features, len(keys))
-        return Prompts(keys, given, self.estimator, self._spending, self._greedy, self.sitting)
+        return Prompts(keys, given, self.estimator, self._spending, self._greedy, self.sitting, self.influence)
 
     def _checked_greedy(self, greedy: ArrayLike, prompts: int) -> Floats:
         if self.settings.algorithm != "remax":
@@ -454,6 +461,7 @@ class BudgetAllocator:
             twin._spending = copy.deepcopy(self._spending)
             twin._greedy = copy.deepcopy(self._greedy)
             twin.alarm = copy.deepcopy(self.alarm)
+            twin.influence = copy.deepcopy(self.influence)
         twin._lock = threading.RLock()
         return twin
 
@@ -475,6 +483,8 @@ class BudgetAllocator:
             if len(self._greedy):
                 state["greedy"] = self._greedy.state_dict()
             state["alarm"] = self.alarm.state_dict()
+            if self.influence.steps:
+                state["influence"] = self.influence.state_dict()
             if len(self.sitting):
                 state["sitting_out"] = self.sitting.state_dict()
             return state
@@ -517,9 +527,13 @@ class BudgetAllocator:
                 part.load_state_dict(state[name])
         alarm = Alarm()
         alarm.load_state_dict(state.get("alarm", {}))
+        influence = Influence()
+        if "influence" in state:
+            influence.load_state_dict(state["influence"])
         with self._lock:
             self.estimator.load_state_dict(state["estimator"])
             self.alarm.load_state_dict(alarm.state_dict())
+            self.influence.load_state_dict(influence.state_dict())
             self._spending.load_state_dict(spending.state_dict())  # in place: open steps go on with it
             self._greedy = greedy
             self.sitting.load_state_dict(sitting.state_dict())

@@ -27,7 +27,7 @@ OnStep = Callable[[dict[str, float]], object]
 
 _SO_FAR = ("visited", "successes", "scored", "placed", "spent", "_failed", "_counted", "_truncated", "_closed")
 """What a step knows of each of its prompts."""
-_BELIEVED = ("belief", "rates", "costs", "learned_costs", "sat_out")
+_BELIEVED = ("belief", "rates", "costs", "learned_costs", "sat_out", "brake")
 """What `Prompts` reads once and keeps."""
 
 
@@ -249,6 +249,30 @@ class Step:
             self._failed = self._failed + lost
             found = self._metrics()
         self._say(found)
+
+    def tell_gradients(self, gradients: ArrayLike, *, normalised: bool = True) -> None:
+        """What the update showed of the step's gradients, once the step is over: `BudgetAllocator.influence` learns it.
+
+        Args:
+            gradients: shape (M, d), a row for each prompt: the mean over its rollouts of advantage times the gradient of
+                the log-probability, before rollout weights, over any fixed d parameters; `gradients.GroupGradients`
+                collects them. 0 for prompts without a gradient.
+            normalised: whether advantages were divided by their group's deviation.
+
+        Raises:
+            StateError: the step is not over.
+            InvalidInputError: there is not a row for each prompt, or a number is not finite.
+
+        Cost: O(M d).
+        """
+        with self._lock:
+            if self.remaining:
+                raise StateError("step: tell_gradients came before the step was over. Tell the outcomes of all waves.")
+            rates = np.where(self.visited, self._prompts.belief.mean, np.nan)
+            columns = {name: ["" if value is None else value for value in c] for name, c in self._watch.categories.items()}
+            self._prompts.influence.observe(
+                gradients, self.successes, self.scored, rates, columns, normalised=normalised
+            )
 
     def teach(self, estimator: Estimator, sitting: SittingOut, chosen: Ints) -> None:
         """Tell what came back so far of the prompts at these positions, as a visit as old as this step.

@@ -21,6 +21,7 @@ from knapsack_rl.estimators.features import Features
 from knapsack_rl.estimators.greedy import GreedyResponses
 from knapsack_rl.estimators.sitting import SittingOut
 from knapsack_rl.expected_value import expected_gains
+from knapsack_rl.influence import Influence
 from knapsack_rl.priced import cheapest
 from knapsack_rl.solver import Gains
 from knapsack_rl.validation import one_of
@@ -67,6 +68,7 @@ class Prompts(Generic[E]):
         spending: what knows their costs.
         greedy: what knows the outcomes of their greedy responses.
         sitting: what knows who sits out.
+        influence: what knows the worth of their gradients.
     """
 
     keys: Keys
@@ -75,6 +77,7 @@ class Prompts(Generic[E]):
     spending: RolloutCosts = field(default_factory=RolloutCosts)
     greedy: GreedyResponses = field(default_factory=GreedyResponses)
     sitting: SittingOut = field(default_factory=SittingOut)
+    influence: Influence = field(default_factory=Influence)
 
     @cached_property
     def belief(self) -> Belief:
@@ -107,6 +110,11 @@ class Prompts(Generic[E]):
     def learned_costs(self) -> Floats | None:
         """`costs`; None where no cost was told yet."""
         return self.costs if len(self.spending) else None
+
+    @cached_property
+    def brake(self) -> Floats:
+        """What the value of their gradients is multiplied by, in (0, 1] (`Influence.brake`)."""
+        return self.influence.brake(self.belief.mean)
 
     @cached_property
     def sat_out(self) -> Ints:
@@ -233,26 +241,29 @@ class View(Generic[E]):
         """How many each prompt needs to have the least that it may end with."""
         return np.asarray(np.maximum(self.least - self.placed, 0))
 
-    def expected_gains(self, exponents: tuple[float, float]) -> Gains:
+    def expected_gains(self, exponents: tuple[float, float], measured: bool = False) -> Gains:
         """What further rollouts, after those that are missing, are expected to gain (`expected_value.expected_gains`).
 
-        The first of a prompt without any gains nothing where single rollouts are worth nothing.
+        The first of a prompt without any gains nothing where single rollouts are worth nothing. With `measured` a
+        prompt's gains are multiplied by its `Prompts.brake`, which leaves them non-increasing.
         """
         missing = self.missing
         gains = expected_gains(
             self.belief, self.successes, self.scored, self.pending + missing, exponents, self.settings.algorithm
         )
         fresh = self.fresh(missing)
-        if not fresh.any():
+        if not (fresh.any() or measured):
             return gains
 
-        def from_nothing(items: Ints, start: int, width: int) -> Floats:
+        def adjusted(items: Ints, start: int, width: int) -> Floats:
             table = gains(items, start, width)
+            if measured:
+                table *= self.prompts.brake[items, None]
             if start == 0:
                 table[fresh[items], 0] = 0.0
             return table
 
-        return from_nothing
+        return adjusted
 
     def possible(self, amount: int, left: int) -> int:
         """`amount` or a few more of the `left` rollouts, so that groups of none or of 2 and more add up to them.
@@ -401,6 +412,8 @@ class Strategy(Generic[E]):
             remains is the last; `one_wave` is a single one.
         exponents: e and g of the information gain p^e (1 - p)^g, if rollouts may also be placed one by one where they
             are expected to gain most (`Step.place`); None for a strategy that keeps to its waves.
+        measured: whether the rule goes by `View.expected_gains(..., measured=True)`: trainers then measure what gradients
+            are worth (`Step.tell_gradients`), which takes up to 3 % of a step.
         rollout_weights: what the trainers multiply the advantages of a group of N rollouts by, unless told otherwise:
             `none`, or `sqrt` for sqrt(group_size / N).
         name: by which states and reports know it; by default that of the rule.
@@ -413,6 +426,7 @@ class Strategy(Generic[E]):
     rule: Callable[[View[E], int], Plan]
     wave_size: WaveSize = one_wave
     exponents: tuple[float, float] | None = None
+    measured: bool = False
     rollout_weights: Literal["none", "sqrt"] = "none"
     name: str = ""
 

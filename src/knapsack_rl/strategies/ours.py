@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,11 @@ def adaptive(view: View[Any], amount: int) -> Plan:
     return _by_gains(view, amount, EXPONENTS)
 
 
+def measured(view: View[Any], amount: int) -> Plan:
+    """As `adaptive`, held back where gradients are measured to be worth less than it assumes (`influence`)."""
+    return _by_gains(view, amount, EXPONENTS, measured=True)
+
+
 def pilot_spread(view: View[Any], amount: int) -> Plan:
     """Evenly over the prompts without a success so far in this step."""
     return view.plan(view.even(amount, view.successes == 0))
@@ -70,8 +76,8 @@ def pilot_and_one_wave(number: int, prompts: int, remaining: int, settings: Sett
     return prompts * settings.first_group if number == 0 else remaining
 
 
-def _by_gains(view: View[Any], amount: int, exponents: tuple[float, float]) -> Plan:
-    return view.plan(view.largest(view.expected_gains(exponents), amount, ~view.mixed))
+def _by_gains(view: View[Any], amount: int, exponents: tuple[float, float], measured: bool = False) -> Plan:
+    return view.plan(view.largest(view.expected_gains(exponents, measured), amount, ~view.mixed))
 
 
 def last_visit() -> RecentRewards:
@@ -82,6 +88,7 @@ def last_visit() -> RecentRewards:
 UNIFORM = Strategy(last_visit, uniform, name="uniform")
 KNAPSACK = Strategy(last_visit, knapsack, name="knapsack")
 ADAPTIVE = Strategy(Regression, adaptive, pilot_and_two_waves, EXPONENTS, rollout_weights="sqrt", name="adaptive")
+MEASURED = replace(ADAPTIVE, rule=measured, measured=True, name="measured")
 VARIANTS = (
     Strategy(lambda: RecentRewards(16), knapsack, name="knapsack-window"),
     Strategy(DiscountedBeta, expected_knapsack, name="knapsack-discounted"),

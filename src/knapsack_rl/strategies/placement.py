@@ -32,7 +32,7 @@ class Placement(Protocol):
 
 def placement(strategy: AnyStrategy, view: View[Any]) -> Placement:
     """How this strategy places a step that begins with this view."""
-    return InWaves(strategy, view) if strategy.exponents is None else ByGain(strategy.exponents)
+    return InWaves(strategy, view) if strategy.exponents is None else ByGain(strategy.exponents, strategy.measured)
 
 
 class InWaves:
@@ -70,8 +70,8 @@ class ByGain:
     a gradient where slots abound, and costs more time than they are worth (docs/waves.md has the measurement).
     """
 
-    def __init__(self, exponents: tuple[float, float]) -> None:
-        self._exponents = exponents
+    def __init__(self, exponents: tuple[float, float], measured: bool) -> None:
+        self._exponents, self._measured = exponents, measured
 
     def place(self, view: View[Any], most: int, left: int) -> Ints:
         """As in `Placement`."""
@@ -83,7 +83,8 @@ class ByGain:
             pilot = len(view.placed) * view.settings.first_group - int(view.placed.sum())
             most = min(most, pilot) if pilot > 0 else most
         amount = view.possible(min(most, left), left)
-        return _first(view.largest(view.expected_gains(self._exponents), amount, ~view.mixed), most)
+        gains = view.expected_gains(self._exponents, self._measured)
+        return _first(view.largest(gains, amount, ~view.mixed), most)
 
     def close(self, view: View[Any], left: int) -> Bools:
         """As in `Placement`: groups with a gradient of which nothing is pending, as far as they can be spared.

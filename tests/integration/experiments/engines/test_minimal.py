@@ -699,7 +699,7 @@ def test_dynamic_sampling_spends_the_budget_exactly_and_keeps_mixed_groups_only(
     left, several = STEPS * 32, 0
     while left:
         rounds, kept = dynamic_sampling.collect(loop, left)
-        loop.update(kept)
+        loop.update(kept, [done.step for done in rounds])
         left -= sum(int(done.planned.sum()) for done in rounds)
         assert left >= 0
         assert 1 <= len(rounds) <= dynamic_sampling.MOST_ROUNDS

@@ -32,6 +32,8 @@ from knapsack_rl.experiments.engines import ingredients, models
 from knapsack_rl.experiments.engines.minimal import precision
 from knapsack_rl.experiments.engines.schedule import Sampling
 from knapsack_rl.experiments.recipe.schema import Recipe, Training
+from knapsack_rl.gradients import GroupGradients
+from knapsack_rl.step import Step
 from knapsack_rl.tasks import Task
 
 Floats = NDArray[np.float64]
@@ -99,6 +101,8 @@ class Collected:
     """Spent on planning and on learning what came back."""
     findings: list[Finding]
     """What looks like a broken verifier."""
+    step: Step
+    """Which the allocator has learned from."""
 
 
 class Loop:
@@ -107,6 +111,8 @@ class Loop:
     def __init__(self, recipe: Recipe, task: Task, policy: Policy) -> None:
         self.recipe, self.task, self.policy = recipe, task, policy
         self.allocator = ingredients.allocator(recipe)
+        if self.allocator.measures or recipe.training.measure_influence:
+            policy.watch = GroupGradients(policy.model)
         self.order = prompt_order(len(task.train), recipe.training.prompts_per_step, recipe.seed)
         self.random = torch.Generator().manual_seed(recipe.seed)
         self.columns: Columns = {name: list(task.train[name]) for name in task.train.column_names}
@@ -115,7 +121,7 @@ class Loop:
     def step(self) -> tuple[Collected, float]:
         """One step of training: what was collected, and the loss."""
         collected = self.collect([next(self.order) for _ in range(self.recipe.training.prompts_per_step)])
-        return collected, self.update(collected.rollouts)
+        return collected, self.update(collected.rollouts, [collected.step])
 
     def collect(self, rows: list[int], known: dict[str, Any] | None = None) -> Collected:
         """Ask, generate, score and tell until the budget of these prompts is spent, in one wave or several.
@@ -143,21 +149,34 @@ class Loop:
         rollouts = joined(parts, self.policy.tokenizer.pad_token_id)
         seconds = time.perf_counter() - started - generating
         return Collected(
-            rows, rollouts, step.placed, visited, belief, expected, fallback, waves, seconds, step.findings
+            rows, rollouts, step.placed, visited, belief, expected, fallback, waves, seconds, step.findings, step
         )
 
-    def update(self, rollouts: Rollouts) -> float:
-        """Update the policy on these rollouts; returns the loss."""
-        prompts = [self.columns["prompt"][row] for row in rollouts.rows]
-        return self.policy.update(prompts, rollouts, self.advantages(rollouts), self.random)
+    def update(self, rollouts: Rollouts, steps: list[Step]) -> float:
+        """Update the policy on rollouts of these steps, whose groups are numbered through; returns the loss.
+
+        Where gradients are measured, the steps are told of them.
+        """
+        prompts, watch, groups = [self.columns["prompt"][row] for row in rollouts.rows], self.policy.watch, 0
+        if watch is not None:
+            watch.begin(sum(map(len, steps)))
+        loss = self.policy.update(prompts, rollouts, self.advantages(rollouts), self.random)
+        if watch is not None:
+            weights = np.bincount(rollouts.groups, self._weights(rollouts), len(watch.gradients))
+            gradients = watch.gradients.numpy() / np.where(weights > 0.0, weights, 1.0)[:, None]
+            for step in steps:
+                step.tell_gradients(gradients[groups : groups + len(step)])
+                groups += len(step)
+        return loss
+
+    def _weights(self, rollouts: Rollouts) -> Floats:
+        kind = self.recipe.training.rollout_weights or self.allocator.rollout_weights
+        return kr.advantages.rollout_weights(rollouts.groups, kind, self.recipe.training.group_size)
 
     def advantages(self, rollouts: Rollouts) -> Floats:
         """Of each rollout, over the groups as they are: clipped, and weighed as suits the strategy."""
-        training = self.recipe.training
-        kind = training.rollout_weights or self.allocator.rollout_weights
-        weights = kr.advantages.rollout_weights(rollouts.groups, kind, training.group_size)
         values = kr.advantages.group_advantages(rollouts.rewards, rollouts.groups).values
-        return kr.advantages.bounded(values, training.advantage_clip, weights)
+        return kr.advantages.bounded(values, self.recipe.training.advantage_clip, self._weights(rollouts))
 
     def generate(self, rows: list[int], counts: Ints, random: torch.Generator) -> Rollouts:
         """`counts[i]` scored rollouts of the problem in row `rows[i]`."""
@@ -194,6 +213,7 @@ class Policy:
         self.autocast = autocast
         self.precision = model.dtype  # of probabilities, whatever the logits come in
         self.sampler = precision.sampler(model) if autocast else model
+        self.watch: GroupGradients | None = None
         self.ends = torch.tensor(models.end_tokens(model, tokenizer, training.stop_strings))
         matrices = [weight for weight in model.parameters() if weight.ndim > 1]
         vectors = [weight for weight in model.parameters() if weight.ndim <= 1]  # norms and biases do not decay
@@ -268,6 +288,8 @@ class Policy:
     def log_probabilities(self, prompts: list[str], rollouts: Rollouts) -> Tensor:
         """Of the completions' tokens under the sampling temperature, (rollouts, longest)."""
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+        if self.watch is not None:
+            self.watch.owners = torch.from_numpy(rollouts.groups)
         longest = rollouts.tokens.shape[1]
         ours = torch.arange(longest) < rollouts.lengths[:, None]
         seen = torch.cat([inputs["attention_mask"], ours.long()], dim=1)

@@ -29,6 +29,8 @@ class Packed:
     """(1, length), from 0 in every prompt."""
     mask: Tensor
     """(1, 1, length, length): whether a token (row) sees another (column)."""
+    groups: Tensor
+    """(1, length): which of the prompts a token belongs to."""
     sources: Tensor
     """Of every token of every rollout, in their order: where in the sequence stands the token before it."""
 
@@ -58,6 +60,7 @@ def packed(prompts: Sequence[Sequence[int]], owners: Sequence[int], rollouts: Se
         tokens=torch.tensor([tokens]),
         positions=place[None],
         mask=(same_group & readable & (place <= place[:, None]))[None, None],
+        groups=group_of[None],
         sources=torch.tensor([source for number in range(len(owners)) for source in sources[number]]),
     )
 

@@ -119,19 +119,19 @@ def _loop(loop: Loop, directory: RunDirectory, display: Display) -> None:
     while spent < training.budget:
         if training.dynamic_sampling:
             collected, kept = dynamic_sampling.collect(loop, training.budget - spent)
-            loss = loop.update(kept) if len(kept) else 0.0
+            loss = loop.update(kept, [done.step for done in collected]) if len(kept) else 0.0
         elif oracle is not None:
             rows = [next(loop.order) for _ in range(training.prompts_per_step)]
             began = time.monotonic()
             seen = oracle.look(rows)
             not_training += time.monotonic() - began
             collected = [loop.collect(rows, seen)]
-            loss = loop.update(collected[0].rollouts)
+            loss = loop.update(collected[0].rollouts, [collected[0].step])
         else:
             done, loss = loop.step()
             collected = [done]
         before, spent, number = spent, spent + sum(int(done.planned.sum()) for done in collected), number + 1
-        write(step_record(collected, loss) | loop.allocator.alarm.metrics())
+        write(step_record(collected, loss) | loop.allocator.alarm.metrics() | loop.allocator.influence.metrics())
         for finding in (found for done in collected for found in done.findings):
             display.note(finding.text)
         unsaved += [(number, done) for done in collected]

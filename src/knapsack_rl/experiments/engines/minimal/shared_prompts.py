@@ -88,6 +88,9 @@ class SharedPromptPolicy(Policy):
             row[:length] for row, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True)
         ]
         sequence = packed(self.tokenizer(distinct)["input_ids"], owners, written)
+        if self.watch is not None:
+            first = torch.tensor([owners.index(number) for number in range(len(distinct))])  # a rollout of each prompt
+            self.watch.owners = torch.from_numpy(rollouts.groups)[first][sequence.groups]
         logits = self.forward(
             self.model,
             input_ids=sequence.tokens,
