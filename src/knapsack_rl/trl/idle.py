@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from transformers import ProcessorMixin
 from trl.models.utils import disable_gradient_checkpointing
 
-from knapsack_rl.trl.waves import Row, WavesTrainer
+from knapsack_rl.trl.measuring import MeasuringTrainer
+from knapsack_rl.trl.waves import Row
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ FILL = {"tool_mask": 1, "importance_sampling_ratio": 1.0}
 """What pads a tensor of tokens, where that is not 0."""
 
 
-class IdleTrainer(WavesTrainer):
+class IdleTrainer(MeasuringTrainer):
     """Can leave idle rollouts out of an update without changing it."""
 
     plain: ClassVar[type[Any]]

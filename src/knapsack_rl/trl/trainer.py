@@ -40,6 +40,7 @@ from knapsack_rl.allocation import Plan
 from knapsack_rl.allocator import STATE_FILE, BudgetAllocator
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import StateError
+from knapsack_rl.gradients import GroupGradients
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.rewards import Judge, ThresholdWatch, gated
 from knapsack_rl.step import Step
@@ -126,6 +127,8 @@ class KnapsackTrainer(IdleTrainer):
             By default what suits the strategy, which is `sqrt` for `adaptive` and `none` for all others.
         skip_idle: whether rollouts without gradient are left out of the update, which stays the same (`idle`). Where
             it would not, this is off, and a message says why.
+        measure_influence: whether to measure what gradients are worth, for the allocator's `influence` and the logs.
+            Strategies that go by it (`measured`) have it on.
 
     Attributes:
         skip_idle: whether they are.
@@ -156,6 +159,7 @@ class KnapsackTrainer(IdleTrainer):
         watch_columns: Sequence[str] = (),
         rollout_weights: Literal["none", "sqrt"] | None = None,
         skip_idle: bool = True,
+        measure_influence: bool = False,
         **kwargs: Any,
     ) -> None:
         compatibility.check_trl_version()
@@ -174,6 +178,8 @@ class KnapsackTrainer(IdleTrainer):
         if waves:
             compatibility.check_waves(self, allocator)
         self.allocator = allocator
+        if measure_influence or allocator.measures:
+            self._watch = GroupGradients(self.model)
         self.success_threshold = success_threshold
         self.success_reward = success_reward
         self.graded_rewards = graded_rewards
@@ -207,13 +213,14 @@ class KnapsackTrainer(IdleTrainer):
             done = self._generate_at_once(step, judge, prompts.rows, inputs)
         else:
             done = self._generate_in_waves(step, judge, prompts.rows)
-        self._watch(step, prompts.rows)
+        self._report(step, prompts.rows)
 
         rewards = self._newest_rewards()
         exact = self._advantages(rewards, done)
         weights = core.rollout_weights(done.groups, self.rollout_weights, self.num_generations)
         bounded = core.bounded(exact.values, self.advantage_clip, weights)
         advantages = gated(bounded, done.groups, judge, self.outcome_gate)
+        done.output.update(self._measure(step, done.groups, weights, self._local(len(inputs))))
         done.output["advantages"] = torch.as_tensor(advantages[self._local(len(inputs))]).to(done.output["advantages"])
         self._logs["advantages"].clear()
         self._logs["advantages"].extend(advantages.tolist())
@@ -251,12 +258,12 @@ class KnapsackTrainer(IdleTrainer):
         watch = {name: [row[name] for row in rows] for name in self.watch_columns}
         return self.allocator.step(ids, features, waves=self.waves, watch=watch)
 
-    def _watch(self, step: Step, rows: list[Row]) -> None:
-        """Say what the allocator's alarm found in a step that is over, with examples, and log its metrics."""
+    def _report(self, step: Step, rows: list[Row]) -> None:
+        """Say what the allocator's alarm found in a step that is over, with examples; log what it and `influence` know."""
         for finding in step.findings if self.accelerator.is_main_process else ():
             examples = "; ".join(repr(rows[position].get("prompt"))[:200] for position in finding.prompts)
             logger.warning("%s Prompts: %s.", finding.text, examples)
-        for name, number in self.allocator.alarm.metrics().items():
+        for name, number in (self.allocator.alarm.metrics() | self.allocator.influence.metrics()).items():
             self._metrics["train"][name].append(number)
 
     def _prompt_id(self, row: Row) -> str:
