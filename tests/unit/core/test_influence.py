@@ -1,0 +1,262 @@
+"""What gradients are worth: unbiased, whatever the scale, and a brake only where it is known."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import knapsack_rl as kr
+from knapsack_rl.errors import InvalidInputError, StateError
+from knapsack_rl.influence import BANDS, Influence, _influences, _signal_and_noise, _success_gradients
+
+MIDDLES = np.array([0.05, 0.175, 0.375, 0.625, 0.825, 0.95])
+
+
+def step_of(random, worth, prompts=48, size=8, width=40):
+    """A step whose groups with a gradient share a direction as far as their band's `worth` says, beside noise."""
+    rates = random.random(prompts)
+    won = random.binomial(size, rates)
+    gradients = random.normal(size=(prompts, width)) * 0.5
+    gradients[:, 0] += np.asarray(worth)[np.searchsorted([0.1, 0.25, 0.5, 0.75, 0.9], rates, side="right")]
+    live = (won > 0) & (won < size)
+    return gradients * live[:, None], won, np.full(prompts, size), rates
+
+
+def told(worth, steps, seed=0):
+    influence, random = Influence(), np.random.default_rng(seed)
+    for _ in range(steps):
+        influence.observe(*step_of(random, worth))
+    return influence
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_group_estimates_the_gradient_of_its_success_rate_without_bias(normalised: bool) -> None:
+    """Bernoulli policies p = sigmoid(theta x): grad log pi is (1 - p) x or -p x, and grad p is p (1 - p) x."""
+    x = np.array([1.0, -2.0, 0.5])
+    for size, p in product((2, 3, 8), (0.1, 0.5, 0.8)):
+        expected = np.zeros(3)
+        for won in range(1, size):
+            share = won / size
+            deviation = np.sqrt(share * (1 - share)) if normalised else 1.0
+            advantages = np.array([1 - share] * won + [-share] * (size - won)) / deviation
+            scores = np.array([1 - p] * won + [-p] * (size - won))
+            group = np.mean(advantages * scores) * x
+            chance = comb(size, won) * p**won * (1 - p) ** (size - won)
+            expected += chance * _success_gradients(group[None], np.array([won]), np.array([size]), normalised)[0]
+        np.testing.assert_allclose(expected, p * (1 - p) * x, rtol=1e-12)
+
+
+@given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_influence_is_the_mean_product_with_the_gradients_of_all_others(groups: int, width: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    u, o = random.normal(size=(2, groups, width))
+    expected = [np.mean([u[i] @ o[j] for j in range(groups) if j != i]) for i in range(groups)]
+    np.testing.assert_allclose(_influences(u, o), expected, atol=1e-12)
+
+
+def test_the_noise_scale_is_that_of_the_gradients_distribution() -> None:
+    random = np.random.default_rng(0)
+    mean, deviations = np.array([0.3, -0.2, 0.0, 0.1]), np.array([1.0, 2.0, 0.5, 1.5])
+    steps = [_signal_and_noise(mean + deviations * random.normal(size=(16, 4))) for _ in range(20_000)]
+    signal, noise = np.mean(steps, axis=0)
+    assert signal == pytest.approx(mean @ mean, rel=0.1)
+    assert noise == pytest.approx(deviations @ deviations, rel=0.01)
+
+
+def test_worth_is_told_apart_by_band_within_its_errors() -> None:
+    truth = np.array([-0.3, 0.2, 1.0, 1.2, 1.0, 2.0])
+    worth, error = told(truth, 60).worth
+    scaled = truth * (worth[3] / truth[3])
+    assert np.all(np.abs(worth - scaled) < 4 * (error + error[3]))
+    assert worth[0] < 0 < worth[2] < worth[5]
+
+
+def test_the_scale_of_gradients_does_not_matter() -> None:
+    random = np.random.default_rng(1)
+    steps = [step_of(random, [0.5, 0.5, 1, 1, 1, 1]) for _ in range(10)]
+    small, large = Influence(), Influence()
+    for number, (gradients, *counts) in enumerate(steps):
+        small.observe(gradients, *counts)
+        large.observe(gradients * 10.0 ** (number - 3), *counts)
+    np.testing.assert_allclose(small.worth, large.worth)
+    assert small.noise_scale == pytest.approx(large.noise_scale)
+
+
+def test_nothing_is_held_back_before_anything_is_known() -> None:
+    influence = Influence()
+    np.testing.assert_array_equal(influence.brake(MIDDLES), 1.0)
+    assert np.isnan(influence.worth[0]).all()
+    assert np.isnan(influence.noise_scale)
+    assert influence.metrics() == {}
+
+
+def test_what_is_worth_less_is_held_back_and_nothing_is_pushed() -> None:
+    brake = told([-0.5, 0.5, 1, 1, 1, 3], 80).brake(MIDDLES)
+    assert brake[0] == 0.05
+    assert 0.2 < brake[1] < 0.8
+    assert (brake[3:] > 0.85).all()
+    assert (brake <= 1.0).all()
+
+
+def test_doubt_draws_the_brake_towards_one() -> None:
+    brakes = [told([0.0, 0.3, 1, 1, 1, 1], steps).brake([0.05])[0] for steps in (3, 10, 100)]
+    assert brakes[2] < 0.2
+    assert brakes[2] <= brakes[1] <= 1.0
+    assert brakes[0] > brakes[2]
+
+
+def test_noise_alone_holds_nothing_back() -> None:
+    """Groups that share no direction have no worth to compare: the middle is not above 0, and the prior stands."""
+    for seed in range(5):
+        assert told([0.0] * 6, 20, seed).brake(MIDDLES).min() > 0.5
+
+
+def test_prompts_that_were_never_visited_count_for_the_others_only() -> None:
+    random = np.random.default_rng(2)
+    known, unknown = Influence(), Influence()
+    for _ in range(20):
+        gradients, won, tried, rates = step_of(random, [1] * 6)
+        known.observe(gradients, won, tried, rates)
+        unknown.observe(gradients, won, tried, np.full_like(rates, np.nan))
+    assert np.isnan(unknown.worth[0]).all()
+    assert unknown.noise_scale == known.noise_scale
+
+
+def test_a_category_that_pulls_the_others_down_is_seen() -> None:
+    influence, random = Influence(), np.random.default_rng(3)
+    for _ in range(60):
+        gradients, won, tried, rates = step_of(random, [1] * 6)
+        odd = np.arange(len(won)) % 4 == 0
+        gradients[odd, 0] *= -1.0
+        influence.observe(gradients, won, tried, rates, {"source": ["odd" if bad else "good" for bad in odd]})
+    worth = influence.worth_by_category("source")
+    assert worth["odd"][0] + 2 * worth["odd"][1] < 0 < worth["good"][0] - 2 * worth["good"][1]
+    assert {"influence/source/odd", "influence/source/good", "noise_scale"} < influence.metrics().keys()
+    assert sum(name.startswith("influence/") for name in influence.metrics()) == len(BANDS) + 2
+
+
+def test_a_saved_state_goes_on_as_the_original() -> None:
+    original, copy = told([0, 1, 1, 1, 1, 1], 15), Influence()
+    copy.load_state_dict(original.state_dict())
+    for influence in (original, copy):
+        influence.observe(*step_of(np.random.default_rng(9), [1] * 6), categories={"kind": ["a"] * 48})
+    assert copy.state_dict() == original.state_dict()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"steps": -1},
+        {"noise": [0.0, -1.0]},
+        {"noise": [0.0]},
+        {"bands": [[1.0]]},
+        {"bands": [[float("nan")] * 6] * 6},
+        {"categories": {"kind": {"a": [1.0]}}},
+        {"categories": 3},
+        {"steps": None},
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(damage: dict) -> None:
+    influence = told([1] * 6, 5)
+    before = influence.state_dict()
+    with pytest.raises(StateError, match="Influence"):
+        influence.load_state_dict(before | damage)
+    assert influence.state_dict() == before
+
+
+def test_gradients_that_do_not_fit_are_refused_and_teach_nothing() -> None:
+    influence = Influence()
+    for gradients in (np.ones(2), np.ones((3, 2)), np.array([[np.inf, 1.0], [1.0, 1.0]])):
+        with pytest.raises(InvalidInputError, match="gradients"):
+            influence.observe(gradients, [1, 1], [2, 2], [0.5, 0.5])
+    assert influence.steps == 0
+
+
+def step_with(allocator: kr.BudgetAllocator, random: np.random.Generator, rates: np.ndarray) -> kr.Step:
+    step = allocator.step(list(range(len(rates))))
+    while step.remaining:
+        rollouts = step.ask().rollouts
+        step.tell(random.binomial(rollouts, rates), rollouts)
+    return step
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_without_gradients_measured_plans_as_adaptive_does(seed: int) -> None:
+    rates = np.random.default_rng(seed).random(12)
+    plans = []
+    for strategy in ("adaptive", "measured"):
+        allocator, random = kr.BudgetAllocator(strategy), np.random.default_rng(seed)
+        for _ in range(2):
+            step_with(allocator, random, rates)
+        plans.append(allocator.ask(list(range(12))).rollouts)
+    np.testing.assert_array_equal(*plans)
+
+
+def test_measured_takes_rollouts_from_prompts_whose_gradients_help_nobody() -> None:
+    rates = np.linspace(0.02, 0.98, 48)
+    allocator, random = kr.BudgetAllocator("measured"), np.random.default_rng(0)
+    before = None
+    for _ in range(60):
+        step = step_with(allocator, random, rates)
+        if before is None:
+            before = allocator.ask(list(range(48))).rollouts
+        live = (step.successes > 0) & (step.successes < step.scored)
+        gradients = random.normal(size=(48, 30)) * 0.3
+        gradients[:, 0] += np.where(rates < 0.25, -0.3, 1.0)
+        step.tell_gradients(gradients * live[:, None])
+    plain, hard = kr.BudgetAllocator("adaptive"), rates < 0.1
+    state = allocator.state_dict() | {"strategy": "adaptive"}
+    plain.load_state_dict(state)
+    ids = list(range(48))
+    assert allocator.ask(ids).rollouts[hard].sum() < 0.5 * plain.ask(ids).rollouts[hard].sum()
+    assert allocator.ask(ids).rollouts.sum() == plain.ask(ids).rollouts.sum()
+
+
+def test_a_step_that_is_open_plans_by_what_was_known_when_it_began() -> None:
+    rates = np.linspace(0.02, 0.98, 48)
+    allocator, random = kr.BudgetAllocator("measured"), np.random.default_rng(0)
+    finished = step_with(allocator, random, rates)
+    opened = allocator.step(list(range(48)))
+    first = opened.ask().rollouts
+    for _ in range(40):
+        finished.tell_gradients(random.normal(size=(48, 3)) + np.where(rates < 0.25, -1.0, 1.0)[:, None])
+    twin = kr.BudgetAllocator("measured")
+    step_with(twin, np.random.default_rng(0), rates)
+    other = twin.step(list(range(48)))
+    other.ask()
+    for step in (opened, other):
+        step.tell(np.zeros_like(first), first)
+    np.testing.assert_array_equal(opened.ask().rollouts, other.ask().rollouts)
+
+
+def test_gradients_come_after_the_step_and_with_a_row_for_each_prompt() -> None:
+    allocator = kr.BudgetAllocator("measured")
+    step = allocator.step(["a", "b"])
+    with pytest.raises(StateError, match="before the step was over"):
+        step.tell_gradients(np.zeros((2, 3)))
+    rollouts = step.ask().rollouts
+    step.tell(rollouts // 2, rollouts)
+    while step.remaining:
+        rollouts = step.ask().rollouts
+        step.tell(rollouts // 2, rollouts)
+    with pytest.raises(InvalidInputError, match="a row for each of 2 prompts"):
+        step.tell_gradients(np.zeros((3, 3)))
+    step.tell_gradients(np.ones((2, 3)))
+    assert allocator.influence.steps == 1
+
+
+def test_the_allocators_file_holds_what_was_measured(tmp_path) -> None:
+    rates = np.linspace(0.1, 0.9, 24)
+    allocator, random = kr.BudgetAllocator("measured"), np.random.default_rng(0)
+    for _ in range(5):
+        step_with(allocator, random, rates).tell_gradients(random.normal(size=(24, 5)) + 1.0)
+    allocator.save(tmp_path / "state.npz")
+    again = kr.BudgetAllocator("measured")
+    again.load(tmp_path / "state.npz")
+    assert again.influence.state_dict() == allocator.influence.state_dict()
+    assert allocator.copy().influence.state_dict() == allocator.influence.state_dict()
