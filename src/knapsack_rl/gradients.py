@@ -3,7 +3,8 @@
 The gradient of a loss is a sum over its rollouts, and autograd keeps the sum only. At a normalisation layer it can be
 taken apart: with a factor f of 1 on each channel of the layer's output y, dL/df is the sum of dL/dy * y over tokens, and
 every token belongs to one group. A few layers spread over the model give a gradient of some thousand numbers for each
-group, in the parameters f. They are there whether or not anything of the layer is trained (LoRA).
+group, in the parameters f. They are there whether or not the layer itself is trained (LoRA), behind the first part of
+the model that is.
 """
 
 from __future__ import annotations
