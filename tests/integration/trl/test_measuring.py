@@ -59,7 +59,7 @@ def test_several_updates_on_a_batch_are_told_together() -> None:
 
 
 def test_a_strategy_that_goes_by_measured_worth_measures_by_itself(make) -> None:
-    trainer = make(allocator=BudgetAllocator("measured", group_size=4))
+    trainer = make({"max_steps": 20}, allocator=BudgetAllocator("measured", group_size=4))
     trainer.train()
     assert trainer.allocator.influence.steps > 0
     assert any("noise_scale" in record for record in trainer.state.log_history)

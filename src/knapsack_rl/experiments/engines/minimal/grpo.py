@@ -162,6 +162,7 @@ class Loop:
             watch.begin(sum(map(len, steps)))
         loss = self.policy.update(prompts, rollouts, self.advantages(rollouts), self.random)
         if watch is not None:
+            watch.owners = None
             weights = np.bincount(rollouts.groups, self._weights(rollouts), len(watch.gradients))
             gradients = watch.gradients.numpy() / np.where(weights > 0.0, weights, 1.0)[:, None]
             for step in steps:

@@ -1,0 +1,106 @@
+"""Whether a few norms tell what all weights would: influences from a sketch beside those from full gradients; its cost.
+
+    python benchmarks/influence.py [RECIPE] [KEY=VALUE ...] [--seeds SEED ...] [--steps N]
+
+The minimal trainer makes N steps at even groups. In each step every group is differentiated once more, alone, in all
+weights of the model. Printed is the correlation, over all groups with a gradient of all steps and seeds, between the
+influences that `GroupGradients` gives and those of the full gradients: as they are, and with every weight divided by
+the root of its mean square over the step's groups, which is about what Adam makes of them. Then the mean influence in
+each band of believed success rates by each of the three, in units of its mean; and what an update takes with and
+without the measure, in processor time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import live
+from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop
+from knapsack_rl.influence import BANDS, EDGES, _influences, _success_gradients
+
+NAMES = ("a few norms", "all weights", "all weights, scaled")
+
+
+def full_gradients(loop: Loop, collected: Collected) -> NDArray[Any]:
+    """The gradient of each prompt's rollouts in all weights, the mean over rollouts, shape (prompts, weights)."""
+    rollouts, policy = collected.rollouts, loop.policy
+    advantages, watch = loop.advantages(rollouts), policy.watch
+    policy.watch = None
+    weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
+    rows = []
+    for group in range(len(collected.rows)):
+        chosen = np.flatnonzero(rollouts.groups == group)
+        prompts = [loop.columns["prompt"][row] for row in rollouts.rows[chosen]]
+        loss = policy._loss(prompts, rollouts.of(chosen), torch.from_numpy(advantages[chosen]).float(), None)
+        parts = torch.autograd.grad(loss, weights)
+        rows.append(torch.cat([part.flatten() for part in parts]).numpy() / max(len(chosen), 1))
+    policy.watch = watch
+    return np.stack(rows)
+
+
+def influences(gradients: NDArray[Any], collected: Collected) -> NDArray[Any]:
+    """Of each group, in units of the mean square of the step's gradients."""
+    won, tried = collected.rollouts.counts(len(collected.rows))
+    u = gradients.astype(np.float64) * ((won > 0) & (won < tried))[:, None]
+    value = _influences(u, _success_gradients(u, won, tried, normalised=True))
+    return value / np.square(u).sum(axis=1)[(won > 0) & (won < tried)].mean()
+
+
+def update(loop: Loop, collected: Collected) -> float:
+    began = time.process_time()
+    loop.update(collected.rollouts, [collected.step])
+    return time.process_time() - began
+
+
+def main() -> None:
+    parser = live.parser(__doc__)
+    parser.add_argument("--steps", type=int, default=40)
+    parsed = parser.parse_args()
+    found: list[NDArray[Any]] = []
+    spent = np.zeros(2)
+    for seed in parsed.seeds:
+        loop = live.loop(Loop, [*parsed.arguments, "training.measure_influence=true"], seed)
+        watch = loop.policy.watch
+        for number in range(parsed.steps):
+            training = loop.recipe.training
+            collected = loop.collect([next(loop.order) for _ in range(training.prompts_per_step)])
+            won, tried = collected.rollouts.counts(len(collected.rows))
+            whole = full_gradients(loop, collected)
+            measured = number % 2 == 0  # the others show what an update takes without
+            loop.policy.watch = watch if measured else None
+            spent[int(measured)] += update(loop, collected)
+            if not measured or watch is None:
+                continue
+            sketch = watch.gradients.numpy() / np.maximum(tried, 1)[:, None]
+            live_groups = (won > 0) & (won < tried)
+            scale = np.sqrt(np.square(whole[live_groups]).mean(axis=0)) + 1e-12
+            believed = np.where(collected.visited, collected.belief.mean, np.nan)
+            columns = [influences(part, collected) for part in (sketch, whole, whole / scale)]
+            found.append(np.stack([believed, *columns])[:, live_groups])
+    rates, *values = np.concatenate(found, axis=1)
+    likeness = np.corrcoef(np.stack(values))
+    print(f"{len(rates)} groups with a gradient\n\n| correlation with | {' | '.join(NAMES)} |\n|---|---|---|---|")
+    for name, row in zip(NAMES, likeness, strict=True):
+        print(f"| {name} | {' | '.join(f'{number:.2f}' for number in row)} |")
+    print(f"\n| believed rate | groups | {' | '.join(NAMES)} |\n|---|---:|---:|---:|---:|")
+    bands = np.searchsorted(EDGES[1:-1], rates, side="right")
+    known = ~np.isnan(rates)
+    for band, name in enumerate(BANDS):
+        here = known & (bands == band)
+        if here.sum() > 1:
+            cells = [
+                f"{value[here].mean() / value[known].mean():.2f} +- "
+                f"{2 * value[here].std() / np.sqrt(here.sum()) / abs(value[known].mean()):.2f}"
+                for value in values
+            ]
+            print(f"| {name} | {here.sum()} | {' | '.join(cells)} |")
+    print(f"\nAn update takes {spent[1] / spent[0]:.3f} times as long with the measure (processor time).")
+
+
+if __name__ == "__main__":
+    main()
