@@ -1,4 +1,4 @@
-"""Problems and verifiers. Each module is one kind of task; this one finds the module that a recipe names."""
+"""Problems and verifiers. Each module is one kind of task, or two alike; this one finds the one that a recipe names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.tasks.base import Task
 from knapsack_rl.tasks.chain_arithmetic import ChainArithmeticConfig
+from knapsack_rl.tasks.digit_lists import MultipleChoiceConfig, SortingConfig
 from knapsack_rl.tasks.math import MathConfig
 from knapsack_rl.tasks.reasoning_gym import ReasoningGymConfig
 from knapsack_rl.tasks.string_operations import StringOperationsConfig
@@ -23,13 +24,21 @@ if TYPE_CHECKING:
 __all__ = ["Task", "TaskConfig", "load_task", "supervised_pairs", "tokenizer"]
 
 TaskConfig = Annotated[
-    ChainArithmeticConfig | StringOperationsConfig | ReasoningGymConfig | WordProblemsConfig | MathConfig,
+    ChainArithmeticConfig
+    | StringOperationsConfig
+    | SortingConfig
+    | MultipleChoiceConfig
+    | ReasoningGymConfig
+    | WordProblemsConfig
+    | MathConfig,
     Field(discriminator="kind"),
 ]
 
 _MODULES = {
     "chain-arithmetic": "knapsack_rl.tasks.chain_arithmetic",
     "string-operations": "knapsack_rl.tasks.string_operations",
+    "sorting": "knapsack_rl.tasks.digit_lists",
+    "multiple-choice": "knapsack_rl.tasks.digit_lists",
     "reasoning-gym": "knapsack_rl.tasks.reasoning_gym",
     "word-problems": "knapsack_rl.tasks.word_problems",
     "math": "knapsack_rl.tasks.math",

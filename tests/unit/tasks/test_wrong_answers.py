@@ -9,6 +9,7 @@ from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.tasks import Task, load_task
 from knapsack_rl.tasks.chain_arithmetic import ChainArithmeticConfig, exact_match
 from knapsack_rl.tasks.config import TaskSettings
+from knapsack_rl.tasks.digit_lists import MultipleChoiceConfig, SortingConfig
 from knapsack_rl.tasks.reasoning_gym import GeneratorConfig, ReasoningGymConfig
 from knapsack_rl.tasks.string_operations import StringOperationsConfig
 from knapsack_rl.tasks.wrong_answers import with_wrong_answers
@@ -25,6 +26,8 @@ TASKS: dict[str, Callable[[float], TaskSettings]] = {
     "string-operations": lambda share: StringOperationsConfig(
         train_problems=400, eval_problems=20, wrong_answers=share
     ),
+    "sorting": lambda share: SortingConfig(train_problems=400, eval_problems=20, wrong_answers=share),
+    "multiple-choice": lambda share: MultipleChoiceConfig(train_problems=400, eval_problems=20, wrong_answers=share),
     "reasoning-gym": gcd,
 }
 

@@ -108,7 +108,8 @@ def test_a_wrong_type_or_range_is_refused_with_what_was_expected_and_what_came(o
         ("allocator.strategy=knapsak", "got 'knapsak'. Did you mean knapsack?"),
         (
             "task.kind=reasoning_gym",
-            "task.kind: expected one of chain-arithmetic, string-operations, reasoning-gym, word-problems, math",
+            "task.kind: expected one of chain-arithmetic, string-operations, sorting, multiple-choice, reasoning-gym, "
+            "word-problems, math",
         ),
         ("task.kind=reasoning_gym", "Did you mean reasoning-gym?"),
         ("model.architecture=qwen", "got 'qwen'. Did you mean qwen3?"),
