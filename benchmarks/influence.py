@@ -48,7 +48,7 @@ def influences(gradients: NDArray[Any], collected: Collected) -> NDArray[Any]:
     won, tried = collected.rollouts.counts(len(collected.rows))
     u = gradients.astype(np.float64) * ((won > 0) & (won < tried))[:, None]
     value = _influences(u, _success_gradients(u, won, tried, normalised=True))
-    return value / np.square(u).sum(axis=1)[(won > 0) & (won < tried)].mean()
+    return np.asarray(value / np.square(u).sum(axis=1)[(won > 0) & (won < tried)].mean())
 
 
 def update(loop: Loop, collected: Collected) -> float:

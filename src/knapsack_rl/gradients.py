@@ -1,10 +1,10 @@
 """Gradients by group, out of the backward pass that an update makes anyway; for any PyTorch loop and any model.
 
 The gradient of a loss is a sum over its rollouts, and autograd keeps the sum only. At a normalisation layer it can be
-taken apart: with a factor f of 1 on each channel of the layer's output y, dL/df is the sum of dL/dy * y over tokens, and
-every token belongs to one group. A few layers spread over the model give a gradient of some thousand numbers for each
-group, in the parameters f. They are there whether or not the layer itself is trained (LoRA), behind the first part of
-the model that is.
+taken apart: with a factor f of 1 on each channel of the layer's output y, dL/df is the sum of dL/dy * y over tokens,
+and every token belongs to one group. A few layers spread over the model give a gradient of some thousand numbers for
+each group, in the parameters f. They are there whether or not the layer itself is trained (LoRA), behind the first part
+of the model that is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GroupGradients:
     def __init__(self, model: nn.Module, layers: int = _LAYERS) -> None:
         watched = _spread(_norms(model), layers)
         self.owners: Tensor | None = None
-        self._width = max(layer.weight.numel() for layer in watched)  # type: ignore[operator, union-attr]
+        self._width = max(layer.weight.numel() for layer in watched)  # type: ignore[operator]
         self._layers = len(watched)
         self.gradients = torch.zeros(0, self._layers * self._width)
         for position, layer in enumerate(watched):
@@ -73,7 +73,7 @@ class GroupGradients:
                     f"owners: expected a group for each row or token of an output of shape {tuple(values.shape)}, got "
                     f"shape {tuple(owners.shape)}."
                 )
-            output.register_hook(lambda gradient: self._add(columns, owners, values, gradient))
+            output.register_hook(lambda gradient: self._add(columns, owners, values, gradient))  # type: ignore[no-untyped-call]
 
         return watch
 
@@ -97,8 +97,8 @@ def _norms(model: nn.Module) -> list[nn.Module]:
         raise InvalidInputError(
             f"model: expected one with normalisation layers (LayerNorm, RMSNorm), got {type(model).__name__}."
         )
-    width = max(layer.weight.numel() for layer in found)  # type: ignore[operator, union-attr]
-    return [layer for layer in found if layer.weight.numel() == width]  # type: ignore[operator, union-attr]
+    width = max(layer.weight.numel() for layer in found)  # type: ignore[operator]
+    return [layer for layer in found if layer.weight.numel() == width]  # type: ignore[operator]
 
 
 def _spread(layers: list[nn.Module], most: int) -> list[nn.Module]:

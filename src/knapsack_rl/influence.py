@@ -108,8 +108,8 @@ class Influence:
         """Take in a step's gradients. Arrays have M rows, one for each prompt.
 
         Args:
-            gradients: shape (M, d): the mean over the prompt's rollouts of advantage times the gradient of the rollout's
-                log-probability (or of minus that, for all alike), over any d parameters; 0 for a group without spread.
+            gradients: shape (M, d): the mean over the prompt's rollouts of advantage times the gradient of the
+                log-probability (or of minus that, for all alike), in any d parameters; 0 for a group without spread.
             successes: shape (M,), right rollouts.
             rollouts: shape (M,), scored ones.
             rates: shape (M,), believed success rates from before the step, NaN where nothing was known. Such prompts
@@ -143,7 +143,9 @@ class Influence:
         self.steps += 1
         self._bands.observe(value[counted], np.searchsorted(EDGES[1:-1], believed[counted], side="right"))
         for name, column in columns.items():
-            self._observe_column(self._categories.setdefault(name, {}), np.array(column, dtype=str)[groups][live], value[live])
+            self._observe_column(
+                self._categories.setdefault(name, {}), np.array(column, dtype=str)[groups][live], value[live]
+            )
         self._noise = _KEPT * self._noise + _signal_and_noise(u)
 
     @staticmethod
@@ -180,8 +182,8 @@ class Influence:
         """Prompts of a step from which more of them stop paying (the simple noise scale, arXiv 1812.06162, eq. 2.9).
 
         The trace of the covariance of the prompts' gradients over the squared length of their mean, at the group sizes
-        of the run. Far above the prompts of a step: noise is what limits it, and more rollouts make better steps. Below:
-        more steps would do more. NaN before anything is known, infinite where no common direction is seen.
+        of the run. Far above the prompts of a step: noise is what limits it, and more rollouts make better steps.
+        Below: more steps would do more. NaN before anything is known, infinite where no common direction is seen.
         """
         signal, noise = self._noise
         if noise == 0.0:
@@ -266,7 +268,7 @@ def _success_gradients(u: Floats, won: Ints, tried: Ints, normalised: bool) -> F
 
 
 def _influences(u: Floats, o: Floats) -> Floats:
-    """mean over j != i of <u_i, o_j>, shape (M,)."""
+    """Mean over j != i of <u_i, o_j>, shape (M,)."""
     others = u @ o.sum(axis=0) - (u * o).sum(axis=1)
     return np.asarray(others / (len(u) - 1))
 

@@ -254,8 +254,8 @@ class Step:
         """What the update showed of the step's gradients, once the step is over: `BudgetAllocator.influence` learns it.
 
         Args:
-            gradients: shape (M, d), a row for each prompt: the mean over its rollouts of advantage times the gradient of
-                the log-probability, before rollout weights, over any fixed d parameters; `gradients.GroupGradients`
+            gradients: shape (M, d), a row for each prompt: the mean over its rollouts of advantage times the gradient
+                of the log-probability, before rollout weights, in any fixed d parameters; `gradients.GroupGradients`
                 collects them. 0 for prompts without a gradient.
             normalised: whether advantages were divided by their group's deviation.
 
@@ -269,7 +269,9 @@ class Step:
             if self.remaining:
                 raise StateError("step: tell_gradients came before the step was over. Tell the outcomes of all waves.")
             rates = np.where(self.visited, self._prompts.belief.mean, np.nan)
-            columns = {name: ["" if value is None else value for value in c] for name, c in self._watch.categories.items()}
+            columns = {
+                name: ["" if value is None else value for value in c] for name, c in self._watch.categories.items()
+            }
             self._prompts.influence.observe(
                 gradients, self.successes, self.scored, rates, columns, normalised=normalised
             )

@@ -56,7 +56,7 @@ def test_each_groups_gradient_is_that_of_its_own_loss() -> None:
     tokens, weights = batch()
     for group in range(3):
         model.zero_grad()
-        rows = GROUPS == group
+        rows = group == GROUPS
         loss(model, tokens[rows], weights[rows]).backward()
         first, last = weights_of_norms(model, names)
         torch.testing.assert_close(found[group, :16], first.grad * first.detach(), rtol=1e-4, atol=1e-5)

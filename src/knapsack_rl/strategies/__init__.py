@@ -1,7 +1,7 @@
 """Strategies: the one place that knows them all, by name.
 
-The first five are those to consider: the baseline, the paper's rule, our two, and the best of other papers. The others are
-there to compare with.
+The first five are those to consider: the baseline, the paper's rule, our two, and the best of other papers. The others
+are there to compare with.
 """
 
 from __future__ import annotations

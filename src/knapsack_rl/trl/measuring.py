@@ -24,7 +24,9 @@ class MeasuringTrainer(WavesTrainer):
     _measured: tuple[Step, NDArray[np.float64]] | None = None
     """The step whose rollouts are being trained on, and the sum of the rollout weights of each of its groups."""
 
-    def _measure(self, step: Step, groups: NDArray[np.int64], weights: NDArray[np.float64], local: slice) -> dict[str, Any]:
+    def _measure(
+        self, step: Step, groups: NDArray[np.int64], weights: NDArray[np.float64], local: slice
+    ) -> dict[str, Any]:
         """Expect the update on this step; returns what its generation batch needs for that.
 
         Args:
@@ -35,7 +37,7 @@ class MeasuringTrainer(WavesTrainer):
         """
         if self._watch is None:
             return {}
-        self._measured = step, np.bincount(groups, weights, len(step))
+        self._measured = step, np.bincount(groups, weights, len(step)).astype(np.float64)
         self._watch.begin(len(step))
         return {GROUPS: torch.from_numpy(groups[local]).to(self.accelerator.device)}
 
@@ -47,7 +49,7 @@ class MeasuringTrainer(WavesTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """TRL's; its gradients are collected in the first of several iterations, where the policy is the one sampled."""
+        """TRL's; gradients are collected in the first iteration on a batch, when this policy has sampled."""
         if self._watch is not None:
             first = self._batches_passed < self.args.steps_per_generation
             self._watch.owners = inputs.get(GROUPS) if first else None
@@ -68,6 +70,4 @@ class MeasuringTrainer(WavesTrainer):
         device = self.accelerator.device
         gradients = self.accelerator.reduce(watch.gradients.to(device), "sum").cpu().numpy()
         if np.isfinite(gradients).all():  # otherwise loss scaling (fp16) has overflowed, and there is no update either
-            step.tell_gradients(
-                gradients / np.where(weights > 0.0, weights, 1.0)[:, None], normalised=self._normalises
-            )
+            step.tell_gradients(gradients / np.where(weights > 0.0, weights, 1.0)[:, None], normalised=self._normalises)

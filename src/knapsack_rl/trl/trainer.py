@@ -259,7 +259,7 @@ class KnapsackTrainer(IdleTrainer):
         return self.allocator.step(ids, features, waves=self.waves, watch=watch)
 
     def _report(self, step: Step, rows: list[Row]) -> None:
-        """Say what the allocator's alarm found in a step that is over, with examples; log what it and `influence` know."""
+        """Say what the allocator's alarm found in a step that is over, with examples; log what is known by now."""
         for finding in step.findings if self.accelerator.is_main_process else ():
             examples = "; ".join(repr(rows[position].get("prompt"))[:200] for position in finding.prompts)
             logger.warning("%s Prompts: %s.", finding.text, examples)

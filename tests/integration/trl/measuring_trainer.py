@@ -1,4 +1,4 @@
-"""A trainer that compares the gradients of the groups with that of the update; as a script, in each of two processes."""
+"""A trainer that compares the groups' gradients with that of the update; as a script, in each of two processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from knapsack_rl.trl import KnapsackGRPOTrainer
 class Compared(KnapsackGRPOTrainer):
     """Keeps, of every step, the sum over groups and the gradient of the update, in the factors of the last norm.
 
-    In a step of one update its gradient is there when the groups' are told. Processes have exchanged it by then, and DDP
-    has divided it by their number.
+    In a step of one update its gradient is there when the groups' are told. Processes have exchanged it by then, and
+    DDP has divided it by their number.
     """
 
     def __init__(self, *args, **kwargs):
