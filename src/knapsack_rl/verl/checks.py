@@ -52,6 +52,11 @@ def check(config: Any) -> None:
     check_options(config)
     options, size = read_options(config), int(config.actor_rollout_ref.rollout.n)
     allocator = options.allocator(size, str(config.algorithm.adv_estimator))
+    if allocator.measures:
+        raise InvalidInputError(
+            f"{SETTINGS}.strategy: {allocator.strategy!r} goes by what gradients are worth, which nothing measures in verl "
+            "yet, so that it would plan as adaptive does. Set strategy=adaptive."
+        )
     if allocator.explain_even(2) is not None:
         raise InvalidInputError(
             f"{SIZE}: expected more than {SETTINGS}.min_rollouts={options.min_rollouts} and less than "
