@@ -80,13 +80,11 @@ def _longer(numbers: Numbers) -> list[str]:
     hard, middle = numbers.hard, numbers.middle
     seen = hard.worth - FAIR_SHARE * middle.worth
     errors = CLEARLY * math.hypot(hard.error, FAIR_SHARE * middle.error)
-    if not (seen and math.isfinite(errors)):
+    if not (math.isfinite(seen) and math.isfinite(errors)):
         return []
+    if errors >= math.sqrt(_TOO_MANY / numbers.steps) * abs(seen):
+        return ["More steps would hardly tell: hard prompts are worth about half of what those in the middle are."]
     steps = numbers.steps * (errors / seen) ** 2
-    if not steps < _TOO_MANY:
-        return [
-            "More steps would hardly tell either: hard prompts are worth about half of what those in the middle are."
-        ]
     return [f"If what was seen is right, {plain(10 * math.ceil(steps / 10))} steps would tell."]
 
 
