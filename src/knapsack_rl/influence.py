@@ -59,7 +59,8 @@ class _Means:
     def observe(self, values: Floats, classes: NDArray[np.int64]) -> None:
         """Take in a step's values, each of one of the classes."""
         number = self.sums.shape[1]
-        self.add(np.bincount(classes, values, number), np.bincount(classes, minlength=number).astype(np.float64))
+        x = np.bincount(classes, values, number).astype(np.float64)
+        self.add(x, np.bincount(classes, minlength=number).astype(np.float64))
 
     def add(self, x: Floats, n: Floats) -> None:
         """Take in a step's sums and counts (or whatever else they are to be divided by), shape (classes,)."""

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 
 import small
+from transformers import TrainerCallback
 
 from knapsack_rl import BudgetAllocator
 from knapsack_rl.errors import InvalidInputError
@@ -19,6 +20,11 @@ def with_kinds():
     return small.rows().add_column("kind", ["odd" if i % 2 else "even" for i in range(12)])
 
 
+class Records(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        self.found.append(self.trainer.last_step)
+
+
 def test_a_training_at_even_groups_ends_with_the_page_of_its_probe(make, tmp_path) -> None:
     trainer = make(
         {"max_steps": 18},
@@ -27,19 +33,18 @@ def test_a_training_at_even_groups_ends_with_the_page_of_its_probe(make, tmp_pat
         watch_columns=["kind"],
         train_dataset=with_kinds(),
     )
-    callback = ProbeCallback(trainer, tmp_path / "probe")
-    records = []
+    callback, records = ProbeCallback(trainer, tmp_path / "probe"), Records()
+    records.trainer, records.found = trainer, []
     trainer.add_callback(callback)
-    step = callback.on_step_end
-    callback.on_step_end = lambda *a, **k: (records.append(trainer.last_step), step(*a, **k))
+    trainer.add_callback(records)
     trainer.train()
     found = json.loads((tmp_path / "probe" / "probe.json").read_text())
     numbers = found["numbers"]
     assert found["verdict"]["kind"] == callback.verdict.kind
     assert (numbers["steps"], numbers["prompts_per_step"], numbers["group_size"]) == (18, 4, 4)
-    live = sum(int(((r.successes > 0) & (r.successes < r.scored)).sum()) for r in records)
+    live = sum(int(((r.successes > 0) & (r.successes < r.scored)).sum()) for r in records.found)
     assert sum(kind["groups"] for kind in numbers["categories"]["kind"]) == live
-    assert numbers["noise_scale"]["value"] == pytest.approx(trainer.allocator.influence.noise_scale)
+    assert numbers["common"]["value"] == pytest.approx(trainer.allocator.influence.of()[0])
     assert (tmp_path / "probe" / "report.html").is_file()
 
 

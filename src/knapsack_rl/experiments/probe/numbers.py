@@ -199,19 +199,18 @@ def _believed_in(live: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
 
 def _between(influence: Influence, live: pd.DataFrame, low: float, high: float) -> Worth:
     (mean, error), unit = influence.of(low, high), influence.of()[0]
-    known = unit > 0.0  # otherwise there is no direction for a group to pull in
-    return Worth(
-        f"{low:g}-{high:g}",
-        len(_believed_in(live, low, high)),
-        mean / unit if known else math.nan,
-        error / unit if known else math.inf,
-    )
+    return _worth(f"{low:g}-{high:g}", len(_believed_in(live, low, high)), unit, mean / unit, error / unit)
 
 
 def _by_category(influence: Influence, live: pd.DataFrame, column: str) -> list[Worth]:
-    counts = live[f"category {column}"].astype(str).value_counts()
+    counts, unit = live[f"category {column}"].astype(str).value_counts(), influence.of()[0]
     found = influence.worth_by_category(column).items()
     return sorted(
-        (Worth(name, int(counts.get(name, 0)), worth, error) for name, (worth, error) in found),
+        (_worth(name, int(counts.get(name, 0)), unit, worth, error) for name, (worth, error) in found),
         key=lambda one: (math.isnan(one.worth), -one.worth),
     )
+
+
+def _worth(name: str, groups: int, unit: float, worth: float, error: float) -> Worth:
+    """With nothing known where the mean influence is not above 0: there is no direction to pull in then."""
+    return Worth(name, groups, worth, error) if unit > 0.0 else Worth(name, groups, math.nan, math.inf)

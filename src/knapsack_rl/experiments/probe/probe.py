@@ -133,8 +133,8 @@ def _steps(loop: Loop, directory: RunDirectory, display: Display, interruption: 
     while len(visits) < training.steps and interruption.number is None:
         done, loss = loop.step()
         _take_in(visits, loop, done)
-        record = {"step": len(visits), "rollouts": len(visits) * training.rollouts_per_step}
-        record |= minimal.step_record([done], loss) | loop.allocator.influence.metrics()
+        seen = minimal.step_record([done], loss) | loop.allocator.influence.metrics()
+        record = {"step": len(visits), "rollouts": len(visits) * training.rollouts_per_step, **seen}
         directory.append_metrics(record)
         display.record(record)
     return visits

@@ -13,10 +13,15 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra 'train'")
 pytest.importorskip("matplotlib", reason="needs the extra 'train'")
 
+import numpy as np
 import pages
 
 from knapsack_rl.cli import main
 from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop
+from knapsack_rl.experiments.probe.numbers import Visits, measured
+from knapsack_rl.experiments.probe.report import write_report
+from knapsack_rl.experiments.probe.verdict import verdict
+from knapsack_rl.influence import Influence
 
 pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
 
@@ -65,13 +70,29 @@ def test_a_probe_measures_every_group_of_its_steps(probed: Path) -> None:
     assert [record["rollouts/max"] for record in records] == [8.0] * 12
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of gradients that have a direction in common, which those of a tiny run may not have."""
+    random, size = np.random.default_rng(0), 8
+    rates = np.tile([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], 8)
+    kinds = {"kind": [f"kind {number % 5}" for number in range(48)]}
+    visits, influence = Visits(), Influence()
+    for _ in range(20):
+        won, gradients = random.binomial(size, rates), random.normal(size=(48, 20)) + rates[:, None]
+        influence.observe(gradients, won, np.full(48, size), rates, kinds)
+        visits.add([str(number) for number in range(48)], won, np.full(48, size), rates, kinds)
+    numbers = measured(visits, influence, size)
+    folder = tmp_path_factory.mktemp("page")
+    return write_report(numbers, verdict(numbers), visits, folder, "synthetic", "knapsack-rl probe")
+
+
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_reads_well_on_a_phone_and_on_a_screen(probed: Path, tmp_path: Path, width: int) -> None:
-    seen = pages.read_in_browser(probed / "report.html", tmp_path, width)
+def test_the_page_reads_well_on_a_phone_and_on_a_screen(page: Path, tmp_path: Path, width: int) -> None:
+    seen = pages.read_in_browser(page, tmp_path, width)
     pages.check_layout(seen, width)
-    assert {figure["name"] for figure in seen["figures"]} >= {"statuses", "gradients", "worth"}
+    assert {figure["name"] for figure in seen["figures"]} == {"statuses", "gradients", "worth", "worth-1"}
     assert {table["name"] for table in seen["tables"]} == {"numbers", "worth-table", "worth-1-table"}
-    assert all((probed / file).is_file() for file in seen["files"])
+    assert all((page.parent / file).is_file() for file in seen["files"])
 
 
 def test_the_same_command_again_gives_the_same_numbers_and_says_the_verdict(
