@@ -164,8 +164,8 @@ def measured(visits: Visits, influence: Influence, group_size: int) -> Numbers:
         learned=_learned(table),
         noise_scale=Estimate(influence.noise_scale, *influence.noise_interval),
         common=Estimate(common, common - _NORMAL * error, common + _NORMAL * error),
-        hard=_between(influence, live, 0.0, HARD_BELOW),
-        middle=_between(influence, live, HARD_BELOW, SOLVED_ABOVE),
+        hard=_between(influence, live, 0.0, HARD_BELOW, "all hard, "),
+        middle=_between(influence, live, HARD_BELOW, SOLVED_ABOVE, "the middle, "),
         solved=_between(influence, live, SOLVED_ABOVE, 1.0),
         bands=[_between(influence, live, low, high) for low, high in pairwise(EDGES)],
         categories={name: _by_category(influence, live, name) for name in _columns(table)},
@@ -197,9 +197,9 @@ def _believed_in(live: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
     return live[(live["believed"] >= low) & (live["believed"] < (high if high < 1.0 else math.inf))]
 
 
-def _between(influence: Influence, live: pd.DataFrame, low: float, high: float) -> Worth:
+def _between(influence: Influence, live: pd.DataFrame, low: float, high: float, label: str = "") -> Worth:
     (mean, error), unit = influence.of(low, high), influence.of()[0]
-    return _worth(f"{low:g}-{high:g}", len(_believed_in(live, low, high)), unit, mean / unit, error / unit)
+    return _worth(f"{label}{low:g}-{high:g}", len(_believed_in(live, low, high)), unit, mean / unit, error / unit)
 
 
 def _by_category(influence: Influence, live: pd.DataFrame, column: str) -> list[Worth]:

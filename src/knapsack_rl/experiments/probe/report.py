@@ -137,14 +137,14 @@ def _shown(number: float, write: Callable[[Any], str]) -> str:
 
 def _worth(numbers: Numbers) -> list[Part]:
     """A figure where there is something to draw, and a table, of the bands and of each column of categories."""
-    shares = [numbers.hard, numbers.middle, numbers.solved]
-    some = {"believed success rate": [*numbers.bands, *shares], **numbers.categories}
+    bands = {"believed success rate": [*numbers.bands, numbers.hard, numbers.middle]}
+    some = bands | {column: kinds for column, kinds in numbers.categories.items() if kinds}
     charts: list[Part] = []
     tables: list[Part] = []
     for number, (what, worths) in enumerate(some.items()):
         data = pd.DataFrame([vars(one) for one in worths], columns=["name", "groups", "worth", "error"])
         name = f"worth-{number}" if number else "worth"
-        known = data[np.isfinite(data["worth"]) & np.isfinite(data["error"])].drop_duplicates("name")
+        known = data[np.isfinite(data["worth"]) & np.isfinite(data["error"])]
         if 0 < len(known) <= _SHOWN:
             charts.append(Chart(name, f"By {what}", _WORTH, FILE, figures.worth, known[["name", "worth", "error"]]))
         data["error"] = data["error"].replace(math.inf, math.nan)

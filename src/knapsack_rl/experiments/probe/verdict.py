@@ -172,7 +172,7 @@ def _pulls(numbers: Numbers) -> list[str]:
     if not numbers.common.low > 0.0:
         return ["Groups have no direction in common that shows: what one is worth to the others is not known."]
     columns = {"believed success rate": numbers.bands, **numbers.categories}
-    return [_sorted_out(what, some) for what, some in columns.items()]
+    return [_sorted_out(what, some) for what, some in columns.items() if some]
 
 
 def _sorted_out(what: str, some: Sequence[Worth]) -> str:

@@ -95,6 +95,16 @@ def test_the_page_reads_well_on_a_phone_and_on_a_screen(page: Path, tmp_path: Pa
     assert all((page.parent / file).is_file() for file in seen["files"])
 
 
+def test_a_probe_in_which_nothing_has_a_gradient_has_a_page_too(tmp_path: Path) -> None:
+    visits, influence = Visits(), Influence()
+    for _ in range(4):
+        visits.add(["a", "b"], [0, 0], [8, 8], [0.5, 0.5], {"kind": ["x", "y"]})
+        influence.observe(np.zeros((2, 3)), [0, 0], [8, 8], [0.5, 0.5], {"kind": ["x", "y"]})
+    numbers = measured(visits, influence, 8)
+    page = write_report(numbers, verdict(numbers), visits, tmp_path, "hopeless", "knapsack-rl probe")
+    assert "not known" in page.read_text(encoding="utf-8")
+
+
 def test_the_same_command_again_gives_the_same_numbers_and_says_the_verdict(
     recipe: Path, probed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
