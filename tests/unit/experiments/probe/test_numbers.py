@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from scipy import stats
 
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.probe.numbers import Visits, measured, share_of
-from knapsack_rl.influence import EDGES, Influence
+from knapsack_rl.influence import Influence
 
 
 def probed(steps: int = 30, prompts: int = 24, seed: int = 0, *, size: int = 8) -> tuple[Visits, Influence]:
@@ -87,39 +86,3 @@ def test_intervals_of_shares_are_those_of_wilson(counts: tuple[int, int]) -> Non
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
     assert 0.0 <= found.low <= found.value + 1e-12
     assert found.value - 1e-12 <= found.high <= 1.0
-
-
-def test_the_interval_of_the_noise_scale_covers_the_true_one() -> None:
-    random = np.random.default_rng(0)
-    direction, covered = np.eye(40)[0] * 0.5, 0
-    true = 40 * 1.0 / 0.25  # trace of the covariance over the squared mean
-    for _ in range(50):
-        influence = Influence()
-        for _ in range(40):
-            influence.observe(
-                direction + random.normal(size=(64, 40)), np.full(64, 4), np.full(64, 8), np.full(64, 0.5)
-            )
-        low, high = influence.noise_interval
-        assert low < influence.noise_scale < high
-        covered += low < true < high
-    assert covered >= 43
-
-
-def test_a_noise_scale_without_a_common_direction_has_no_upper_end() -> None:
-    random, influence = np.random.default_rng(0), Influence()
-    for _ in range(40):
-        influence.observe(random.normal(size=(64, 40)), np.full(64, 4), np.full(64, 8), np.full(64, 0.5))
-    low, high = influence.noise_interval
-    assert math.isinf(high)
-    assert low > 64
-
-
-def test_worth_of_several_bands_is_the_mean_over_their_groups() -> None:
-    _, influence = probed()
-    bands = [influence.of(*band)[0] for band in pairwise(EDGES)]
-    assert influence.of()[0] * influence.worth[0] == pytest.approx(bands, nan_ok=True)
-    state = influence.state_dict()
-    again = Influence()
-    again.load_state_dict(state)
-    assert again.of(0.25, 0.9) == influence.of(0.25, 0.9)
-    assert again.noise_interval == influence.noise_interval
