@@ -26,7 +26,7 @@ def row(found: dict[str, Any]) -> list[str]:
         found["name"],
         f"{wrong:.0f}",
         f"{right:.0f}",
-        f"{100.0 * rise['low']:+.1f} to {100.0 * rise['high']:+.1f}",
+        "—" if rise["low"] is None else f"{100.0 * rise['low']:+.1f} to {100.0 * rise['high']:+.1f}",
         interval(numbers["noise_scale"]),
         *(worth(numbers[band]) for band in ("hard", "middle", "solved")),
         f"{verdict['kind']}: `{verdict['strategy']}`",

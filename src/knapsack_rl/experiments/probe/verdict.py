@@ -155,7 +155,7 @@ def _gradients(numbers: Numbers) -> str:
 
 
 def _limits(numbers: Numbers) -> str:
-    """Whether rollouts limit the run, by the noise scale."""
+    """Whether rollouts limit the run, by the noise scale; one above the step alone does not say so (docs/probe.md)."""
     scale, prompts = numbers.noise_scale, numbers.prompts_per_step
     if math.isnan(scale.low) or math.isnan(scale.high):
         return "How noisy a step is could not be measured: too few steps had two groups with a gradient."
@@ -163,7 +163,10 @@ def _limits(numbers: Numbers) -> str:
     if scale.high < prompts:
         return f"{said}: noise does not limit this run, and more rollouts in a step would do little."
     if scale.low > prompts:
-        return f"{said}: noise limits a step, and more rollouts would make better ones, if there is much left to learn."
+        return (
+            f"{said}: a step is mostly noise. More rollouts would make better steps; whether they make a better model, "
+            "only a comparison with twice the group tells."
+        )
     return f"{said}: whether noise limits a step is not clear."
 
 
