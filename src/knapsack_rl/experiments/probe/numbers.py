@@ -156,7 +156,8 @@ def measured(visits: Visits, influence: Influence, group_size: int) -> Numbers:
         group_size=group_size,
         prompts=len(last),
         statuses={
-            name: share_of(float(np.mean(status == number)), len(last)) for number, name in enumerate(metrics.STATUSES)
+            name: share_of(np.count_nonzero(status == number) / max(len(last), 1), len(last))
+            for number, name in enumerate(metrics.STATUSES)
         },
         effective_gradient_ratio=share_of(live_rollouts, len(table)),
         all_right=share_of(right, len(table)),
@@ -198,19 +199,20 @@ def _believed_in(live: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
 
 
 def _between(influence: Influence, live: pd.DataFrame, low: float, high: float, label: str = "") -> Worth:
+    name, groups = f"{label}{low:g}-{high:g}", len(_believed_in(live, low, high))
     (mean, error), unit = influence.of(low, high), influence.of()[0]
-    return _worth(f"{label}{low:g}-{high:g}", len(_believed_in(live, low, high)), unit, mean / unit, error / unit)
+    return Worth(name, groups, mean / unit, error / unit) if unit > 0.0 else _unknown(name, groups)
 
 
 def _by_category(influence: Influence, live: pd.DataFrame, column: str) -> list[Worth]:
-    counts, unit = live[f"category {column}"].astype(str).value_counts(), influence.of()[0]
-    found = influence.worth_by_category(column).items()
-    return sorted(
-        (_worth(name, int(counts.get(name, 0)), unit, worth, error) for name, (worth, error) in found),
-        key=lambda one: (math.isnan(one.worth), -one.worth),
-    )
+    counts = live[f"category {column}"].astype(str).value_counts()
+    groups = {name: int(counts.get(name, 0)) for name in influence.worth_by_category(column)}
+    if not influence.of()[0] > 0.0:
+        return [_unknown(name, count) for name, count in groups.items()]
+    found = [Worth(name, groups[name], *worth) for name, worth in influence.worth_by_category(column).items()]
+    return sorted(found, key=lambda one: -one.worth)
 
 
-def _worth(name: str, groups: int, unit: float, worth: float, error: float) -> Worth:
-    """With nothing known where the mean influence is not above 0: there is no direction to pull in then."""
-    return Worth(name, groups, worth, error) if unit > 0.0 else Worth(name, groups, math.nan, math.inf)
+def _unknown(name: str, groups: int) -> Worth:
+    """Where the mean influence is not above 0 there is no direction for a group to pull in."""
+    return Worth(name, groups, math.nan, math.inf)

@@ -48,7 +48,7 @@ def verdict(numbers: Numbers) -> Verdict:
     strategy, headline, advice = _SAID[kind]
     if kind == "unclear":
         advice = (*advice, *_longer(numbers))
-    return Verdict(kind, strategy, headline, [_gradients(numbers), _limits(numbers), *_pulls(numbers)], advice)
+    return Verdict(kind, strategy, headline, [_gradients(numbers), _limits(numbers), *_who_pulls(numbers)], advice)
 
 
 def _kind(numbers: Numbers) -> Kind:
@@ -63,7 +63,7 @@ def _kind(numbers: Numbers) -> Kind:
         return "no direction"
     if _clearly_above(solved, middle) and _clearly_above(middle, hard):
         return "uniform"
-    if _clearly_above(hard, middle, FAIR_SHARE):
+    if _pulls(hard, 1.0) and _clearly_above(hard, middle, FAIR_SHARE):
         return "adaptive"
     if _clearly_above(middle, hard, 1.0 / FAIR_SHARE):
         return "measured"
@@ -73,6 +73,11 @@ def _kind(numbers: Numbers) -> Kind:
 def _clearly_above(one: Worth, other: Worth, factor: float = 1.0) -> bool:
     """Whether the worth of one is above `factor` times that of the other; False where either is not known."""
     return one.worth - factor * other.worth > CLEARLY * math.hypot(one.error, factor * other.error)
+
+
+def _pulls(one: Worth, way: float) -> bool:
+    """Whether it clearly pulls the others up (way 1) or down (-1)."""
+    return way * one.worth > CLEARLY * one.error
 
 
 def _longer(numbers: Numbers) -> list[str]:
@@ -145,8 +150,8 @@ def _gradients(numbers: Numbers) -> str:
     rose = (
         ""
         if math.isnan(learned.low)
-        else f" From a prompt's first visit to its last its success rate rose by {100.0 * learned.low:.1f} to "
-        f"{100.0 * learned.high:.1f} points."
+        else f" From a prompt's first visit to its last its success rate changed by "
+        f"{100.0 * learned.low:+.1f} to {100.0 * learned.high:+.1f} points."
     )
     return (
         f"{percent(right + wrong)} of the groups had no gradient: {percent(right)} were all right and {percent(wrong)} "
@@ -170,7 +175,7 @@ def _limits(numbers: Numbers) -> str:
     return f"{said}: whether noise limits a step is not clear."
 
 
-def _pulls(numbers: Numbers) -> list[str]:
+def _who_pulls(numbers: Numbers) -> list[str]:
     """Who pulls the others up and who down."""
     if not numbers.common.low > 0.0:
         return ["Groups have no direction in common that shows: what one is worth to the others is not known."]
@@ -179,8 +184,7 @@ def _pulls(numbers: Numbers) -> list[str]:
 
 
 def _sorted_out(what: str, some: Sequence[Worth]) -> str:
-    up = [one.name for one in some if one.worth > CLEARLY * one.error]
-    down = [one.name for one in some if -one.worth > CLEARLY * one.error]
+    up, down = ([one.name for one in some if _pulls(one, way)] for way in (1.0, -1.0))
     said = [
         f"{', '.join(names)} {'pulls' if len(names) == 1 else 'pull'} the others {way}"
         for names, way in ((up, "up"), (down, "down"))

@@ -84,6 +84,10 @@ def test_where_hard_prompts_teach_as_much_as_the_middle_adaptive_is_chosen() -> 
     assert verdict(numbers(hard=worth(1.0, 0.15), middle=worth(1.2, 0.15))).strategy == "adaptive"
 
 
+def test_hard_prompts_that_teach_nothing_are_no_reason_for_adaptive_where_the_middle_teaches_less() -> None:
+    assert verdict(numbers(hard=worth(0.0), middle=worth(-1.0), solved=worth(2.0, 2.0))).kind == "unclear"
+
+
 def test_where_hard_prompts_teach_clearly_less_than_half_of_the_middle_measured_is_chosen() -> None:
     assert verdict(numbers(hard=worth(0.1), middle=worth(1.0))).kind == "measured"
 
