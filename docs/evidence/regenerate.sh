@@ -2,7 +2,7 @@
 # Makes everything in docs/evidence again: the comparisons, then the simulations. Finished runs are kept in runs/arms, so
 # that a second call takes minutes; the first takes hours of processor time. From a checkout with .venv:
 #
-#   bash docs/evidence/regenerate.sh [NAME ...]     NAME: a file of recipes/comparisons, or simulate
+#   bash docs/evidence/regenerate.sh [NAME ...]     NAME: a file of recipes/comparisons, simulate, or probes
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1
@@ -38,10 +38,33 @@ simulations() {
   cp runs/five-seeds/results.csv "$kept/five-seeds.csv"
 }
 
+# A probe with two seeds: LABEL, and the words of the command.
+probed() {
+  local label=$1 seed
+  shift
+  for seed in 101 102; do
+    .venv/bin/knapsack-rl probe "$@" "seed=$seed" "name=$label-$seed"
+    mkdir -p docs/evidence/probes
+    cp "runs/probe/$label-$seed/probe.json" "docs/evidence/probes/$label-$seed.json"
+  done
+}
+
+probes() {
+  probed demonstration training.learning_rate=1e-3
+  probed wrong-keys training.learning_rate=1e-3 task.wrong_answers=0.15
+  probed nothing-solved model.warm_start.steps=20
+  probed string-operations recipes/string-operations.yaml
+  probed everything-solved recipes/string-operations.yaml 'task.supervised_shares=[0.5, 0.5]'
+  probed reasoning-gym recipes/reasoning-gym.yaml training.learning_rate=3e-4
+  probed sorting recipes/sorting.yaml training.learning_rate=1e-3
+  probed guessing recipes/guessing.yaml training.learning_rate=1e-3
+  .venv/bin/python docs/evidence/probes.py
+}
+
 [ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive half-the-rollouts half-the-group rivals adaptive-parts learning-rates \
   adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes skip-idle skip-idle-string-operations \
-  skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out simulate
+  skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out simulate probes
 for wanted in "$@"; do
-  if [ "$wanted" = simulate ]; then simulations; else comparison "$wanted"; fi
+  if [ "$wanted" = simulate ]; then simulations; elif [ "$wanted" = probes ]; then probes; else comparison "$wanted"; fi
   if [[ "$wanted" = *cost-limit ]]; then taken_at cost-limit tokens && taken_at cost-limit seconds; fi
 done

@@ -117,6 +117,19 @@ and this as the first line of the recipe beside it, for editors with the YAML la
   # yaml-language-server: $schema=recipe.schema.json
 """
 
+_PROBE_HELP = """\
+Probe a recipe before you spend on it: can an allocation help here, and which?
+
+A few dozen steps at even groups, with the minimal trainer on the CPU, and a page that says how success rates lie,
+whether rollouts limit the run, and which prompts pull the others up or down. Without RECIPE: the demonstration.
+
+  knapsack-rl probe
+  knapsack-rl probe recipes/string-operations.yaml --steps 60
+  knapsack-rl probe recipes/reasoning-gym.yaml training.learning_rate=3e-4
+
+Ctrl-C or SIGTERM ends it after the step, and the page is of the steps until then; a second one ends it at once.
+"""
+
 _AUDIT_COLUMNS = {
     "prompt": "the prompt",
     "id": "what tells prompts apart (default: the prompt itself)",
@@ -203,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for add in (_add_train, _add_compare, _add_audit, _add_simulate, _add_report, _add_schema):
+    for add in (_add_train, _add_compare, _add_probe, _add_audit, _add_simulate, _add_report, _add_schema):
         add(commands)
     return parser
 
@@ -267,6 +280,24 @@ def _add_compare(commands: Commands) -> None:
     compare.add_argument("--jobs", type=int, default=None, metavar="N", help="runs at the same time (default: cores)")
     compare.add_argument("--dry-run", action="store_true", help="check everything, say what would run, run nothing")
     compare.set_defaults(run=_compare)
+
+
+def _add_probe(commands: Commands) -> None:
+    probe = _add(commands, "probe", "a few dozen even steps: can an allocation help here, and which?", _PROBE_HELP)
+    words = probe.add_argument(
+        "words", nargs="*", metavar="[RECIPE] [KEY=VALUE ...]", help="a YAML file, and changes to it"
+    )
+    _completed_by(words, _FILES)
+    probe.add_argument("--steps", type=int, default=40, metavar="N", help="steps to make (default: 40)")
+    output = probe.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/probe"),
+        metavar="DIR",
+        help="where directories of probes are (default: runs/probe)",
+    )
+    _completed_by(output, _FOLDERS)
+    probe.set_defaults(run=_probe)
 
 
 def _add_audit(commands: Commands) -> None:
@@ -402,6 +433,28 @@ def _jobs(asked: int | None) -> int:
     if asked < 1:
         raise InvalidInputError(f"--jobs: expected 1 or more, got {asked}.")
     return asked
+
+
+def _probe(parsed: argparse.Namespace, command: str) -> int:
+    console = _console()
+    with console.status("loading PyTorch"):
+        probe = _module("probe.probe")
+    recipe: Recipe = probe.planned(*_recipe_and_overrides(parsed.words), parsed.steps)
+    interrupted = _module("runs.interruption").Interrupted
+    try:
+        outcome = probe.probe(recipe, parsed.output, command, console)
+    except interrupted as stop:
+        _say(console, f"stopped at once by {stop}. To begin anew:\n  {command}")
+        return 128 + int(stop.number)
+    for sentence in (outcome.verdict.headline, *outcome.verdict.advice):
+        _say(console, sentence)
+    for sentence in outcome.verdict.reasons:
+        _say(console, f"- {sentence}")
+    _say(console, f"report  {outcome.report}")
+    if outcome.stopped_by is None:
+        return 0
+    _say(console, f"stopped early. To begin anew:\n  {command}")
+    return 128 + int(outcome.stopped_by)
 
 
 def _audit(parsed: argparse.Namespace, command: str) -> int:

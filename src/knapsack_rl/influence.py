@@ -59,8 +59,11 @@ class _Means:
     def observe(self, values: Floats, classes: NDArray[np.int64]) -> None:
         """Take in a step's values, each of one of the classes."""
         number = self.sums.shape[1]
-        x = np.bincount(classes, values, number)
-        n = np.bincount(classes, minlength=number).astype(np.float64)
+        x = np.bincount(classes, values, number).astype(np.float64)
+        self.add(x, np.bincount(classes, minlength=number).astype(np.float64))
+
+    def add(self, x: Floats, n: Floats) -> None:
+        """Take in a step's sums and counts (or whatever else they are to be divided by), shape (classes,)."""
         self.sums = _KEPT * self.sums + [x, n, x * x, x * n, n * n, n > 0]
 
     def of_each(self) -> tuple[Floats, Floats]:
@@ -93,7 +96,7 @@ class Influence:
         self.steps = 0
         self._bands = _Means(np.zeros((6, len(BANDS))))
         self._categories: dict[str, dict[str, _Means]] = {}
-        self._noise = np.zeros(2)  # discounted sums over steps: of |g|^2 and of the trace of the covariance
+        self._signal = _Means(np.zeros((6, 1)))  # |E g|^2, over the trace of the covariance
 
     def observe(
         self,
@@ -146,7 +149,7 @@ class Influence:
             self._observe_column(
                 self._categories.setdefault(name, {}), np.array(column, dtype=str)[groups][live], value[live]
             )
-        self._noise = _KEPT * self._noise + _signal_and_noise(u)
+        self._signal.add(*_signal_and_noise(u))
 
     @staticmethod
     def _observe_column(known: dict[str, _Means], column: NDArray[np.str_], value: Floats) -> None:
@@ -164,6 +167,16 @@ class Influence:
         """
         (mean, variance), unit = self._bands.of_each(), self._unit
         return mean / unit, np.sqrt(variance) / abs(unit)
+
+    def of(self, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
+        """Of a group with a gradient in the bands from `low` to `high`, two of `EDGES`: as `worth`, in another unit.
+
+        Mean influence and its standard error, in units of the mean squared length of a step's gradients: what share of
+        a gradient's length others have in common with it. Unlike `worth` it has a meaning where the mean over all bands
+        is not above 0.
+        """
+        mean, variance = self._bands.of_all(slice(EDGES.index(low), EDGES.index(high)))
+        return mean, math.sqrt(variance)
 
     @property
     def _unit(self) -> float:
@@ -185,10 +198,16 @@ class Influence:
         of the run. Far above the prompts of a step: noise is what limits it, and more rollouts make better steps.
         Below: more steps would do more. NaN before anything is known, infinite where no common direction is seen.
         """
-        signal, noise = self._noise
-        if noise == 0.0:
-            return math.nan
-        return float(noise / signal) if signal > 0.0 else math.inf
+        return _inverse(self._signal.of_each()[0].item())
+
+    @property
+    def noise_interval(self) -> tuple[float, float]:
+        """The noise scales within two standard errors, in prompts; infinite above where the steps agree on nothing."""
+        mean, variance = (values.item() for values in self._signal.of_each())
+        if not math.isfinite(variance):
+            return math.nan, math.nan
+        error = 2.0 * math.sqrt(variance)
+        return _inverse(mean + error), _inverse(mean - error)
 
     def brake(self, rates: ArrayLike) -> Floats:
         """By what the assumed value of a gradient is to be multiplied for prompts of these believed success rates.
@@ -237,7 +256,7 @@ class Influence:
                 column: {kind: means.sums.tolist() for kind, means in kinds.items()}
                 for column, kinds in self._categories.items()
             },
-            "noise": self._noise.tolist(),
+            "signal": self._signal.sums.tolist(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -247,17 +266,17 @@ class Influence:
             StateError: the state is not what `state_dict` writes. Nothing has changed then.
         """
         try:
-            steps, noise = int(state["steps"]), _numbers(state["noise"], (2,))
+            steps, signal = int(state["steps"]), _Means(_numbers(state["signal"], (6, 1)))
             bands = _Means(_numbers(state["bands"], (6, len(BANDS))))
             categories = {
                 str(column): {str(kind): _Means(_numbers(sums, (6, 1))) for kind, sums in kinds.items()}
                 for column, kinds in state["categories"].items()
             }
-            if steps < 0 or noise[1] < 0.0:
-                raise ValueError("a count or a trace below 0")
+            if steps < 0:
+                raise ValueError("a count below 0")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"state: expected that of Influence as state_dict writes it, got {error!r}.") from error
-        self.steps, self._bands, self._categories, self._noise = steps, bands, categories, noise
+        self.steps, self._bands, self._categories, self._signal = steps, bands, categories, signal
 
 
 def _success_gradients(u: Floats, won: Ints, tried: Ints, normalised: bool) -> Floats:
@@ -273,11 +292,16 @@ def _influences(u: Floats, o: Floats) -> Floats:
     return np.asarray(others / (len(u) - 1))
 
 
-def _signal_and_noise(u: Floats) -> Floats:
-    """Unbiased estimates, from a step's gradients, of |E u|^2 and of the trace of their covariance."""
+def _signal_and_noise(u: Floats) -> tuple[Floats, Floats]:
+    """Unbiased estimates, from a step's gradients, of |E u|^2 and of the trace of their covariance; shape (1,)."""
     squares, total = float(np.square(u).sum()), u.sum(axis=0)
     signal = (float(total @ total) - squares) / (len(u) * (len(u) - 1))
-    return np.array([signal, squares / len(u) - signal])
+    return np.array([signal]), np.array([squares / len(u) - signal])
+
+
+def _inverse(signal: float) -> float:
+    """The noise scale of a ratio of signal to noise."""
+    return 1.0 / signal if signal > 0.0 else math.nan if math.isnan(signal) else math.inf
 
 
 def _numbers(values: Any, shape: tuple[int, ...]) -> Floats:

@@ -46,6 +46,11 @@ class MeasuringTrainer(WavesTrainer):
         """Micro-batches of the newest generation batch that were trained on, over all its iterations."""
         return int(self._step % (self.args.steps_per_generation * self.num_iterations))
 
+    @property
+    def measures_influence(self) -> bool:
+        """Whether the allocator's `influence` is told of gradients."""
+        return self._watch is not None
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:

@@ -152,6 +152,10 @@ ids = ["a sum", "a triangle"]
 generate_and_score = lambda plan: (np.minimum(plan.rollouts, 1), plan.rollouts)
 advantages, rollouts = np.ones(2), np.array([2, 14])
 """,
+    "docs/probe.md": """
+import stand_ins
+prompts, accuracy = stand_ins.a_small_trl("Qwen/Qwen3-4B-Base"), stand_ins.reward
+""",
     "docs/trl.md": """
 import stand_ins
 prompts, accuracy = stand_ins.a_small_trl("Qwen/Qwen3-4B-Base"), stand_ins.reward

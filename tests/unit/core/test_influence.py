@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
-from math import comb
+from itertools import pairwise, product
+from math import comb, isinf
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import knapsack_rl as kr
 from knapsack_rl.errors import InvalidInputError, StateError
-from knapsack_rl.influence import BANDS, Influence, _influences, _signal_and_noise, _success_gradients
+from knapsack_rl.influence import BANDS, EDGES, Influence, _influences, _signal_and_noise, _success_gradients
 
 MIDDLES = np.array([0.05, 0.175, 0.375, 0.625, 0.825, 0.95])
 
@@ -63,9 +63,45 @@ def test_the_noise_scale_is_that_of_the_gradients_distribution() -> None:
     random = np.random.default_rng(0)
     mean, deviations = np.array([0.3, -0.2, 0.0, 0.1]), np.array([1.0, 2.0, 0.5, 1.5])
     steps = [_signal_and_noise(mean + deviations * random.normal(size=(16, 4))) for _ in range(20_000)]
-    signal, noise = np.mean(steps, axis=0)
+    signal, noise = np.mean(steps, axis=0)[:, 0]
     assert signal == pytest.approx(mean @ mean, rel=0.1)
     assert noise == pytest.approx(deviations @ deviations, rel=0.01)
+
+
+def test_the_interval_of_the_noise_scale_covers_the_true_one() -> None:
+    random = np.random.default_rng(0)
+    direction, covered = np.eye(40)[0] * 0.5, 0
+    true = 40 * 1.0 / 0.25  # trace of the covariance over the squared mean
+    for _ in range(50):
+        influence = Influence()
+        for _ in range(40):
+            influence.observe(
+                direction + random.normal(size=(64, 40)), np.full(64, 4), np.full(64, 8), np.full(64, 0.5)
+            )
+        low, high = influence.noise_interval
+        assert low < influence.noise_scale < high
+        covered += low < true < high
+    assert covered >= 43
+
+
+def test_a_noise_scale_without_a_common_direction_has_no_upper_end() -> None:
+    random, influence = np.random.default_rng(0), Influence()
+    for _ in range(40):
+        influence.observe(random.normal(size=(64, 40)), np.full(64, 4), np.full(64, 8), np.full(64, 0.5))
+    low, high = influence.noise_interval
+    assert isinf(high)
+    assert low > 64
+
+
+def test_worth_of_several_bands_is_the_mean_over_their_groups() -> None:
+    influence = told([0, 1, 1, 1, 1, 1], 15)
+    bands = [influence.of(*band)[0] for band in pairwise(EDGES)]
+    assert influence.of()[0] * influence.worth[0] == pytest.approx(bands, nan_ok=True)
+    state = influence.state_dict()
+    again = Influence()
+    again.load_state_dict(state)
+    assert again.of(0.25, 0.9) == influence.of(0.25, 0.9)
+    assert again.noise_interval == influence.noise_interval
 
 
 def test_worth_is_told_apart_by_band_within_its_errors() -> None:
@@ -152,8 +188,8 @@ def test_a_saved_state_goes_on_as_the_original() -> None:
     "damage",
     [
         {"steps": -1},
-        {"noise": [0.0, -1.0]},
-        {"noise": [0.0]},
+        {"signal": [0.0]},
+        {"signal": [[0.0]] * 5},
         {"bands": [[1.0]]},
         {"bands": [[float("nan")] * 6] * 6},
         {"categories": {"kind": {"a": [1.0]}}},
