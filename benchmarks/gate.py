@@ -1,4 +1,4 @@
-"""Whether a run has learned: held-out accuracy of its end less that of its start, and the standard error, problem by problem.
+"""Whether a run has learned: held-out accuracy of its end less that of its start, with its standard error.
 
     python benchmarks/gate.py runs/NAME
 

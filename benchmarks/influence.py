@@ -1,13 +1,12 @@
-"""Whether a few norms tell what all weights would: influences from a sketch beside those from full gradients; its cost.
+"""Whether some weights tell what all would: influences from blocks of them beside those from full gradients; the cost.
 
     python benchmarks/influence.py [RECIPE] [KEY=VALUE ...] [--seeds SEED ...] [--steps N]
 
 The minimal trainer makes N steps at even groups. In each step every group is differentiated once more, alone, in all
 weights of the model. Printed is the correlation, over all groups with a gradient of all steps and seeds, between the
-influences that `GroupGradients` gives and those of the full gradients: as they are, and with every weight divided by
-the root of its mean square over the step's groups, which is about what Adam makes of them. Then the mean influence in
-each band of believed success rates by each of the three, in units of its mean; and what an update takes with and
-without the measure, in processor time.
+influences that `GroupGradients` gives, those of the full gradients, and those of the full gradients without Adam's
+division by the root of a weight's mean square. Then the mean influence in each band of believed success rates by each
+of the three, in units of its mean; and what an update takes with and without the measure, in processor time.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import live
 from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop
 from knapsack_rl.influence import BANDS, EDGES, _influences, _success_gradients
 
-NAMES = ("a few norms", "all weights", "all weights, scaled")
+NAMES = ("blocks of weights", "all weights", "all weights, SGD")
 
 
 def full_gradients(loop: Loop, collected: Collected) -> NDArray[Any]:
@@ -43,12 +42,14 @@ def full_gradients(loop: Loop, collected: Collected) -> NDArray[Any]:
     return np.stack(rows)
 
 
-def influences(gradients: NDArray[Any], collected: Collected) -> NDArray[Any]:
-    """Of each group, in units of the mean square of the step's gradients."""
+def influences(gradients: NDArray[Any], collected: Collected, adam: bool = True) -> NDArray[Any]:
+    """Of each group, in units of what a gradient has in common with itself."""
     won, tried = collected.rollouts.counts(len(collected.rows))
     u = gradients.astype(np.float64) * ((won > 0) & (won < tried))[:, None]
-    value = _influences(u, _success_gradients(u, won, tried, normalised=True))
-    return np.asarray(value / np.square(u).sum(axis=1)[(won > 0) & (won < tried)].mean())
+    size = np.sqrt(np.square(u[(won > 0) & (won < tried)]).mean(axis=0)) if adam else np.ones(u.shape[1])
+    pull = np.divide(u, size, out=np.zeros_like(u), where=size > 0.0)
+    unit = (pull * u).sum(axis=1)[(won > 0) & (won < tried)].mean()
+    return np.asarray(_influences(pull, _success_gradients(u, won, tried, normalised=True)) / unit)
 
 
 def update(loop: Loop, collected: Collected) -> float:
@@ -78,9 +79,8 @@ def main() -> None:
                 continue
             sketch = watch.gradients.numpy() / np.maximum(tried, 1)[:, None]
             live_groups = (won > 0) & (won < tried)
-            scale = np.sqrt(np.square(whole[live_groups]).mean(axis=0)) + 1e-12
             believed = np.where(collected.visited, collected.belief.mean, np.nan)
-            columns = [influences(part, collected) for part in (sketch, whole, whole / scale)]
+            columns = [influences(sketch, collected), influences(whole, collected), influences(whole, collected, False)]
             found.append(np.stack([believed, *columns])[:, live_groups])
     rates, *values = np.concatenate(found, axis=1)
     likeness = np.corrcoef(np.stack(values))

@@ -1,10 +1,10 @@
 """Gradients by group, out of the backward pass that an update makes anyway; for any PyTorch loop and any model.
 
-The gradient of a loss is a sum over its rollouts, and autograd keeps the sum only. At a normalisation layer it can be
-taken apart: with a factor f of 1 on each channel of the layer's output y, dL/df is the sum of dL/dy * y over tokens,
-and every token belongs to one group. A few layers spread over the model give a gradient of some thousand numbers for
-each group, in the parameters f. They are there whether or not the layer itself is trained (LoRA), behind the first part
-of the model that is.
+The gradient of a loss is a sum over its rollouts, and autograd keeps the sum only. At a linear layer it can be taken
+apart: the gradient in its weights is the sum over tokens of dL/dy x^T, for the layer's input x and output y, and every
+token belongs to one group. For a random block of the weights of a few layers that is a gradient of some thousand
+numbers for each group. It is there whether or not the layer itself is trained (LoRA), behind the first part of the
+model that is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from knapsack_rl.errors import InvalidInputError
 
-_LAYERS = 8
+_LAYERS = 16
+_SIDE = 32  # rows and columns of a layer's block
+_SEED = 0  # of the choice of blocks
 
 
 class GroupGradients:
@@ -34,73 +36,82 @@ class GroupGradients:
     part, and the sum over processes is everything.
 
     Args:
-        model: whose layers are watched.
-        layers: at most so many of its normalisation layers of full width, evenly spread, the last included.
+        model: whose layers are watched: at most 16 of its linear layers, evenly spread, the last included; of each a
+            block of at most 32 x 32 weights, the same in every run.
 
     Attributes:
         owners: which group each row belongs to, int64 of shape (rows,); or each token, of shape (rows, tokens), where a
             row holds several groups; None for passes that are not counted. Groups below 0 belong to nobody.
-        gradients: shape (groups, d), float32, of d = layers x width numbers.
+        gradients: shape (groups, d), float32, of d numbers: at most 16,384.
 
     Raises:
-        InvalidInputError: the model has no normalisation layers.
+        InvalidInputError: the model has no linear layers.
 
-    Cost: three passes over the activations of the watched layers.
+    Cost: two passes over the activations of the watched layers; 64 KiB a group.
     """
 
-    def __init__(self, model: nn.Module, layers: int = _LAYERS) -> None:
-        watched = _spread(_norms(model), layers)
+    def __init__(self, model: nn.Module) -> None:
+        random = torch.Generator().manual_seed(_SEED)
         self.owners: Tensor | None = None
-        self._width = max(layer.weight.numel() for layer in watched)  # type: ignore[operator]
-        self._layers = len(watched)
-        self.gradients = torch.zeros(0, self._layers * self._width)
-        for position, layer in enumerate(watched):
-            layer.register_forward_hook(self._hook(position))
+        self._numbers = 0
+        for layer in _spread(_linear_layers(model)):
+            inputs, outputs = (_chosen(size, random) for size in _shape(layer))
+            block = slice(self._numbers, self._numbers + len(inputs) * len(outputs))
+            layer.register_forward_hook(self._hook(block, inputs, outputs))
+            self._numbers = block.stop
+        self.gradients = torch.zeros(0, self._numbers)
 
     def begin(self, groups: int) -> None:
         """Count from 0, for an update with so many groups."""
-        self.gradients = torch.zeros(groups, self._layers * self._width)
+        self.gradients = torch.zeros(groups, self._numbers)
 
-    def _hook(self, position: int) -> Any:
-        columns = slice(position * self._width, (position + 1) * self._width)
-
-        def watch(layer: nn.Module, arguments: Any, output: Tensor) -> None:
+    def _hook(self, block: slice, inputs: Tensor, outputs: Tensor) -> Any:
+        def watch(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             if self.owners is None or not output.requires_grad:
                 return
-            owners, values = self.owners, output.detach()  # not the output itself, which would hold its own graph
-            if owners.shape not in (values.shape[:1], values.shape[:2]):
+            owners, x = self.owners, arguments[0].detach()[..., inputs.to(output.device)]
+            if owners.shape not in (x.shape[:1], x.shape[:2]):
                 raise InvalidInputError(
-                    f"owners: expected a group for each row or token of an output of shape {tuple(values.shape)}, got "
-                    f"shape {tuple(owners.shape)}."
+                    f"owners: expected a group for each row or token of an input of shape {tuple(x.shape)}, got shape "
+                    f"{tuple(owners.shape)}."
                 )
-            output.register_hook(lambda gradient: self._add(columns, owners, values, gradient))  # type: ignore[no-untyped-call]
+            output.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: self._add(block, owners, x, gradient[..., outputs.to(gradient.device)])
+            )
 
         return watch
 
-    def _add(self, columns: slice, owners: Tensor, values: Tensor, gradient: Tensor) -> None:
-        parts = gradient.float() * values.float()
-        parts = parts.sum(dim=1) if owners.ndim == 1 else parts.flatten(0, 1)
-        owners = owners.flatten().to(parts.device)
+    def _add(self, block: slice, owners: Tensor, x: Tensor, gradient: Tensor) -> None:
+        if owners.ndim == 2:  # every token for itself
+            x, gradient, owners = x.flatten(0, 1)[:, None], gradient.flatten(0, 1)[:, None], owners.flatten()
+        parts = (gradient.float().transpose(1, 2) @ x.float()).flatten(1)
+        owners = owners.to(parts.device)
         kept = owners >= 0
         self.gradients = self.gradients.to(parts.device)
-        self.gradients[:, columns].index_add_(0, owners[kept], parts[kept])
+        self.gradients[:, block].index_add_(0, owners[kept], parts[kept])
 
 
-def _norms(model: nn.Module) -> list[nn.Module]:
-    """Normalisation layers of the model's full width, in their order."""
-    found = [
-        module
-        for module in model.modules()
-        if type(module).__name__.endswith("Norm") and getattr(getattr(module, "weight", None), "ndim", 0) == 1
-    ]
+def _linear_layers(model: nn.Module) -> list[nn.Module]:
+    """Linear layers of the model in their order, but for those as wide as the vocabulary."""
+    found = [module for module in model.modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
+    words = getattr(getattr(model, "config", None), "vocab_size", None)
+    found = [layer for layer in found if words not in _shape(layer)]
     if not found:
-        raise InvalidInputError(
-            f"model: expected one with normalisation layers (LayerNorm, RMSNorm), got {type(model).__name__}."
-        )
-    width = max(layer.weight.numel() for layer in found)  # type: ignore[operator]
-    return [layer for layer in found if layer.weight.numel() == width]  # type: ignore[operator]
+        raise InvalidInputError(f"model: expected one with linear layers, got {type(model).__name__}.")
+    return found
 
 
-def _spread(layers: list[nn.Module], most: int) -> list[nn.Module]:
-    step = -(-len(layers) // most)
+def _shape(layer: Any) -> tuple[int, int]:
+    """Numbers that a linear layer takes and gives for a token."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    return tuple(layer.weight.shape)  # GPT-2's
+
+
+def _chosen(size: int, random: torch.Generator) -> Tensor:
+    return torch.randperm(size, generator=random)[:_SIDE].sort().values
+
+
+def _spread(layers: list[nn.Module]) -> list[nn.Module]:
+    step = -(-len(layers) // _LAYERS)
     return layers[::-1][::step][::-1]

@@ -4,17 +4,18 @@ Let u_i be the gradient of group i, the mean over its rollouts of advantage time
 
     o_j = sigma_j N_j / (N_j - 1) u_j,    sigma_j = the deviation that its advantages were divided by,
 
-which is an unbiased estimate of grad p_j (and 0 for a group without spread). A small step along u_i changes the success
-rate of prompt j by <u_i, grad p_j>, so that
+which is an unbiased estimate of grad p_j (and 0 for a group without spread). Adam moves parameter c by about
+u_ic / s_c, where s_c^2 is the mean square of its gradient. Such a step changes the success rate of prompt j by its
+product with grad p_j, so that
 
-    influence of group i = mean over j != i of <u_i, o_j>
+    influence of group i = mean over j != i of sum_c u_ic o_jc / s_c
 
-is an unbiased estimate of how far group i pulls the mean success rate of its step up. The other prompts of a step are a
-sample of those that accuracy is measured on: it takes no held-out set and no further rollout.
+estimates how far group i pulls the mean success rate of its step up. The other prompts of a step are a sample of those
+that accuracy is measured on: it takes no held-out set and no further rollout.
 
-The inner product may be taken over any fixed set of parameters (`gradients.GroupGradients`). Influences are divided by
-the mean of |u|^2 over the step's groups, so that steps can be added up. docs/influence.md has what this can and cannot
-say.
+The sum may go over any fixed set of parameters (`gradients.GroupGradients`), and s_c^2 is the mean over the step's
+groups with a gradient. Influences are divided by sum_c s_c, the mean of sum_c u_ic^2 / s_c, so that steps can be added
+up. docs/influence.md has what this can and cannot say.
 """
 
 from __future__ import annotations
@@ -135,13 +136,15 @@ class Influence:
         if not np.isfinite(u).all():
             raise InvalidInputError("gradients: expected finite numbers, got some that are not. Leave such a step out.")
         live = (won > 0) & (won < tried)
-        size = float(np.square(u[live]).sum())
-        if live.sum() < 2 or size == 0.0:
+        length = float(np.square(u[live]).sum())
+        if live.sum() < 2 or length == 0.0:
             return  # a group has nobody to be compared with
-        u = u * (math.sqrt(live.sum() / size) * live[:, None])
+        u = u * (math.sqrt(live.sum() / length) * live[:, None])
         groups = tried > 1  # of a prompt without a group nothing is known in this step
         u, live, believed = u[groups], live[groups], believed[groups]
-        value = _influences(u, _success_gradients(u, won[groups], tried[groups], normalised))
+        size = np.sqrt(np.square(u[live]).mean(axis=0))  # of each parameter, as Adam divides by
+        pull = np.divide(u, size, out=np.zeros_like(u), where=size > 0.0)
+        value = _influences(pull, _success_gradients(u, won[groups], tried[groups], normalised)) / size.sum()
         counted = np.flatnonzero(live & ~np.isnan(believed))
         self.steps += 1
         self._bands.observe(value[counted], np.searchsorted(EDGES[1:-1], believed[counted], side="right"))
@@ -171,9 +174,8 @@ class Influence:
     def of(self, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
         """Of a group with a gradient in the bands from `low` to `high`, two of `EDGES`: as `worth`, in another unit.
 
-        Mean influence and its standard error, in units of the mean squared length of a step's gradients: what share of
-        a gradient's length others have in common with it. Unlike `worth` it has a meaning where the mean over all bands
-        is not above 0.
+        Mean influence and its standard error, in units of what a gradient has in common with itself. Unlike `worth` it
+        has a meaning where the mean over all bands is not above 0.
         """
         mean, variance = self._bands.of_all(slice(EDGES.index(low), EDGES.index(high)))
         return mean, math.sqrt(variance)

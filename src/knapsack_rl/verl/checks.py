@@ -54,8 +54,8 @@ def check(config: Any) -> None:
     allocator = options.allocator(size, str(config.algorithm.adv_estimator))
     if allocator.measures:
         raise InvalidInputError(
-            f"{SETTINGS}.strategy: {allocator.strategy!r} goes by what gradients are worth, which nothing measures in verl "
-            "yet, so that it would plan as adaptive does. Set strategy=adaptive."
+            f"{SETTINGS}.strategy: {allocator.strategy!r} goes by what gradients are worth, which nothing measures in "
+            "verl yet, so that it would plan as adaptive does. Set strategy=adaptive."
         )
     if allocator.explain_even(2) is not None:
         raise InvalidInputError(

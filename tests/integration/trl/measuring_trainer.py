@@ -16,7 +16,7 @@ from knapsack_rl.trl import KnapsackGRPOTrainer
 
 
 class Compared(KnapsackGRPOTrainer):
-    """Keeps, of every step, the sum over groups and the gradient of the update, in the factors of the last norm.
+    """Keeps, of every step, the sum over groups and the gradient of the update, in the last layer that is watched.
 
     In a step of one update its gradient is there when the groups' are told. Processes have exchanged it by then, and
     DDP has divided it by their number.
@@ -27,10 +27,10 @@ class Compared(KnapsackGRPOTrainer):
         self.sums, self.updates, self.told = [], [], []
 
     def _tell_gradients(self, watch, step, weights):
-        norm = self.accelerator.unwrap_model(self.model).model.norm.weight
-        groups = self.accelerator.reduce(watch.gradients, "sum")[:, -norm.numel() :]
+        last = self.accelerator.unwrap_model(self.model).model.layers[-1].mlp.down_proj.weight.grad.flatten()
+        groups = self.accelerator.reduce(watch.gradients, "sum")[:, -last.numel() :]  # small enough to be watched whole
         self.sums.append(groups.sum(dim=0))
-        self.updates.append(self.accelerator.num_processes * norm.grad * norm.detach())
+        self.updates.append(self.accelerator.num_processes * last)
         self.told.append(watch.gradients.clone())
         super()._tell_gradients(watch, step, weights)
 
