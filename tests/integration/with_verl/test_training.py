@@ -65,10 +65,8 @@ EVERY = [content_id(letter + "a") for letter in "abcdefghijklmnop"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "strategy", [name for name in kr.strategies() if name != "measured"]
-)  # refused, in a unit test
-def test_every_strategy_makes_a_step(strategy: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["uniform", "knapsack", "pilot-spread", "adaptive"])
+def test_strategies_of_one_wave_of_several_and_of_single_rollouts_make_a_step(strategy: str, tmp_path: Path) -> None:
     run = trained(tmp_path, f"+trainer.v1.knapsack.strategy={strategy}", steps=1)
     assert run.of("knapsack/rollouts/sum") == [BUDGET]
     assert optimizer_steps(tmp_path) == run.of("knapsack/trained_rows/sum")
