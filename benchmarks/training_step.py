@@ -3,6 +3,7 @@
     python benchmarks/training_step.py              # what the adapter adds: every rollout is trained on
     python benchmarks/training_step.py --skip-idle  # what it saves: rollouts without gradient are not
     python benchmarks/training_step.py --memory     # what that does to the peak of the resident memory
+    python benchmarks/training_step.py --influence  # what measuring the worth of gradients adds to the adapter
 
 Both train the same small transformer on the same number of rollouts, forced to one length, so that any difference is
 the adapter's. They take turns in one process; the ratio is taken pair by pair, so that it holds while the machine's
@@ -232,6 +233,20 @@ def saving(prompts: int, length: int, pairs: int, ratio: float, accumulation: in
     return f"{length:6d} {accumulation:12d} {figures} ({low:.2f} to {high:.2f})"
 
 
+def measuring(prompts: int, length: int, pairs: int, ratio: float, accumulation: int) -> str:
+    """A line of the table: the adapter with even groups, with `measure_influence` and without."""
+    with tempfile.TemporaryDirectory() as folder:
+        common = (KnapsackGRPOTrainer, prompts, length, folder, accumulation, mixed(ratio))
+        without, with_it = (
+            build(*common, allocator=BudgetAllocator("uniform", group_size=8), measure_influence=on)
+            for on in (False, True)
+        )
+        taken = in_pairs(without, with_it, pairs)
+    low, middle, high = quantiles([more / less for less, more in taken], n=4)
+    plain = median(less for less, _ in taken) * 1e3
+    return f"{length:6d} {accumulation:12d} {ratio:5.2f} {plain:10.0f} {middle:14.3f} ({low:.3f} to {high:.3f})"
+
+
 def resident() -> float:
     """Largest resident memory of this process so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -274,22 +289,25 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=100)
     options.add_argument("--skip-idle", action="store_true", help="what skipping rollouts without gradient saves")
     options.add_argument("--memory", action="store_true", help="peaks of the resident memory, plain and with skipping")
+    options.add_argument("--influence", action="store_true", help="what measuring the worth of gradients adds")
     options.add_argument("--lengths", type=int, nargs="+", default=[8], help="tokens a rollout")
     options.add_argument("--ratios", type=float, nargs="+", default=[0.2, 0.3, 0.4, 0.6], help="with gradient")
     options.add_argument("--accumulation", type=int, nargs="+", default=[1, 4], help="micro-batches an update")
     chosen = options.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if not (chosen.skip_idle or chosen.memory):
+    if not (chosen.skip_idle or chosen.memory or chosen.influence):
         for length in chosen.lengths:
             overhead(chosen.prompts, length, chosen.pairs)
         return
     print(f"{chosen.prompts} prompts x 8 rollouts, `uniform`; median of {chosen.pairs} pairs, with quartiles or range")
     if chosen.memory:
         print("tokens accumulation ratio             plain, MiB     with skip_idle, MiB")
+    elif chosen.influence:
+        print("tokens accumulation ratio   step, ms  with / without")
     else:
         print("tokens accumulation ratio  plain, ms  training  with / without")
-    line = memory if chosen.memory else saving
+    line = memory if chosen.memory else measuring if chosen.influence else saving
     for length in chosen.lengths:
         for accumulation in chosen.accumulation:
             for ratio in chosen.ratios:
