@@ -92,10 +92,13 @@ class GroupGradients:
 
 
 def _linear_layers(model: nn.Module) -> list[nn.Module]:
-    """Linear layers of the model in their order, but for those as wide as the vocabulary."""
-    found = [module for module in model.modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
-    words = getattr(getattr(model, "config", None), "vocab_size", None)
-    found = [layer for layer in found if words not in _shape(layer)]
+    """Linear layers of the model in their order, but for the one that gives the logits."""
+    last = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found = [
+        module
+        for module in model.modules()
+        if module is not last and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+    ]
     if not found:
         raise InvalidInputError(f"model: expected one with linear layers, got {type(model).__name__}.")
     return found

@@ -167,3 +167,13 @@ def test_layers_are_spread_over_the_model_and_the_last_is_among_them() -> None:
     last = model.model.layers[-1].mlp.down_proj.weight.grad.flatten()
     torch.testing.assert_close(found.sum(0)[-last.numel() :], last, rtol=1e-3, atol=1e-5)
     assert found.shape[1] < 16 * 32 * 32
+
+
+def test_the_layer_of_the_logits_is_not_watched_whatever_its_width() -> None:
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "head_dim": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=16, tie_word_embeddings=False, **size, **heads))
+    watch = GroupGradients(model)
+    watch.begin(1)
+    assert watch.gradients.shape == (1, 4 * 16 * 16 + 3 * 16 * 32)
