@@ -2,13 +2,13 @@
 
 The gradient of a loss is a sum over its rollouts, and autograd keeps the sum only. At a linear layer it can be taken
 apart: the gradient in its weights is the sum over tokens of dL/dy x^T, for the layer's input x and output y, and every
-token belongs to one group. For a random block of the weights of a few layers that is a gradient of some thousand
-numbers for each group. It is there whether or not the layer itself is trained (LoRA), behind the first part of the
-model that is.
+token belongs to one group. For some weights of a few layers that is a gradient of some thousand numbers for each group.
+It is there whether or not the layer itself is trained (LoRA), behind the first part of the model that is.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from knapsack_rl.errors import InvalidInputError
 
-_LAYERS = 16
+_LAYERS = 8
 _SIDE = 32  # rows and columns of a layer's block
-_SEED = 0  # of the choice of blocks
 
 
 class GroupGradients:
@@ -36,59 +35,61 @@ class GroupGradients:
     part, and the sum over processes is everything.
 
     Args:
-        model: whose layers are watched: at most 16 of its linear layers, evenly spread, the last included; of each a
-            block of at most 32 x 32 weights, the same in every run.
+        model: whose layers are watched: at most 8 of its linear layers, evenly spread, the last included; of each at
+            most 32 x 32 weights, in evenly spaced rows and columns.
 
     Attributes:
         owners: which group each row belongs to, int64 of shape (rows,); or each token, of shape (rows, tokens), where a
-            row holds several groups; None for passes that are not counted. Groups below 0 belong to nobody.
-        gradients: shape (groups, d), float32, of d numbers: at most 16,384.
+            row holds several groups; None for passes that are not counted.
 
     Raises:
         InvalidInputError: the model has no linear layers.
 
-    Cost: two passes over the activations of the watched layers; 64 KiB a group.
+    Cost: for every token 32 x 32 products in each watched layer; 32 KiB a group.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        random = torch.Generator().manual_seed(_SEED)
         self.owners: Tensor | None = None
-        self._numbers = 0
-        for layer in _spread(_linear_layers(model)):
-            inputs, outputs = (_chosen(size, random) for size in _shape(layer))
-            block = slice(self._numbers, self._numbers + len(inputs) * len(outputs))
-            layer.register_forward_hook(self._hook(block, inputs, outputs))
-            self._numbers = block.stop
-        self.gradients = torch.zeros(0, self._numbers)
+        self._sizes: list[int] = []
+        self._blocks: list[Tensor] = []  # one for each layer, (groups, weights)
+        for number, layer in enumerate(_spread(_linear_layers(model))):
+            inputs, outputs = (slice(None, None, -(-size // _SIDE)) for size in _shape(layer))
+            layer.register_forward_hook(self._hook(number, inputs, outputs))
+            self._sizes.append(
+                math.prod(len(range(size)[part]) for size, part in zip(_shape(layer), (inputs, outputs), strict=True))
+            )
+        self.begin(0)
 
     def begin(self, groups: int) -> None:
         """Count from 0, for an update with so many groups."""
-        self.gradients = torch.zeros(groups, self._numbers)
+        self._blocks = [torch.zeros(groups, size) for size in self._sizes]
 
-    def _hook(self, block: slice, inputs: Tensor, outputs: Tensor) -> Any:
+    @property
+    def gradients(self) -> Tensor:
+        """What was collected since `begin`: shape (groups, d), float32, of d numbers: at most 8,192."""
+        return torch.cat(self._blocks, dim=1)
+
+    def _hook(self, number: int, inputs: slice, outputs: slice) -> Any:
         def watch(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             if self.owners is None or not output.requires_grad:
                 return
-            owners, x = self.owners, arguments[0].detach()[..., inputs.to(output.device)]
+            owners, x = self.owners, arguments[0].detach()[..., inputs]
             if owners.shape not in (x.shape[:1], x.shape[:2]):
                 raise InvalidInputError(
                     f"owners: expected a group for each row or token of an input of shape {tuple(x.shape)}, got shape "
                     f"{tuple(owners.shape)}."
                 )
             output.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: self._add(block, owners, x, gradient[..., outputs.to(gradient.device)])
+                lambda gradient: self._add(number, owners, x, gradient[..., outputs])
             )
 
         return watch
 
-    def _add(self, block: slice, owners: Tensor, x: Tensor, gradient: Tensor) -> None:
+    def _add(self, number: int, owners: Tensor, x: Tensor, gradient: Tensor) -> None:
         if owners.ndim == 2:  # every token for itself
             x, gradient, owners = x.flatten(0, 1)[:, None], gradient.flatten(0, 1)[:, None], owners.flatten()
         parts = (gradient.float().transpose(1, 2) @ x.float()).flatten(1)
-        owners = owners.to(parts.device)
-        kept = owners >= 0
-        self.gradients = self.gradients.to(parts.device)
-        self.gradients[:, block].index_add_(0, owners[kept], parts[kept])
+        self._blocks[number] = self._blocks[number].to(parts.device).index_add_(0, owners.to(parts.device), parts)
 
 
 def _linear_layers(model: nn.Module) -> list[nn.Module]:
@@ -109,10 +110,6 @@ def _shape(layer: Any) -> tuple[int, int]:
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     return tuple(layer.weight.shape)  # GPT-2's
-
-
-def _chosen(size: int, random: torch.Generator) -> Tensor:
-    return torch.randperm(size, generator=random)[:_SIDE].sort().values
 
 
 def _spread(layers: list[nn.Module]) -> list[nn.Module]:

@@ -41,10 +41,10 @@ def collected(model: torch.nn.Module, watch: GroupGradients, cuts: int = 1) -> t
 
 
 def test_each_groups_gradient_is_that_of_its_own_loss_in_all_weights_of_small_layers() -> None:
-    """Layers of this model are at most 32 wide, so that a block is a whole layer; every second of 21 is watched."""
+    """Layers of this model are at most 32 wide, so that a block is a whole layer; every third of 21 is watched."""
     model = qwen()
     found = collected(model, GroupGradients(model))
-    layers = [module for module in model.model.modules() if isinstance(module, torch.nn.Linear)][::2]
+    layers = [module for module in model.model.modules() if isinstance(module, torch.nn.Linear)][2::3]
     tokens, weights = batch()
     for group in range(3):
         model.zero_grad()
@@ -54,23 +54,15 @@ def test_each_groups_gradient_is_that_of_its_own_loss_in_all_weights_of_small_la
         torch.testing.assert_close(found[group], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_of_a_large_layer_a_block_is_watched_the_same_one_in_every_run() -> None:
+def test_of_a_large_layer_evenly_spaced_rows_and_columns_are_watched() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(100, 80), torch.nn.Linear(80, 40))
-    x, found = torch.randn(2, 3, 100), []
-    for _ in range(2):
-        watch = GroupGradients(model)
-        watch.begin(2)
-        watch.owners = torch.tensor([0, 1])
-        model.zero_grad()
-        model(x).square().sum().backward()
-        found.append(watch.gradients.clone())
-    assert found[0].shape == (2, 2 * 32 * 32)
-    torch.testing.assert_close(*found)
-    whole = {round(number, 2) for layer in model for number in layer.weight.grad.flatten().tolist()}
-    assert {round(number, 2) for number in found[0].sum(0).tolist()} <= {
-        n + d for n in whole for d in (-0.01, 0, 0.01)
-    } | whole
+    watch = GroupGradients(model)
+    watch.begin(2)
+    watch.owners = torch.tensor([0, 1])
+    model(torch.randn(2, 3, 100)).square().sum().backward()
+    first, second = model[0].weight.grad[::3, ::4].flatten(), model[1].weight.grad[::2, ::3].flatten()
+    torch.testing.assert_close(watch.gradients.sum(dim=0), torch.cat([first, second]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("cuts", [2, 3, 6])
@@ -140,10 +132,6 @@ def test_a_token_can_have_an_owner_of_its_own() -> None:
     watch.owners = GROUPS[:, None].expand(6, 7)
     loss(model, tokens, weights).backward()
     torch.testing.assert_close(watch.gradients, by_rows)
-    watch.begin(3)
-    watch.owners = torch.full((6, 7), -1)
-    loss(model, tokens, weights).backward()
-    assert not watch.gradients.any()
 
 
 def test_owners_that_do_not_fit_are_refused() -> None:

@@ -332,6 +332,8 @@ def _limits_of_minimal(recipe: Recipe) -> Iterator[str]:
 
 
 def _limits_of_verl(recipe: Recipe) -> Iterator[str]:
+    if recipe.training.measure_influence:
+        yield "training.measure_influence: nothing measures influence in verl yet; leave it out or use another trainer."
     if recipe.task.kind != "math" or recipe.task.template is not None:
         yield "task: trainer=verl takes chat prompts of the math task, without a template; use another trainer."
     if recipe.model.kind == "pretrained" and recipe.model.revision is not None:

@@ -183,6 +183,7 @@ def _trainer(recipe: Recipe, config: GRPOConfig, recorder: Recorder, display: Di
         peft_config=models.peft_config(lora) if lora else None,
         allocator=ingredients.allocator(recipe),
         skip_idle=recipe.training.skip_idle,
+        measure_influence=recipe.training.measure_influence,
         advantage_clip=recipe.training.advantage_clip,
         rollout_weights=recipe.training.rollout_weights,
         waves=recipe.allocator.waves,
