@@ -49,7 +49,7 @@ def influences(gradients: NDArray[Any], collected: Collected, adam: bool = True)
     size = np.sqrt(np.square(u[(won > 0) & (won < tried)]).mean(axis=0)) if adam else np.ones(u.shape[1])
     pull = np.divide(u, size, out=np.zeros_like(u), where=size > 0.0)
     unit = (pull * u).sum(axis=1)[(won > 0) & (won < tried)].mean()
-    return np.asarray(_influences(pull, _success_gradients(u, won, tried, normalised=True)) / unit)
+    return np.asarray(_influences(pull, _success_gradients(u, won, tried, normalised=True), len(u)) / unit)
 
 
 def update(loop: Loop, collected: Collected) -> float:

@@ -135,24 +135,22 @@ class Influence:
             )
         if not np.isfinite(u).all():
             raise InvalidInputError("gradients: expected finite numbers, got some that are not. Leave such a step out.")
-        live = (won > 0) & (won < tried)
-        length = float(np.square(u[live]).sum())
-        if live.sum() < 2 or length == 0.0:
+        live = np.flatnonzero((won > 0) & (won < tried))
+        groups = int(np.count_nonzero(tried > 1))  # of a prompt without one nothing is known in this step
+        u, believed = u[live], believed[live]
+        length = float(np.square(u).sum())
+        if len(live) < 2 or length == 0.0:
             return  # a group has nobody to be compared with
-        u = u * (math.sqrt(live.sum() / length) * live[:, None])
-        groups = tried > 1  # of a prompt without a group nothing is known in this step
-        u, live, believed = u[groups], live[groups], believed[groups]
-        size = np.sqrt(np.square(u[live]).mean(axis=0))  # of each parameter, as Adam divides by
+        u = u * math.sqrt(len(live) / length)
+        size = np.sqrt(np.square(u).mean(axis=0))  # of each parameter, as Adam divides by
         pull = np.divide(u, size, out=np.zeros_like(u), where=size > 0.0)
-        value = _influences(pull, _success_gradients(u, won[groups], tried[groups], normalised)) / size.sum()
-        counted = np.flatnonzero(live & ~np.isnan(believed))
+        value = _influences(pull, _success_gradients(u, won[live], tried[live], normalised), groups) / size.sum()
+        known = ~np.isnan(believed)
         self.steps += 1
-        self._bands.observe(value[counted], np.searchsorted(EDGES[1:-1], believed[counted], side="right"))
+        self._bands.observe(value[known], np.searchsorted(EDGES[1:-1], believed[known], side="right"))
         for name, column in columns.items():
-            self._observe_column(
-                self._categories.setdefault(name, {}), np.array(column, dtype=str)[groups][live], value[live]
-            )
-        self._signal.add(*_signal_and_noise(u))
+            self._observe_column(self._categories.setdefault(name, {}), np.array(column, dtype=str)[live], value)
+        self._signal.add(*_signal_and_noise(u, groups))
 
     @staticmethod
     def _observe_column(known: dict[str, _Means], column: NDArray[np.str_], value: Floats) -> None:
@@ -288,17 +286,17 @@ def _success_gradients(u: Floats, won: Ints, tried: Ints, normalised: bool) -> F
     return np.asarray((deviation * tried / (tried - 1))[:, None] * u)
 
 
-def _influences(u: Floats, o: Floats) -> Floats:
-    """Mean over j != i of <u_i, o_j>, shape (M,)."""
+def _influences(u: Floats, o: Floats, groups: int) -> Floats:
+    """Mean over j != i of <u_i, o_j> in a step of so many groups, those not among these rows without a gradient."""
     others = u @ o.sum(axis=0) - (u * o).sum(axis=1)
-    return np.asarray(others / (len(u) - 1))
+    return np.asarray(others / (groups - 1))
 
 
-def _signal_and_noise(u: Floats) -> tuple[Floats, Floats]:
+def _signal_and_noise(u: Floats, groups: int) -> tuple[Floats, Floats]:
     """Unbiased estimates, from a step's gradients, of |E u|^2 and of the trace of their covariance; shape (1,)."""
     squares, total = float(np.square(u).sum()), u.sum(axis=0)
-    signal = (float(total @ total) - squares) / (len(u) * (len(u) - 1))
-    return np.array([signal]), np.array([squares / len(u) - signal])
+    signal = (float(total @ total) - squares) / (groups * (groups - 1))
+    return np.array([signal]), np.array([squares / groups - signal])
 
 
 def _inverse(signal: float) -> float:

@@ -56,13 +56,15 @@ def test_influence_is_the_mean_product_with_the_gradients_of_all_others(groups: 
     random = np.random.default_rng(seed)
     u, o = random.normal(size=(2, groups, width))
     expected = [np.mean([u[i] @ o[j] for j in range(groups) if j != i]) for i in range(groups)]
-    np.testing.assert_allclose(_influences(u, o), expected, atol=1e-12)
+    np.testing.assert_allclose(_influences(u, o, groups), expected, atol=1e-12)
+    more = np.array(expected) * (groups - 1) / (groups + 2)  # three groups without a gradient beside them
+    np.testing.assert_allclose(_influences(u, o, groups + 3), more, atol=1e-12)
 
 
 def test_the_noise_scale_is_that_of_the_gradients_distribution() -> None:
     random = np.random.default_rng(0)
     mean, deviations = np.array([0.3, -0.2, 0.0, 0.1]), np.array([1.0, 2.0, 0.5, 1.5])
-    steps = [_signal_and_noise(mean + deviations * random.normal(size=(16, 4))) for _ in range(20_000)]
+    steps = [_signal_and_noise(mean + deviations * random.normal(size=(16, 4)), 16) for _ in range(20_000)]
     signal, noise = np.mean(steps, axis=0)[:, 0]
     assert signal == pytest.approx(mean @ mean, rel=0.1)
     assert noise == pytest.approx(deviations @ deviations, rel=0.01)

@@ -9,7 +9,15 @@ import knapsack_rl as kr
 
 GROUP, LEAST = 16, 1
 A_QUARTER = ("pilot-commit", "reinforce-ada")
-BELIEFS = ("adaptive", "measured", "hora", "knapsack-discounted", "knapsack-transitions", "knapsack-regression", "neyman")
+BELIEFS = (
+    "adaptive",
+    "measured",
+    "hora",
+    "knapsack-discounted",
+    "knapsack-transitions",
+    "knapsack-regression",
+    "neyman",
+)
 """Those whose doubt keeps most prompts above the minimum, which bounds them all the same."""
 IDS = [f"prompt {i}" for i in range(24)]
 
