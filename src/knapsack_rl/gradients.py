@@ -92,7 +92,7 @@ class GroupGradients:
         self._blocks[number] = self._blocks[number].to(parts.device).index_add_(0, owners.to(parts.device), parts)
 
 
-def _linear_layers(model: nn.Module) -> list[nn.Module]:
+def _linear_layers(model: Any) -> list[nn.Module]:
     """Linear layers of the model in their order, but for the one that gives the logits."""
     last = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found = [
