@@ -164,10 +164,11 @@ class Influence:
     def worth(self) -> tuple[Floats, Floats]:
         """Of a group in each of `BANDS` with a gradient: mean influence and its standard error.
 
-        In units of the mean over all bands; NaN where nothing was seen, infinite errors where too little was.
+        In units of the mean over all bands; NaN where nothing was seen, and all NaN where that mean is not above 0;
+        infinite errors where too little was seen.
         """
         (mean, variance), unit = self._bands.of_each(), self._unit
-        return mean / unit, np.sqrt(variance) / abs(unit)
+        return mean / unit, np.sqrt(variance) / unit
 
     def of(self, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
         """Of a group with a gradient in the bands from `low` to `high`, two of `EDGES`: as `worth`, in another unit.
@@ -180,14 +181,16 @@ class Influence:
 
     @property
     def _unit(self) -> float:
-        return self._bands.of_all()[0]
+        """The mean influence of all groups; NaN where it is not above 0, as it is no unit then."""
+        mean, _ = self._bands.of_all()
+        return mean if mean > 0.0 else math.nan
 
     def worth_by_category(self, column: str) -> dict[str, tuple[float, float]]:
         """As `worth`, for each category of a column."""
         found = {}
         for kind, means in self._categories.get(column, {}).items():
             mean, variance = means.of_each()
-            found[kind] = (float(mean[0] / self._unit), float(np.sqrt(variance[0]) / abs(self._unit)))
+            found[kind] = (float(mean[0] / self._unit), float(np.sqrt(variance[0]) / self._unit))
         return found
 
     @property

@@ -80,6 +80,10 @@ def test_a_run_without_anything_of_knapsack_rl_is_none_of_our_business() -> None
             r"prompt would get 2 .*nothing to allocate",
         ),
         ({"trainer.v1.knapsack.max_rollouts": 8}, r"less than max_rollouts=8, got 8"),
+        (
+            {"trainer.v1.knapsack.strategy": "measured"},
+            r"knapsack\.strategy: 'measured' goes by .* nothing measures in verl yet.* Set strategy=adaptive",
+        ),
         ({"trainer.v1.knapsack.strategy": "adaptiv"}, r"trainer\.v1\.knapsack\.strategy: .*Did you mean adaptive"),
         (
             {"trainer.v1.knapsack.cost_limit": 0.5},

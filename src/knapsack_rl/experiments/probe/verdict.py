@@ -128,7 +128,7 @@ _SAID: dict[Kind, tuple[str, str, tuple[str, ...]]] = {
     "measured": (
         "measured",
         "An allocation may help where it holds back from hard prompts: begin with the strategy measured.",
-        ("It generates three times in a step instead of once, and measuring takes up to 3 % of a step.",),
+        ("It generates three times in a step instead of once, and measures in every update.",),
     ),
     "no direction": (
         "uniform",
