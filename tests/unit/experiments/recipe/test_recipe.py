@@ -169,6 +169,7 @@ def test_an_impossible_combination_is_refused_with_its_key(overrides: list[str],
             "verl: trainer=minimal has no use for trainer; leave the block out",
         ),
         (["trainer=verl"], "task: trainer=verl takes chat prompts of the math task"),
+        (["trainer=verl", "training.measure_influence=true"], "training.measure_influence: nothing measures influence"),
         (["trainer=verl"], "engine: trainer=verl starts vllm itself; use engine={kind: vllm, mode: colocate}."),
         (
             ["trainer=verl", "model={kind: pretrained, path: m.GGUF}"],
