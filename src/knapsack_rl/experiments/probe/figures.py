@@ -38,5 +38,5 @@ def worth(table: pd.DataFrame) -> Figure:
     axes.set_ylim(-0.7, len(table) - 0.3)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("worth of a group with a gradient (mean: 1)")
+    axes.set_xlabel("worth (mean: 1)")
     return figure

@@ -120,7 +120,7 @@ def _key_numbers(numbers: Numbers) -> DataTable:
         "Numbers",
         "From and to: the interval of 95 %. The rise is from a prompt's first visit to its last. The noise scale is "
         "the number of prompts in a step from which more of them stop paying. The share that is common is that of a "
-        "gradient's squared length on which the other groups of its step agree: the unit of the worth below.",
+        "gradient, as Adam scales it, on which the other groups of its step agree: the unit of the worth below.",
         data,
         source=FILE,
         row_formats=dict.fromkeys(data["quantity"], str),
