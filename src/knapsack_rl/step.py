@@ -87,6 +87,7 @@ class Step:
         self._counted, self._truncated = np.zeros((2, len(prompts.keys)), dtype=np.int64)
         self.findings: list[Finding] = []
         self._watch = watch
+        self._measured = False
         self._wave = self._fallback = 0
         self._asked: Plan | None = None
         self._placement: Placement | None = None
@@ -260,7 +261,7 @@ class Step:
             normalised: whether advantages were divided by their group's deviation.
 
         Raises:
-            StateError: the step is not over.
+            StateError: the step is not over, or its gradients were told already.
             InvalidInputError: there is not a row for each prompt, or a number is not finite.
 
         Cost: O(M d).
@@ -268,6 +269,8 @@ class Step:
         with self._lock:
             if self.remaining:
                 raise StateError("step: tell_gradients came before the step was over. Tell the outcomes of all waves.")
+            if self._measured:
+                raise StateError("step: tell_gradients came a second time. Add up those of a step and tell them once.")
             rates = np.where(self.visited, self._prompts.belief.mean, np.nan)
             columns = {
                 name: ["" if value is None else value for value in c] for name, c in self._watch.categories.items()
@@ -275,6 +278,7 @@ class Step:
             self._prompts.influence.observe(
                 gradients, self.successes, self.scored, rates, columns, normalised=normalised
             )
+            self._measured = True
 
     def teach(self, estimator: Estimator, sitting: SittingOut, chosen: Ints) -> None:
         """Tell what came back so far of the prompts at these positions, as a visit as old as this step.

@@ -262,7 +262,9 @@ def test_a_step_that_is_open_plans_by_what_was_known_when_it_began() -> None:
     opened = allocator.step(list(range(48)))
     first = opened.ask().rollouts
     for _ in range(40):
-        finished.tell_gradients(random.normal(size=(48, 3)) + np.where(rates < 0.25, -1.0, 1.0)[:, None])
+        gradients = random.normal(size=(48, 3)) + np.where(rates < 0.25, -1.0, 1.0)[:, None]
+        allocator.influence.observe(gradients, finished.successes, finished.scored, rates)
+    assert allocator.influence.brake([0.05]) < 0.5
     twin = kr.BudgetAllocator("measured")
     step_with(twin, np.random.default_rng(0), rates)
     other = twin.step(list(range(48)))
@@ -285,6 +287,8 @@ def test_gradients_come_after_the_step_and_with_a_row_for_each_prompt() -> None:
     with pytest.raises(InvalidInputError, match="a row for each of 2 prompts"):
         step.tell_gradients(np.zeros((3, 3)))
     step.tell_gradients(np.ones((2, 3)))
+    with pytest.raises(StateError, match="a second time"):
+        step.tell_gradients(np.ones((2, 3)))
     assert allocator.influence.steps == 1
 
 
