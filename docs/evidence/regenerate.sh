@@ -61,7 +61,8 @@ probes() {
 
 [ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive half-the-rollouts half-the-group rivals adaptive-parts learning-rates \
   adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes skip-idle skip-idle-string-operations \
-  skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out simulate probes
+  skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out measured-demonstration measured-sorting \
+  measured-reasoning-gym simulate probes
 for wanted in "$@"; do
   if [ "$wanted" = simulate ]; then simulations; elif [ "$wanted" = probes ]; then probes; else comparison "$wanted"; fi
   if [[ "$wanted" = *cost-limit ]]; then taken_at cost-limit tokens && taken_at cost-limit seconds; fi
