@@ -55,6 +55,7 @@ probes() {
   probed nothing-solved model.warm_start.steps=20
   probed string-operations recipes/string-operations.yaml
   probed everything-solved recipes/string-operations.yaml 'task.supervised_shares=[0.5, 0.5]'
+  probed sorting recipes/sorting.yaml training.learning_rate=1e-3
   probed reasoning-gym recipes/reasoning-gym.yaml training.learning_rate=3e-4
   .venv/bin/python docs/evidence/probes.py
 }
