@@ -44,6 +44,7 @@ _PRIOR_DEVIATION = 0.5  # of a band's worth, in that of the middle, before anyth
 _LEAST = 0.05  # brake of what is worth nothing, so that it goes on being measured
 _STEPS = 3  # from which a standard error means anything
 _SHOWN = 20  # categories of a column in the metrics; with more there are none of it
+_MOST = 1000  # different values from which a column tells prompts apart and not kinds of prompts
 
 
 class _Means:
@@ -154,8 +155,10 @@ class Influence:
 
     @staticmethod
     def _observe_column(known: dict[str, _Means], column: NDArray[np.str_], value: Floats) -> None:
-        for kind in column.tolist():
-            known.setdefault(kind, _Means(np.zeros((6, 1))))
+        new = set(column.tolist()) - known.keys()
+        if len(known) + len(new) > _MOST:
+            return
+        known |= {kind: _Means(np.zeros((6, 1))) for kind in sorted(new)}
         for kind, means in known.items():  # the others fade
             here = value[column == kind]
             means.observe(here, np.zeros(len(here), dtype=np.int64))

@@ -178,6 +178,15 @@ def test_a_category_that_pulls_the_others_down_is_seen() -> None:
     assert sum(name.startswith("influence/") for name in influence.metrics()) == len(BANDS) + 2
 
 
+def test_a_column_that_tells_prompts_apart_is_given_up() -> None:
+    influence, random = Influence(), np.random.default_rng(4)
+    for number in range(60):
+        names = [f"{number} {i}" for i in range(48)]
+        influence.observe(*step_of(random, [1] * 6), {"name": names, "kind": ["a"] * 48})
+    assert len(influence.worth_by_category("name")) <= 1000
+    assert influence.worth_by_category("kind")["a"][0] == pytest.approx(1.0, rel=0.2)
+
+
 def test_a_saved_state_goes_on_as_the_original() -> None:
     original, copy = told([0, 1, 1, 1, 1, 1], 15), Influence()
     copy.load_state_dict(original.state_dict())
