@@ -18,6 +18,7 @@ from knapsack_rl.errors import InvalidInputError
 
 _LAYERS = 8
 _SIDE = 32  # rows and columns of a layer's block
+_DIMENSIONS = 3  # of activations: rows, tokens, width; experts and vision towers see tokens whose row is not known
 
 
 class GroupGradients:
@@ -36,7 +37,8 @@ class GroupGradients:
 
     Args:
         model: whose layers are watched: at most 8 of its linear layers, evenly spread, the last included; of each at
-            most 32 x 32 weights, in evenly spaced rows and columns.
+            most 32 x 32 weights, in evenly spaced rows and columns. A layer that sees tokens without their rows, as
+            experts do, counts as 0.
 
     Attributes:
         owners: which group each row belongs to, int64 of shape (rows,); or each token, of shape (rows, tokens), where a
@@ -67,13 +69,14 @@ class GroupGradients:
     @property
     def gradients(self) -> Tensor:
         """What was collected since `begin`: shape (groups, d), float32, of d numbers: at most 8,192."""
-        return torch.cat(self._blocks, dim=1)
+        device = self._blocks[-1].device  # a layer that got no gradient is where it began
+        return torch.cat([block.to(device) for block in self._blocks], dim=1)
 
     def _hook(self, number: int, inputs: slice, outputs: slice) -> Any:
         def watch(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            if self.owners is None or not output.requires_grad:
+            if self.owners is None or not output.requires_grad or output.ndim != _DIMENSIONS:
                 return
-            owners, x = self.owners, arguments[0].detach()[..., inputs]
+            owners, x = self.owners, arguments[0].detach()[..., inputs].clone()  # a view would hold the whole of it
             if owners.shape not in (x.shape[:1], x.shape[:2]):
                 raise InvalidInputError(
                     f"owners: expected a group for each row or token of an input of shape {tuple(x.shape)}, got shape "

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.gradients import GroupGradients
@@ -145,6 +152,32 @@ def test_owners_that_do_not_fit_are_refused() -> None:
 def test_a_model_without_linear_layers_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="linear layers, got Embedding"):
         GroupGradients(torch.nn.Embedding(2, 2))
+
+
+def test_experts_whose_tokens_have_no_rows_count_as_zero_and_the_others_as_ever() -> None:
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 1}
+    shared = {"shared_expert_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    model = Qwen2MoeForCausalLM(Qwen2MoeConfig(vocab_size=30, **size, **shared, **heads))
+    watch = GroupGradients(model)
+    found = collected(model, watch)
+    model.zero_grad()
+    loss(model, *batch()).backward()
+    first = model.model.layers[0].self_attn.q_proj.weight.grad.flatten()
+    torch.testing.assert_close(found.sum(0)[: first.numel()], first, rtol=1e-3, atol=1e-5)
+
+
+def test_the_inputs_of_layers_are_not_kept_alive() -> None:
+    """The hook of a backward pass keeps a copy of the watched columns, not a view of all."""
+    layer = torch.nn.Linear(4096, 64)
+    watch = GroupGradients(layer)
+    watch.begin(1)
+    watch.owners = torch.zeros(1, dtype=torch.int64)
+    kept: list[torch.Tensor] = []
+    watch._add = lambda number, owners, x, gradient: kept.append(x)
+    layer(torch.randn(1, 3, 4096)).sum().backward()
+    assert kept[0].untyped_storage().nbytes() == kept[0].numel() * 4
 
 
 def test_layers_are_spread_over_the_model_and_the_last_is_among_them() -> None:

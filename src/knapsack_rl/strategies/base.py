@@ -412,11 +412,11 @@ class Strategy(Generic[E]):
             remains is the last; `one_wave` is a single one.
         exponents: e and g of the information gain p^e (1 - p)^g, if rollouts may also be placed one by one where they
             are expected to gain most (`Step.place`); None for a strategy that keeps to its waves.
-        measured: whether the rule goes by `View.expected_gains(..., measured=True)`: trainers then measure what
-            gradients are worth (`Step.tell_gradients`).
         rollout_weights: what the trainers multiply the advantages of a group of N rollouts by, unless told otherwise:
             `none`, or `sqrt` for sqrt(group_size / N).
         name: by which states and reports know it; by default that of the rule.
+        measured: whether the rule goes by `View.expected_gains(..., measured=True)`: trainers then measure what
+            gradients are worth (`Step.tell_gradients`).
 
     Raises:
         InvalidInputError: something of this is of the wrong kind.
@@ -426,9 +426,9 @@ class Strategy(Generic[E]):
     rule: Callable[[View[E], int], Plan]
     wave_size: WaveSize = one_wave
     exponents: tuple[float, float] | None = None
-    measured: bool = False
     rollout_weights: Literal["none", "sqrt"] = "none"
     name: str = ""
+    measured: bool = False
 
     def __post_init__(self) -> None:
         for argument in ("estimator", "rule", "wave_size"):

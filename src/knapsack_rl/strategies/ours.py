@@ -1,4 +1,4 @@
-"""The strategies of this library: uniform, the paper's, its rule under better beliefs, and the adaptive one.
+"""The strategies of this library: uniform, the paper's, its rule under better beliefs, adaptive and measured.
 
 `rivals` has those of other papers.
 """
@@ -57,7 +57,7 @@ def adaptive(view: View[Any], amount: int) -> Plan:
 
 
 def measured(view: View[Any], amount: int) -> Plan:
-    """As `adaptive`, held back where gradients are measured to be worth less than it assumes (`influence`)."""
+    """As `adaptive`, held back where gradients are measured to be worth less than in the middle (`Influence.brake`)."""
     return _by_gains(view, amount, EXPONENTS, measured=True)
 
 

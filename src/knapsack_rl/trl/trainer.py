@@ -124,7 +124,7 @@ class KnapsackTrainer(IdleTrainer):
             watches text among the `feature_columns` as well.
         rollout_weights: `sqrt` multiplies the clipped advantage of each rollout by sqrt(num_generations / N_i), so that
             a prompt weighs in the gradient with the root of its rollouts and not with their number; `none` does not.
-            By default what suits the strategy, which is `sqrt` for `adaptive` and `none` for all others.
+            By default what suits the strategy: `sqrt` for `adaptive` and `measured`, `none` for all others.
         skip_idle: whether rollouts without gradient are left out of the update, which stays the same (`idle`). Where
             it would not, this is off, and a message says why.
         measure_influence: whether to measure what gradients are worth, for the allocator's `influence` and the logs.

@@ -61,8 +61,8 @@ class Numbers:
         all_wrong: share of all groups without a success.
         learned: how far the success rate of a prompt rose from its first visit to its last, mean over prompts.
         noise_scale: prompts of a step from which more of them stop paying (`Influence.noise_scale`).
-        common: what share of a gradient, as Adam scales it, the other groups have in common with it, mean over groups;
-            the unit of every worth.
+        common: mean influence of a group, in units of what its gradient has in common with itself; the unit of every
+            worth.
         hard: worth of groups of prompts believed to succeed in less than `HARD_BELOW`,
         middle: from there to `SOLVED_ABOVE`,
         solved: and above.

@@ -119,8 +119,8 @@ def _key_numbers(numbers: Numbers) -> DataTable:
         "numbers",
         "Numbers",
         "From and to: the interval of 95 %. The rise is from a prompt's first visit to its last. The noise scale is "
-        "the number of prompts in a step from which more of them stop paying. The share that is common is that of a "
-        "gradient, as Adam scales it, on which the other groups of its step agree: the unit of the worth below.",
+        "the number of prompts in a step from which more of them stop paying. What is common is the mean "
+        "influence of a group, in units of what its gradient has in common with itself: the unit of the worth below.",
         data,
         source=FILE,
         row_formats=dict.fromkeys(data["quantity"], str),

@@ -17,10 +17,10 @@ NEARLY_ALL = 0.9
 CLEARLY = 2.0
 """Standard errors by which numbers differ clearly."""
 FAIR_SHARE = 0.5
-"""Of the worth of the middle, from which hard prompts are worth what `adaptive` spends on them. It takes both for about
-equals; half is between what was seen on a task on which it gains much and on one on which it gains little."""
+"""Of the worth of the middle, from which hard prompts are worth what `adaptive` spends on them: half is between what
+was seen on a task on which it gains much and on one on which it gains little."""
 
-_TOO_MANY = 1000  # steps of a probe
+_FLOOR = 0.65  # errors of however many steps, in those of forty: older steps fade
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def _longer(numbers: Numbers) -> list[str]:
     errors = CLEARLY * math.hypot(hard.error, FAIR_SHARE * middle.error)
     if not (math.isfinite(seen) and math.isfinite(errors)):
         return []
-    if errors >= math.sqrt(_TOO_MANY / numbers.steps) * abs(seen):
-        return ["More steps would hardly tell: hard prompts are worth about half of what those in the middle are."]
+    if _FLOOR * errors >= abs(seen):
+        return ["More steps would hardly tell: older steps fade, so that errors stay about as large as they are."]
     steps = numbers.steps * (errors / seen) ** 2
     return [f"If what was seen is right, {plain(10 * math.ceil(steps / 10))} steps would tell."]
 

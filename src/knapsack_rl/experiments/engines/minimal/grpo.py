@@ -165,7 +165,7 @@ class Loop:
             watch.owners = None
             weights = np.bincount(rollouts.groups, self._weights(rollouts), len(watch.gradients))
             gradients = watch.gradients.numpy() / np.where(weights > 0.0, weights, 1.0)[:, None]
-            for step in steps:
+            for step in steps if np.isfinite(gradients).all() else ():
                 step.tell_gradients(gradients[groups : groups + len(step)])
                 groups += len(step)
         return loss

@@ -82,15 +82,18 @@ class SharedPromptPolicy(Policy):
 
     def log_probabilities(self, prompts: list[str], rollouts: Rollouts) -> Tensor:
         """As `Policy.log_probabilities`; beyond a rollout's end they are 0."""
-        distinct = list(dict.fromkeys(prompts))
-        owners = [distinct.index(prompt) for prompt in prompts]
+        groups = rollouts.groups.tolist() if self.watch is not None else [0] * len(prompts)
+        named = list(
+            zip(prompts, groups, strict=True)
+        )  # the same text may be two groups, whose gradients are told apart
+        distinct = list(dict.fromkeys(named))
+        owners = [distinct.index(name) for name in named]
         written = [
             row[:length] for row, length in zip(rollouts.tokens.tolist(), rollouts.lengths.tolist(), strict=True)
         ]
-        sequence = packed(self.tokenizer(distinct)["input_ids"], owners, written)
+        sequence = packed(self.tokenizer([prompt for prompt, _ in distinct])["input_ids"], owners, written)
         if self.watch is not None:
-            first = torch.tensor([owners.index(number) for number in range(len(distinct))])  # a rollout of each prompt
-            self.watch.owners = torch.from_numpy(rollouts.groups)[first][sequence.groups]
+            self.watch.owners = torch.tensor([group for _, group in distinct])[sequence.groups]
         logits = self.forward(
             self.model,
             input_ids=sequence.tokens,
