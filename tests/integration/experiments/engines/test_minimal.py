@@ -281,6 +281,52 @@ def test_leaving_out_rollouts_without_an_advantage_does_not_change_the_gradient(
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-7)
 
 
+# Gradients by group
+
+
+@both_policies
+def test_measured_gradients_are_those_of_each_groups_own_loss_also_where_two_have_the_same_prompt(
+    kind: type[Policy], recipe_path: Path
+) -> None:
+    recipe = recipe_file.read(recipe_path, ["training.updates_per_step=1", "training.measure_influence=true"])
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe, kind=kind))
+    policy, watch = loop.policy, loop.policy.watch
+    rows = [0, 1, 0, 2]  # the same problem twice
+    rollouts = loop.generate(rows, np.array([4, 2, 3, 5]), loop.random)
+    advantages = np.linspace(-2.0, 2.0, 14)
+    prompts = [loop.columns["prompt"][row] for row in rollouts.rows]
+    query = policy.model.model.layers[0].self_attn.q_proj.weight  # 32 x 32: watched whole, and first
+    expected = []
+    for group in range(4):
+        own = np.where(rollouts.groups == group, advantages, 0.0)
+        watch.begin(4)
+        loss = policy._loss(prompts, rollouts, torch.from_numpy(own).float(), None) / rollouts.lengths.sum()
+        expected.append(torch.autograd.grad(loss, query)[0].flatten())
+    watch.begin(4)
+    policy.update(prompts, rollouts, advantages, loop.random)
+    torch.testing.assert_close(watch.gradients[:, : query.numel()], torch.stack(expected), rtol=1e-3, atol=1e-6)
+
+
+def test_a_run_that_measures_is_the_same_run_and_says_what_it_measured(
+    recipe_path: Path, finished: Path, tmp_path: Path
+) -> None:
+    measured = run(recipe_path, tmp_path, "training.measure_influence=true")
+    assert_same_training(finished, measured)
+    assert any("noise_scale" in record for record in metrics(measured))
+    assert not any("noise_scale" in record for record in metrics(finished))
+
+
+def test_dynamic_sampling_tells_every_round_of_its_gradients(recipe_path: Path) -> None:
+    changes = ["training.dynamic_sampling=true", "training.measure_influence=true", "allocator.strategy=uniform"]
+    recipe = recipe_file.read(recipe_path, changes)
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+    collected, kept = dynamic_sampling.collect(loop, 96)
+    loop.update(kept, [done.step for done in collected])
+    assert len(collected) > 1
+    mixed = [np.count_nonzero((d.step.successes > 0) & (d.step.successes < d.step.scored)) for d in collected]
+    assert loop.allocator.influence.steps == sum(count > 1 for count in mixed)
+
+
 # Sampling
 
 PROMPTS = ["3 b1 =", "7 c2 c4 c1 =", "0 a0 a1 a2 a3 a4 ="]  # 3, 5 and 7 tokens
