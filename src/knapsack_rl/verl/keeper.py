@@ -613,7 +613,10 @@ class BudgetKeeper:
 def _restarted() -> bool:
     """Whether Ray has started this actor before."""
     ray: Any = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+    if ray is None or not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()  # which knows nothing of restarts outside of an actor
+    return context.get_actor_id() is not None and bool(context.was_current_actor_reconstructed)
 
 
 class Reports:

@@ -97,3 +97,11 @@ def test_a_keeper_that_is_killed_in_the_middle_of_a_step_goes_on_with_it(
         taught.ask(ids).rollouts.tolist()
     )
     ray.kill(made)
+
+
+def test_a_keeper_beside_ray_and_not_in_an_actor_begins_its_journal(cluster: None, tmp_path: Path) -> None:
+    """As benchmarks run it: Ray's context knows of restarts in actors only."""
+    options = KnapsackOptions.read({"strategy": "knapsack", "max_rollouts": 32})
+    keeper = BudgetKeeper(options, 8, "grpo", folder=str(tmp_path), run="run")
+    opened = asyncio.run(keeper.open(["0-a", "0-b"], ["a", "b"], {}))
+    assert sum(opened.first) == 16
