@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,3 +27,19 @@ class Task:
     train: Dataset
     evaluation: dict[str, Dataset]
     reward: Callable[..., list[float | None]]
+
+
+def by_category(
+    problems: Sequence[dict[str, str]], train_problems: int, reward: Callable[..., list[float | None]]
+) -> Task:
+    """A task whose first problems are trained on; the others are a benchmark for each category, by its name."""
+    from datasets import Dataset
+
+    held_out: dict[str, list[dict[str, str]]] = {}
+    for problem in problems[train_problems:]:
+        held_out.setdefault(problem["category"], []).append(problem)
+    return Task(
+        train=Dataset.from_list(list(problems[:train_problems])),
+        evaluation={name: Dataset.from_list(held_out[name]) for name in sorted(held_out)},
+        reward=reward,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,3 +23,9 @@ class TaskSettings(Config):
     wrong_answers: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the training problems that get another problem's answer as their key, to see what wrong keys do. By the
     problem and the seed; held-out problems keep theirs."""
+
+
+def check_shares(name: str, shares: Sequence[float]) -> None:
+    """Refuse shares of a whole that are below 0 or do not sum to 1; raises ValueError, as pydantic's validators do."""
+    if min(shares) < 0.0 or abs(sum(shares) - 1.0) > 1e-9:
+        raise ValueError(f"{name}: expected numbers from 0 that sum to 1, got {list(shares)}")

@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from knapsack_rl.tasks.base import Task
+from knapsack_rl.tasks.base import Task, by_category
 from knapsack_rl.tasks.chain_arithmetic import exact_match, word_tokenizer
-from knapsack_rl.tasks.config import TaskSettings
+from knapsack_rl.tasks.config import TaskSettings, check_shares
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
 _BLOCK = 4096  # random numbers drawn at once, for speed
@@ -43,10 +42,7 @@ class _DigitListConfig(TaskSettings):
 
     @model_validator(mode="after")
     def _check_that_problems_suffice(self) -> _DigitListConfig:
-        if min(self.supervised_shares) < 0.0 or abs(sum(self.supervised_shares) - 1.0) > 1e-9:
-            raise ValueError(
-                f"supervised_shares: expected numbers from 0 that sum to 1, got {list(self.supervised_shares)}"
-            )
+        check_shares("supervised_shares", self.supervised_shares)
         wanted = self.train_problems + self.eval_problems
         # As many of every length, and half of the shortest lists, the scarcest, are left to the warm start.
         available = len(self.supervised_shares) * 10**self.shortest // 2
@@ -91,14 +87,7 @@ def load(config: SortingConfig | MultipleChoiceConfig, seed: int) -> Task:
         }
         for digits in _problems(config, seed)
     ]
-    held_out: dict[str, list[dict[str, str]]] = {}
-    for problem in problems[config.train_problems :]:
-        held_out.setdefault(problem["category"], []).append(problem)
-    return Task(
-        train=_dataset(problems[: config.train_problems]),
-        evaluation={name: _dataset(held_out[name]) for name in sorted(held_out)},
-        reward=exact_match,
-    )
+    return by_category(problems, config.train_problems, exact_match)
 
 
 def supervised_pairs(config: SortingConfig | MultipleChoiceConfig, seed: int, count: int) -> list[tuple[str, str]]:
@@ -150,9 +139,3 @@ def _prompt(digits: list[int]) -> str:
 
 def _text(digits: list[int]) -> str:
     return " ".join(map(str, digits))
-
-
-def _dataset(problems: list[dict[str, str]]) -> Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_list(problems)

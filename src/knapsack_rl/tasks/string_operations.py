@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from knapsack_rl.tasks.base import Task
+from knapsack_rl.tasks.base import Task, by_category
 from knapsack_rl.tasks.chain_arithmetic import exact_match, word_tokenizer
-from knapsack_rl.tasks.config import TaskSettings
+from knapsack_rl.tasks.config import TaskSettings, check_shares
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
 ALPHABET = "abcdef"
@@ -53,10 +52,7 @@ class StringOperationsConfig(TaskSettings):
 
     @model_validator(mode="after")
     def _check_that_problems_suffice(self) -> StringOperationsConfig:
-        if min(self.supervised_shares) < 0.0 or abs(sum(self.supervised_shares) - 1.0) > 1e-9:
-            raise ValueError(
-                f"supervised_shares: expected numbers from 0 that sum to 1, got {list(self.supervised_shares)}"
-            )
+        check_shares("supervised_shares", self.supervised_shares)
         wanted = self.train_problems + self.eval_problems
         shortest = len(OPERATIONS) * len(ALPHABET) ** self.letters  # problems of one operation, the scarcest
         available = len(self.supervised_shares) * shortest // 2  # the other half is for the warm start
@@ -71,14 +67,7 @@ class StringOperationsConfig(TaskSettings):
 def load(config: StringOperationsConfig, seed: int) -> Task:
     """Problems of every number of operations in turn, none of them twice; one benchmark for each number."""
     problems = _problems(config, seed)
-    held_out: dict[str, list[dict[str, str]]] = {}
-    for problem in problems[config.train_problems :]:
-        held_out.setdefault(problem["category"], []).append(problem)
-    return Task(
-        train=_dataset(problems[: config.train_problems]),
-        evaluation={name: _dataset(held_out[name]) for name in sorted(held_out)},
-        reward=exact_match,
-    )
+    return by_category(problems, config.train_problems, exact_match)
 
 
 def supervised_pairs(config: StringOperationsConfig, seed: int, count: int) -> list[tuple[str, str]]:
@@ -145,9 +134,3 @@ def _drawn(
     for length, chain, string in zip(lengths, names.tolist(), letters.tolist(), strict=True):
         operations = chain[:length]
         yield " ".join([*operations, *string, "="]), " ".join(answered("".join(operations), "".join(string)))
-
-
-def _dataset(problems: list[dict[str, str]]) -> Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_list(problems)
