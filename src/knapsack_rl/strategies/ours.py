@@ -23,6 +23,9 @@ EXPONENTS = (0.5, 2.0)
 """Of the adaptive strategy's information gain: flatter than the paper's p (1 - p)^2 where p is small, so that it keeps
 trying what is hard and needs no fallback (docs/beliefs.md)."""
 
+LEARNABILITY = (1.0, 1.0)
+"""Of p (1 - p), which others sample prompts by: it holds an easy prompt for worth as much as a hard one."""
+
 
 def uniform(view: View[Any], amount: int) -> Plan:
     """The same number for every prompt; a remainder goes to the first."""
@@ -54,6 +57,11 @@ def expected_knapsack(view: View[Any], amount: int) -> Plan:
 def adaptive(view: View[Any], amount: int) -> Plan:
     """E[P(non-zero gradient) p^(1/2) (1 - p)^2] under the belief and what the step has shown so far."""
     return _by_gains(view, amount, EXPONENTS)
+
+
+def learnability(view: View[Any], amount: int) -> Plan:
+    """As `adaptive`, with p (1 - p), the variance of a reward, as the worth of a gradient."""
+    return _by_gains(view, amount, LEARNABILITY)
 
 
 def measured(view: View[Any], amount: int) -> Plan:
@@ -94,6 +102,7 @@ VARIANTS = (
     Strategy(DiscountedBeta, expected_knapsack, name="knapsack-discounted"),
     Strategy(TransitionTable, expected_knapsack, name="knapsack-transitions"),
     Strategy(Regression, expected_knapsack, name="knapsack-regression"),
+    replace(ADAPTIVE, rule=learnability, exponents=LEARNABILITY, name="adaptive-learnability"),
     Strategy(last_visit, pilot_spread, pilot_and_one_wave, name="pilot-spread"),
 )
 """What shows which part of `knapsack` and `adaptive` does what."""

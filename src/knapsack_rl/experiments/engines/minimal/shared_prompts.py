@@ -9,6 +9,7 @@ rounding. benchmarks/pretrained_step.py says what it saves.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +50,7 @@ class SharedPromptPolicy(Policy):
         lengths = torch.zeros(rollouts, dtype=torch.int64)
         active = number
         for step in range(length):
-            chances = warpers(inputs["input_ids"], logits).float().softmax(dim=-1)
-            token = torch.multinomial(chances, 1, generator=random)[:, 0]
+            token = drawn(warpers(inputs["input_ids"], logits).float().softmax(dim=-1), random)
             tokens[active, step] = token
             lengths[active] += 1
             goes_on = ~torch.isin(token, self.ends)
@@ -103,11 +103,44 @@ class SharedPromptPolicy(Policy):
             use_cache=False,
         ).logits[0]
         targets = torch.tensor([token for row in written for token in row])
-        logs = (logits.to(self.precision) / self.training.temperature).log_softmax(dim=-1)
+        logs = _LogProbabilities.apply(logits, targets, self.training.temperature, self.precision)  # type: ignore[no-untyped-call]
         ours = torch.arange(rollouts.tokens.shape[1]) < rollouts.lengths[:, None]
-        return torch.zeros(ours.shape, dtype=logs.dtype).masked_scatter(ours, logs.gather(1, targets[:, None])[:, 0])
+        return torch.zeros(ours.shape, dtype=logs.dtype).masked_scatter(ours, logs)
 
     def passes(self, prompts: list[str], chosen: Ints) -> Iterator[Ints]:
         """As `Policy.passes`, rollouts of the same prompt next to each other."""
         first = {prompt: number for number, prompt in reversed(list(enumerate(prompts)))}
         return super().passes(prompts, chosen[np.argsort([first[prompts[row]] for row in chosen], kind="stable")])
+
+
+def drawn(chances: Tensor, random: torch.Generator) -> Tensor:
+    """One token for each row of probabilities: where their running sum passes a uniform number.
+
+    `torch.multinomial` draws as many random numbers as there are tokens, which takes longer than a small model does.
+    """
+    total = chances.cumsum(dim=-1)
+    end = total[:, -1:]
+    mark = torch.minimum(torch.rand(end.shape, generator=random) * end, end.nextafter(torch.zeros(())))
+    return torch.searchsorted(total, mark, right=True)[:, 0]
+
+
+class _LogProbabilities(torch.autograd.Function):
+    """log softmax(logits / temperature) at the target of each row, and its gradient: (target - softmax) / temperature.
+
+    The logits of a pass are its largest arrays; autograd would hold and fill several more of their size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float, precision: torch.dtype) -> Tensor:
+        scaled = logits.to(precision)
+        logs = (scaled if temperature == 1.0 else scaled / temperature).log_softmax(dim=-1)
+        ctx.save_for_backward(logs, targets)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        return logs.gather(1, targets[:, None])[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        logs, targets = ctx.saved_tensors
+        scale = upstream[:, None] / ctx.temperature
+        gradient = logs.exp().mul_(-scale).scatter_add_(1, targets[:, None], scale)
+        return gradient.to(ctx.dtype), None, None, None
