@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import live
 from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop
-from knapsack_rl.influence import BANDS, EDGES, _influences, _success_gradients
+from knapsack_rl.influence import BANDS, EDGES, _influences, _sample_deviations, _success_gradients
 
 NAMES = ("blocks of weights", "all weights", "all weights, SGD")
 
@@ -49,7 +49,7 @@ def influences(gradients: NDArray[Any], collected: Collected, adam: bool = True)
     size = np.sqrt(np.square(u[(won > 0) & (won < tried)]).mean(axis=0)) if adam else np.ones(u.shape[1])
     pull = np.divide(u, size, out=np.zeros_like(u), where=size > 0.0)
     unit = (pull * u).sum(axis=1)[(won > 0) & (won < tried)].mean()
-    return np.asarray(_influences(pull, _success_gradients(u, won, tried, normalised=True), len(u)) / unit)
+    return np.asarray(_influences(pull, _success_gradients(u, _sample_deviations(won, tried), tried), len(u)) / unit)
 
 
 def update(loop: Loop, collected: Collected) -> float:

@@ -151,6 +151,31 @@ def idle_rollouts(
     return np.asarray((low >= high).all(axis=1))[of]
 
 
+def divisors(rewards: ArrayLike, advantages: ArrayLike, groups: Ints, prompts: int) -> Floats:
+    """What the distances of a group's rewards from their mean were divided by to give its advantages.
+
+    The square root of sum (r - mean)^2 / sum A^2: the deviation of a sample for GRPO, 1 where nothing is scaled,
+    (N - 1) / N for RLOO, the batch's deviation where that scales. Where several reward functions were normalised one by
+    one, the size of it.
+
+    Args:
+        rewards: shape (rollouts,), NaN where there is none.
+        advantages: shape (rollouts,), before they are clipped or weighed.
+        groups: shape (rollouts,), position of the prompt that each is a rollout of.
+        prompts: how many there are.
+
+    Returns:
+        Shape (prompts,); 0 for a group without any advantage.
+
+    Cost: O(rollouts log rollouts).
+    """
+    each, of, _ = _checked(rewards, groups, None)
+    mean, _ = _moments(each[:, 0], of)
+    distances = np.bincount(groups, np.nan_to_num(each[:, 0] - mean) ** 2, prompts)
+    sizes = np.bincount(groups, as_floats("advantages", advantages) ** 2, prompts)
+    return np.sqrt(np.divide(distances, sizes, out=np.zeros(prompts), where=sizes > 0.0))
+
+
 def is_success(rewards: ArrayLike, threshold: float = 0.0) -> NDArray[np.bool_]:
     """Whether each reward is a success: above the threshold, compared in float32, as trainers hold rewards.
 

@@ -2,7 +2,7 @@
 
 Let u_i be the gradient of group i, the mean over its rollouts of advantage times grad log pi, and
 
-    o_j = sigma_j N_j / (N_j - 1) u_j,    sigma_j = the deviation that its advantages were divided by,
+    o_j = D_j N_j / (N_j - 1) u_j,    D_j = what the distances of its rewards from their mean were divided by,
 
 which is an unbiased estimate of grad p_j (and 0 for a group without spread). Adam moves parameter c by about
 u_ic / s_c, where s_c^2 is the mean square of its gradient. Such a step changes the success rate of prompt j by its
@@ -42,7 +42,7 @@ _MIDDLE = slice(2, 5)  # bands from .25 to .9, in which a gradient is seldom luc
 _KEPT = 0.985  # of older steps at a new one: policies move
 _PRIOR_DEVIATION = 0.5  # of a band's worth, in that of the middle, before anything is known about it
 _LEAST = 0.05  # brake of what is worth nothing, so that it goes on being measured
-_STEPS = 3  # from which a standard error means anything
+_STEPS = 2.5  # T from which a standard error means anything: three steps, fading and uneven as they are
 _SHOWN = 20  # categories of a column in the metrics; with more there are none of it
 _MOST = 1000  # different values from which a column tells prompts apart and not kinds of prompts
 
@@ -50,39 +50,65 @@ _MOST = 1000  # different values from which a column tells prompts apart and not
 class _Means:
     """Means of values in several classes over the steps of a run, older steps fading, with their standard errors.
 
-    Values of one step may depend on each other, so the errors come from the differences between steps: for the ratio
-    m = sum x_t / sum n_t of a class's sums x_t and counts n_t, var(m) = sum (x_t - m n_t)^2 / (sum n_t)^2.
+    Values of one step may depend on each other, within a class and across, so the errors come from the differences
+    between steps. Some classes together have in step t the sum x_t of n_t values; the step has the weight w_t. For
+    m = sum w_t x_t / sum w_t n_t,
+
+        var(m) = sum w_t^2 (x_t - m n_t)^2 / (sum w_t n_t)^2 / (1 - 1/T),    T = (sum w_t n_t)^2 / sum w_t^2 n_t^2,
+
+    where T counts the steps as far as they differ from one.
     """
 
-    def __init__(self, sums: Floats) -> None:
+    def __init__(self, sums: Floats, products: Floats) -> None:
         self.sums = sums
-        """Shape (6, classes): of x, n, x^2, x n, n^2 and of steps with n > 0."""
+        """Shape (2, classes): sum of w_t times x_t, and times n_t."""
+        self.products = products
+        """Shape (2 classes, 2 classes): sum of w_t^2 v_t v_t', where v_t is x_t and n_t of all classes in a row."""
 
-    def observe(self, values: Floats, classes: NDArray[np.int64]) -> None:
+    @classmethod
+    def nothing(cls, classes: int) -> _Means:
+        """Before the first step."""
+        return cls(np.zeros((2, classes)), np.zeros((2 * classes, 2 * classes)))
+
+    def observe(self, values: Floats, classes: Ints) -> None:
         """Take in a step's values, each of one of the classes."""
         number = self.sums.shape[1]
-        x = np.bincount(classes, values, number).astype(np.float64)
-        self.add(x, np.bincount(classes, minlength=number).astype(np.float64))
+        self.add(np.bincount(classes, values, number), np.bincount(classes, minlength=number))
 
-    def add(self, x: Floats, n: Floats) -> None:
+    def add(self, x: ArrayLike, n: ArrayLike) -> None:
         """Take in a step's sums and counts (or whatever else they are to be divided by), shape (classes,)."""
-        self.sums = _KEPT * self.sums + [x, n, x * x, x * n, n * n, n > 0]
+        now = np.array([x, n], dtype=np.float64)
+        self.sums = _KEPT * self.sums + now
+        self.products = _KEPT**2 * self.products + np.outer(now, now)
+
+    def of(self, classes: slice) -> tuple[float, float]:
+        """Mean of these classes as one, and the variance of its error; NaN and infinite where too little is known."""
+        number = self.sums.shape[1]
+        total, count = self.sums[:, classes].sum(axis=1).tolist()
+        chosen = np.zeros((2, number))
+        chosen[:, classes] = 1.0
+        squares = float((chosen[1] @ self.products[number:, number:]) @ chosen[1])
+        if count == 0.0 or count**2 < _STEPS * squares:
+            return total / count if count else math.nan, math.inf
+        mean = total / count
+        residual = (chosen * [[1.0], [-mean]]).ravel()
+        spread = max(float(residual @ self.products @ residual), 0.0)
+        return mean, spread / count**2 / (1.0 - squares / count**2)
 
     def of_each(self) -> tuple[Floats, Floats]:
-        """Means and variances of their errors, shape (classes,); NaN and infinite where too little is known."""
-        x, n, xx, xn, nn, steps = self.sums
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = x / n
-            spread = np.maximum(xx - 2.0 * mean * xn + mean**2 * nn, 0.0) / n**2 * steps / (steps - 1.0)
-        return mean, np.where(steps >= _STEPS, spread, np.inf)
+        """As `of`, for every class; two arrays of shape (classes,)."""
+        found = [self.of(slice(place, place + 1)) for place in range(self.sums.shape[1])]
+        mean, variance = np.array(found).T
+        return mean, variance
 
-    def of_all(self, classes: slice = slice(None)) -> tuple[float, float]:
-        """As `of_each`, for these classes as one; within a step they count as independent."""
-        x, n, xx, xn, nn, steps = self.sums[:, classes]
-        if not steps.max() >= _STEPS:
-            return math.nan, math.inf
-        mean = float(x.sum() / n.sum())
-        return mean, max(float((xx - 2.0 * mean * xn + mean**2 * nn).sum()), 0.0) / float(n.sum()) ** 2
+    def state_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"sums": self.sums.tolist(), "products": self.products.tolist()}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any], classes: int) -> _Means:
+        """From what `state_dict` writes; a ValueError, TypeError or KeyError where it is something else."""
+        return cls(_numbers(state["sums"], (2, classes)), _numbers(state["products"], (2 * classes, 2 * classes)))
 
 
 class Influence:
@@ -91,14 +117,14 @@ class Influence:
     Attributes:
         steps: steps that had gradients to learn from.
 
-    Cost: O(M d) a step for gradients of d numbers; 300 bytes, and as much for every category.
+    Cost: O(M d) a step for gradients of d numbers; 1.3 KB, and 48 bytes for every category.
     """
 
     def __init__(self) -> None:
         self.steps = 0
-        self._bands = _Means(np.zeros((6, len(BANDS))))
+        self._bands = _Means.nothing(len(BANDS))
         self._categories: dict[str, dict[str, _Means]] = {}
-        self._signal = _Means(np.zeros((6, 1)))  # |E g|^2, over the trace of the covariance
+        self._signal = _Means.nothing(1)  # |E g|^2, over the trace of the covariance
 
     def observe(
         self,
@@ -108,7 +134,7 @@ class Influence:
         rates: ArrayLike,
         categories: Mapping[str, Sequence[str]] | None = None,
         *,
-        normalised: bool = True,
+        divisors: ArrayLike | None = None,
     ) -> None:
         """Take in a step's gradients. Arrays have M rows, one for each prompt.
 
@@ -120,7 +146,8 @@ class Influence:
             rates: shape (M,), believed success rates from before the step, NaN where nothing was known. Such prompts
                 count in the influence of the others, and not in a band.
             categories: name of a column -> the category of each prompt.
-            normalised: whether advantages were divided by their group's deviation.
+            divisors: shape (M,), what the distances of each prompt's rewards from their mean were divided by to give
+                advantages (`advantages.divisors`); None: by the deviation of a sample, as GRPO does in TRL and verl.
 
         Raises:
             InvalidInputError: shapes differ, or a gradient is not finite. Nothing has been learned then.
@@ -128,14 +155,23 @@ class Influence:
         u = as_floats("gradients", gradients)
         won, tried = as_successes(successes, rollouts)
         believed = as_floats("rates", rates)
+        divided = _sample_deviations(won, tried) if divisors is None else as_floats("divisors", divisors)
         columns = categories or {}
-        if u.ndim != 2 or not len(u) == len(won) == len(believed) or any(len(c) != len(won) for c in columns.values()):
+        if (
+            u.ndim != 2
+            or not len(u) == len(won)
+            or not believed.shape == divided.shape == won.shape
+            or any(len(c) != len(won) for c in columns.values())
+        ):
             raise InvalidInputError(
-                f"gradients, rates, categories: expected a row for each of {len(won)} prompts, got gradients of shape "
-                f"{u.shape}, rates of shape {believed.shape} and categories of {[len(c) for c in columns.values()]}."
+                f"gradients, rates, divisors, categories: expected a row for each of {len(won)} prompts, got shapes "
+                f"{u.shape}, {believed.shape}, {divided.shape} and lengths {[len(c) for c in columns.values()]}."
             )
-        if not np.isfinite(u).all():
-            raise InvalidInputError("gradients: expected finite numbers, got some that are not. Leave such a step out.")
+        if not (np.isfinite(u).all() and np.isfinite(divided).all() and (divided >= 0.0).all()):
+            raise InvalidInputError(
+                "gradients, divisors: expected finite numbers, and divisors of 0 or more; got some that are not. "
+                "Leave such a step out."
+            )
         live = np.flatnonzero((won > 0) & (won < tried))
         groups = int(np.count_nonzero(tried > 1))  # of a prompt without one nothing is known in this step
         u, believed = u[live], believed[live]
@@ -145,7 +181,7 @@ class Influence:
         u = u * math.sqrt(len(live) / length)
         size = np.sqrt(np.square(u).mean(axis=0))  # of each parameter, as Adam divides by
         pull = np.divide(u, size, out=np.zeros_like(u), where=size > 0.0)
-        value = _influences(pull, _success_gradients(u, won[live], tried[live], normalised), groups) / size.sum()
+        value = _influences(pull, _success_gradients(u, divided[live], tried[live]), groups) / size.sum()
         known = ~np.isnan(believed)
         self.steps += 1
         self._bands.observe(value[known], np.searchsorted(EDGES[1:-1], believed[known], side="right"))
@@ -158,7 +194,7 @@ class Influence:
         new = set(column.tolist()) - known.keys()
         if len(known) + len(new) > _MOST:
             return
-        known |= {kind: _Means(np.zeros((6, 1))) for kind in sorted(new)}
+        known |= {kind: _Means.nothing(1) for kind in sorted(new)}
         for kind, means in known.items():  # the others fade
             here = value[column == kind]
             means.observe(here, np.zeros(len(here), dtype=np.int64))
@@ -179,21 +215,21 @@ class Influence:
         Mean influence and its standard error, in units of what a gradient has in common with itself. Unlike `worth` it
         has a meaning where the mean over all bands is not above 0.
         """
-        mean, variance = self._bands.of_all(slice(EDGES.index(low), EDGES.index(high)))
+        mean, variance = self._bands.of(slice(EDGES.index(low), EDGES.index(high)))
         return mean, math.sqrt(variance)
 
     @property
     def _unit(self) -> float:
         """The mean influence of all groups; NaN where it is not above 0, as it is no unit then."""
-        mean, _ = self._bands.of_all()
+        mean, _ = self._bands.of(slice(None))
         return mean if mean > 0.0 else math.nan
 
     def worth_by_category(self, column: str) -> dict[str, tuple[float, float]]:
         """As `worth`, for each category of a column."""
         found = {}
         for kind, means in self._categories.get(column, {}).items():
-            mean, variance = means.of_each()
-            found[kind] = (float(mean[0] / self._unit), float(np.sqrt(variance[0]) / self._unit))
+            mean, variance = means.of(slice(None))
+            found[kind] = (mean / self._unit, math.sqrt(variance) / self._unit)
         return found
 
     @property
@@ -204,12 +240,12 @@ class Influence:
         of the run. Far above the prompts of a step: noise is what limits it, and more rollouts make better steps.
         Below: more steps would do more. NaN before anything is known, infinite where no common direction is seen.
         """
-        return _inverse(self._signal.of_each()[0].item())
+        return _inverse(self._signal.of(slice(None))[0])
 
     @property
     def noise_interval(self) -> tuple[float, float]:
         """The noise scales within two standard errors, in prompts; infinite above where the steps agree on nothing."""
-        mean, variance = (values.item() for values in self._signal.of_each())
+        mean, variance = self._signal.of(slice(None))
         if not math.isfinite(variance):
             return math.nan, math.nan
         error = 2.0 * math.sqrt(variance)
@@ -229,7 +265,7 @@ class Influence:
         Cost: O(M).
         """
         p = as_floats("rates", rates)
-        middle, middle_variance = self._bands.of_all(_MIDDLE)
+        middle, middle_variance = self._bands.of(_MIDDLE)
         if not middle > 2.0 * math.sqrt(middle_variance):
             return np.ones_like(p)
         mean, variance = self._bands.of_each()
@@ -242,13 +278,18 @@ class Influence:
     def metrics(self) -> dict[str, float]:
         """`influence/BAND`, `influence/COLUMN/CATEGORY` (in units of the mean, as `worth`) and `noise_scale` (prompts).
 
-        What is not known yet is left out.
+        `influence_error/...` are the standard errors, `noise_scale_low` and `noise_scale_high` the noise scales within
+        two of them. What is not known yet is left out.
         """
-        found = dict(zip((f"influence/{band}" for band in BANDS), self.worth[0].tolist(), strict=True))
-        for column, kinds in self._categories.items():
+        worths = {"": dict(zip(BANDS, np.transpose(self.worth).tolist(), strict=True))}
+        worths |= {f"{column}/": self.worth_by_category(column) for column in self._categories}
+        found: dict[str, float] = {}
+        for prefix, kinds in worths.items():
             if len(kinds) <= _SHOWN:
-                found |= {f"influence/{column}/{kind}": w for kind, (w, _) in self.worth_by_category(column).items()}
+                for kind, (worth, error) in kinds.items():
+                    found |= {f"influence/{prefix}{kind}": worth, f"influence_error/{prefix}{kind}": error}
         found["noise_scale"] = self.noise_scale
+        found["noise_scale_low"], found["noise_scale_high"] = self.noise_interval
         return {name: number for name, number in found.items() if math.isfinite(number)}
 
     # Keep
@@ -257,12 +298,12 @@ class Influence:
         """What was learned, as JSON."""
         return {
             "steps": self.steps,
-            "bands": self._bands.sums.tolist(),
+            "bands": self._bands.state_dict(),
             "categories": {
-                column: {kind: means.sums.tolist() for kind, means in kinds.items()}
+                column: {kind: means.state_dict() for kind, means in kinds.items()}
                 for column, kinds in self._categories.items()
             },
-            "signal": self._signal.sums.tolist(),
+            "signal": self._signal.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -272,10 +313,10 @@ class Influence:
             StateError: the state is not what `state_dict` writes. Nothing has changed then.
         """
         try:
-            steps, signal = int(state["steps"]), _Means(_numbers(state["signal"], (6, 1)))
-            bands = _Means(_numbers(state["bands"], (6, len(BANDS))))
+            steps, signal = int(state["steps"]), _Means.of_state(state["signal"], 1)
+            bands = _Means.of_state(state["bands"], len(BANDS))
             categories = {
-                str(column): {str(kind): _Means(_numbers(sums, (6, 1))) for kind, sums in kinds.items()}
+                str(column): {str(kind): _Means.of_state(sums, 1) for kind, sums in kinds.items()}
                 for column, kinds in state["categories"].items()
             }
             if steps < 0:
@@ -285,11 +326,15 @@ class Influence:
         self.steps, self._bands, self._categories, self._signal = steps, bands, categories, signal
 
 
-def _success_gradients(u: Floats, won: Ints, tried: Ints, normalised: bool) -> Floats:
-    """o_j = sigma_j N_j / (N_j - 1) u_j for groups of 2 and more, where the baseline is their own mean."""
-    share = won / tried
-    deviation = np.sqrt(share * (1.0 - share)) if normalised else np.ones_like(share)
-    return np.asarray((deviation * tried / (tried - 1))[:, None] * u)
+def _sample_deviations(won: Ints, tried: Ints) -> Floats:
+    """Of each prompt's successes and failures, with N - 1; 0 where there are fewer than two."""
+    share = won / np.maximum(tried, 1)
+    return np.asarray(np.sqrt(share * (1.0 - share) * tried / np.maximum(tried - 1, 1)))
+
+
+def _success_gradients(u: Floats, divisors: Floats, tried: Ints) -> Floats:
+    """o_j = D_j N_j / (N_j - 1) u_j for groups of 2 and more, where the baseline is their own mean."""
+    return np.asarray((divisors * tried / (tried - 1))[:, None] * u)
 
 
 def _influences(u: Floats, o: Floats, groups: int) -> Floats:
@@ -298,11 +343,11 @@ def _influences(u: Floats, o: Floats, groups: int) -> Floats:
     return np.asarray(others / (groups - 1))
 
 
-def _signal_and_noise(u: Floats, groups: int) -> tuple[Floats, Floats]:
-    """Unbiased estimates, from a step's gradients, of |E u|^2 and of the trace of their covariance; shape (1,)."""
+def _signal_and_noise(u: Floats, groups: int) -> tuple[list[float], list[float]]:
+    """Unbiased estimates, from a step's gradients, of |E u|^2 and of the trace of their covariance; one each."""
     squares, total = float(np.square(u).sum()), u.sum(axis=0)
     signal = (float(total @ total) - squares) / (groups * (groups - 1))
-    return np.array([signal]), np.array([squares / groups - signal])
+    return [signal], [squares / groups - signal]
 
 
 def _inverse(signal: float) -> float:

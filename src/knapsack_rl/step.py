@@ -251,14 +251,15 @@ class Step:
             found = self._metrics()
         self._say(found)
 
-    def tell_gradients(self, gradients: ArrayLike, *, normalised: bool = True) -> None:
+    def tell_gradients(self, gradients: ArrayLike, *, divisors: ArrayLike | None = None) -> None:
         """What the update showed of the step's gradients, once the step is over: `BudgetAllocator.influence` learns it.
 
         Args:
             gradients: shape (M, d), a row for each prompt: the mean over its rollouts of advantage times the gradient
                 of the log-probability, before rollout weights, in any fixed d parameters; `gradients.GroupGradients`
                 collects them. 0 for prompts without a gradient.
-            normalised: whether advantages were divided by their group's deviation.
+            divisors: shape (M,), what the distances of each prompt's rewards from their mean were divided by to give
+                advantages (`advantages.divisors`); None: by the deviation of a sample, as GRPO does in TRL and verl.
 
         Raises:
             StateError: the step is not over, or its gradients were told already.
@@ -275,9 +276,7 @@ class Step:
             columns = {
                 name: ["" if value is None else value for value in c] for name, c in self._watch.categories.items()
             }
-            self._prompts.influence.observe(
-                gradients, self.successes, self.scored, rates, columns, normalised=normalised
-            )
+            self._prompts.influence.observe(gradients, self.successes, self.scored, rates, columns, divisors=divisors)
             self._measured = True
 
     def teach(self, estimator: Estimator, sitting: SittingOut, chosen: Ints) -> None:

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from knapsack_rl.advantages import divisors
 from knapsack_rl.gradients import GroupGradients
 from knapsack_rl.step import Step
 from knapsack_rl.trl.waves import WavesTrainer
+
+Floats = NDArray[np.float64]
 
 GROUPS = "groups"
 """Key of a micro-batch: which prompt of the step each of its rollouts belongs to."""
@@ -21,23 +24,27 @@ class MeasuringTrainer(WavesTrainer):
 
     _watch: GroupGradients | None = None
     """None where nothing is measured."""
-    _measured: tuple[Step, NDArray[np.float64]] | None = None
-    """The step whose rollouts are being trained on, and the sum of the rollout weights of each of its groups."""
+    _measured: tuple[Step, Floats, Floats] | None = None
+    """The step whose rollouts are being trained on; of each of its groups the sum of the rollout weights, and what its
+    rewards' distances from their mean were divided by."""
 
     def _measure(
-        self, step: Step, groups: NDArray[np.int64], weights: NDArray[np.float64], local: slice
+        self, step: Step, groups: NDArray[np.int64], rewards: Floats, advantages: Floats, weights: Floats, local: slice
     ) -> dict[str, Any]:
         """Expect the update on this step; returns what its generation batch needs for that.
 
         Args:
             step: that is over.
             groups: which prompt each rollout of all processes belongs to.
+            rewards: of each of them in all; NaN where there is none.
+            advantages: of each, before they are clipped or weighed.
             weights: what their advantages were multiplied by.
             local: which of them are this process's.
         """
         if self._watch is None:
             return {}
-        self._measured = step, np.bincount(groups, weights, len(step)).astype(np.float64)
+        whole = np.bincount(groups, weights, len(step)).astype(np.float64)
+        self._measured = step, whole, divisors(rewards, advantages, groups, len(step))
         self._watch.begin(len(step))
         return {GROUPS: torch.from_numpy(groups[local]).to(self.accelerator.device)}
 
@@ -71,8 +78,8 @@ class MeasuringTrainer(WavesTrainer):
                 self._measured = None
         return loss
 
-    def _tell_gradients(self, watch: GroupGradients, step: Step, weights: NDArray[np.float64]) -> None:
+    def _tell_gradients(self, watch: GroupGradients, step: Step, weights: Floats, divided: Floats) -> None:
         device = self.accelerator.device
         gradients = self.accelerator.reduce(watch.gradients.to(device), "sum").cpu().numpy()
         if np.isfinite(gradients).all():  # otherwise loss scaling (fp16) has overflowed, and there is no update either
-            step.tell_gradients(gradients / np.where(weights > 0.0, weights, 1.0)[:, None], normalised=self._normalises)
+            step.tell_gradients(gradients / np.where(weights > 0.0, weights, 1.0)[:, None], divisors=divided)

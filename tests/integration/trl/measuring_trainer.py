@@ -26,13 +26,13 @@ class Compared(KnapsackGRPOTrainer):
         super().__init__(*args, **kwargs)
         self.sums, self.updates, self.told = [], [], []
 
-    def _tell_gradients(self, watch, step, weights):
+    def _tell_gradients(self, watch, step, weights, divided):
         last = self.accelerator.unwrap_model(self.model).model.layers[-1].mlp.down_proj.weight.grad.flatten()
         groups = self.accelerator.reduce(watch.gradients, "sum")[:, -last.numel() :]  # small enough to be watched whole
         self.sums.append(groups.sum(dim=0))
         self.updates.append(self.accelerator.num_processes * last)
         self.told.append(watch.gradients.clone())
-        super()._tell_gradients(watch, step, weights)
+        super()._tell_gradients(watch, step, weights, divided)
 
     @property
     def error(self) -> float:

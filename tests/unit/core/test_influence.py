@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise, product
-from math import comb, isinf
+from math import comb
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import knapsack_rl as kr
+from knapsack_rl.advantages import divisors, group_advantages, leave_one_out_advantages
 from knapsack_rl.errors import InvalidInputError, StateError
-from knapsack_rl.influence import BANDS, EDGES, Influence, _influences, _signal_and_noise, _success_gradients
+from knapsack_rl.influence import BANDS, EDGES, Influence, _influences, _Means, _signal_and_noise, _success_gradients
 
 MIDDLES = np.array([0.05, 0.175, 0.375, 0.625, 0.825, 0.95])
 
@@ -34,20 +36,29 @@ def told(worth, steps, seed=0):
     return influence
 
 
-@pytest.mark.parametrize("normalised", [True, False])
-def test_a_group_estimates_the_gradient_of_its_success_rate_without_bias(normalised: bool) -> None:
+@pytest.mark.parametrize(
+    "advantages_of",
+    [
+        lambda rewards, groups: group_advantages(rewards, groups).values,
+        lambda rewards, groups: group_advantages(rewards, groups, scale_rewards="none").values,
+        lambda rewards, groups: leave_one_out_advantages(rewards, groups).values,
+        lambda rewards, groups: group_advantages(rewards, groups, scale_rewards="none").values / 3.0,
+    ],
+    ids=["deviation of the group", "not scaled", "leave one out", "scaled by something else"],
+)
+def test_a_group_estimates_the_gradient_of_its_success_rate_without_bias(advantages_of) -> None:
     """Bernoulli policies p = sigmoid(theta x): grad log pi is (1 - p) x or -p x, and grad p is p (1 - p) x."""
     x = np.array([1.0, -2.0, 0.5])
     for size, p in product((2, 3, 8), (0.1, 0.5, 0.8)):
         expected = np.zeros(3)
         for won in range(1, size):
-            share = won / size
-            deviation = np.sqrt(share * (1 - share)) if normalised else 1.0
-            advantages = np.array([1 - share] * won + [-share] * (size - won)) / deviation
+            rewards, groups = np.array([1.0] * won + [0.0] * (size - won)), np.zeros(size, dtype=np.int64)
+            advantages = advantages_of(rewards, groups)
+            divided = divisors(rewards, advantages, groups, 1)
             scores = np.array([1 - p] * won + [-p] * (size - won))
             group = np.mean(advantages * scores) * x
             chance = comb(size, won) * p**won * (1 - p) ** (size - won)
-            expected += chance * _success_gradients(group[None], np.array([won]), np.array([size]), normalised)[0]
+            expected += chance * _success_gradients(group[None], divided, np.array([size]))[0]
         np.testing.assert_allclose(expected, p * (1 - p) * x, rtol=1e-12)
 
 
@@ -91,7 +102,7 @@ def test_a_noise_scale_without_a_common_direction_has_no_upper_end() -> None:
     for _ in range(40):
         influence.observe(random.normal(size=(64, 40)), np.full(64, 4), np.full(64, 8), np.full(64, 0.5))
     low, high = influence.noise_interval
-    assert isinf(high)
+    assert math.isinf(high)
     assert low > 64
 
 
@@ -311,3 +322,30 @@ def test_the_allocators_file_holds_what_was_measured(tmp_path) -> None:
     again.load(tmp_path / "state.npz")
     assert again.influence.state_dict() == allocator.influence.state_dict()
     assert allocator.copy().influence.state_dict() == allocator.influence.state_dict()
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.985])
+def test_errors_of_pooled_bands_are_those_of_repeated_runs(kept: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that lift or lower all bands together, uneven counts, fading: the error is the spread over many runs."""
+    monkeypatch.setattr("knapsack_rl.influence._KEPT", kept)
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        means = _Means.nothing(3)
+        for _ in range(60):
+            counts = random.integers(1, 8, size=3)
+            common = random.normal()
+            means.add([common * n + random.normal(scale=math.sqrt(n)) for n in counts], counts)
+        found.append([means.of(slice(1, 3)), means.of(slice(0, 1))])
+    mean, variance = np.moveaxis(np.array(found), 2, 0)
+    for place in (0, 1):
+        scaled = mean[:, place] / np.sqrt(variance[:, place])
+        assert np.mean(scaled) == pytest.approx(0.0, abs=0.2)
+        assert np.std(scaled) == pytest.approx(1.0, abs=0.15)  # four standard errors of a deviation of 400
+
+
+def test_nothing_is_said_of_the_error_before_three_steps() -> None:
+    means = _Means.nothing(1)
+    for step in range(4):
+        assert math.isinf(means.of(slice(None))[1]) == (step < 3)
+        means.add([1.0 + step % 2], [2.0])

@@ -146,7 +146,8 @@ def _worth(numbers: Numbers) -> list[Part]:
         name = f"worth-{number}" if number else "worth"
         known = data[np.isfinite(data["worth"]) & np.isfinite(data["error"])]
         if 0 < len(known) <= _SHOWN:
-            charts.append(Chart(name, f"By {what}", _WORTH, FILE, figures.worth, known[["name", "worth", "error"]]))
+            drawn = known[["name", "worth", "error"]].assign(run="probe")
+            charts.append(Chart(name, f"By {what}", _WORTH, FILE, run_figures.worth, drawn))
         data["error"] = data["error"].replace(math.inf, math.nan)
         named = data.rename(columns={"name": what, "error": "standard error"})
         tables.append(DataTable(f"{name}-table", f"By {what}", _GROUPS, named, source=FILE))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from knapsack_rl.experiments.pages.page import Chart
 from knapsack_rl.experiments.report import run_data, run_figures
 from knapsack_rl.experiments.report.run_data import Run, Visits
+from knapsack_rl.influence import BANDS
 
 RATIOS = {
     "effective gradients": "effective_gradient_ratio",
@@ -152,6 +153,49 @@ def predictions(runs: Sequence[Run]) -> list[Chart]:
             "over the prompts of a step: higher is better, and 0 would be certainty that came true. More rollouts, and "
             "success rates near one half, are harder to predict, so this compares beliefs at one allocation and not "
             f"runs that allocate differently. {_smoothing(runs)}",
+            source="metrics.jsonl",
+        ),
+    ]
+
+
+def influence(runs: Sequence[Run]) -> list[Chart]:
+    """What gradients were worth to other prompts, and how noisy they were, where the runs measured it."""
+    tables = [run_data.worth(run) for run in runs]
+    bands = [table[table["name"].isin(BANDS)] for table in tables]
+    kinds = [table[~table["name"].isin(BANDS)] for table in tables]
+    caption = (
+        "How far a group with a gradient pulls the success rates of its step's other prompts up, in units of the mean "
+        "(docs/influence.md); bars: two standard errors. Below 0 it pulls them down. The values at the end of the run, "
+        "for which older steps count less."
+    )
+    return [
+        *_chart(
+            runs,
+            "worth",
+            run_figures.worth,
+            bands,
+            title="What a gradient was worth, by believed success rate",
+            caption=caption,
+            source="metrics.jsonl",
+        ),
+        *_chart(
+            runs,
+            "worth-by-category",
+            run_figures.worth,
+            kinds,
+            title="What a gradient was worth, by category",
+            caption=caption,
+            source="metrics.jsonl",
+        ),
+        *_chart(
+            runs,
+            "noise-scale",
+            run_figures.noise_scale,
+            [run_data.noise_scale(run) for run in runs],
+            title="More rollouts, or more steps?",
+            caption="The gradient noise scale: prompts of a step from which more of them stop paying. Far above the "
+            "prompts of a step, noise limits the run, and more rollouts make better steps; below, more steps would do "
+            "more. Shaded: within two standard errors.",
             source="metrics.jsonl",
         ),
     ]

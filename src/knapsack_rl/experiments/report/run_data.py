@@ -20,10 +20,14 @@ from pyarrow import parquet
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.recipe import yaml_text
+from knapsack_rl.influence import BANDS
 from knapsack_rl.metrics import STATUSES, status, transition_matrix
 
 BINS = 10
 """Of believed success rates, equally wide."""
+WORTH, WORTH_ERROR = "influence/", "influence_error/"
+"""Beginnings of the metrics of `Influence`."""
+NOISE = ("noise_scale", "noise_scale_low", "noise_scale_high")
 _BELIEF = ["belief_wins", "belief_losses"]
 
 
@@ -326,6 +330,33 @@ def curve(run: Run, key: str, **labels: str) -> pd.DataFrame:
     for position, (column, text) in enumerate({"run": run.name, **labels}.items()):
         rows.insert(position, column, text)
     return rows
+
+
+def worth(run: Run) -> pd.DataFrame:
+    """What a group's gradient was worth at the end, where it was measured; columns run, name, worth, error.
+
+    Rows: the bands of believed success rates, then categories, as `COLUMN/KIND` where there are several columns.
+    """
+    measured = run.steps.filter(regex=f"^{WORTH}").columns.str.removeprefix(WORTH)
+    bands = [name for name in BANDS if name in measured]
+    kinds = sorted(set(measured) - set(bands))
+    one_column = len({kind.partition("/")[0] for kind in kinds}) == 1
+    rows = []
+    for name in [*bands, *kinds]:
+        known = run.steps.reindex(columns=[WORTH + name, WORTH_ERROR + name]).dropna()
+        if len(known):
+            worth, error = known.iloc[-1]
+            short = name.partition("/")[2] if one_column and name in kinds else name
+            rows.append({"name": short, "worth": worth, "error": error})
+    return _labelled(run, pd.DataFrame(rows, columns=["name", "worth", "error"]))
+
+
+def noise_scale(run: Run) -> pd.DataFrame:
+    """The gradient noise scale by step, in prompts; columns run, step, value, low, high (infinite: no limit)."""
+    table = run.steps.reindex(columns=["step", *NOISE])
+    table.columns = pd.Index(["step", "value", "low", "high"])
+    known = table.dropna(subset=["value", "low"])
+    return _labelled(run, known.fillna({"high": np.inf}))
 
 
 def accuracies(run: Run) -> pd.DataFrame:

@@ -261,6 +261,65 @@ def costs(table: pd.DataFrame) -> Figure:
 
 
 @styled
+def worth(table: pd.DataFrame) -> Figure:
+    """What gradients are worth, with two standard errors, a row for each name. Columns: run, name, worth, error.
+
+    Several runs stand under each other in each row. Worth and errors are finite.
+    """
+    runs, rows = names(table, "run"), names(table, "name")
+    figure = Figure(figsize=(WIDTH, 1.0 + (0.2 + 0.13 * len(runs)) * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0.0, color=INK, linewidth=0.9)
+    axes.axvline(1.0, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    styles = run_styles(runs)
+    for index, (run, of_run) in enumerate(groups(table, "run")):
+        place = np.array([rows.index(name) for name in of_run["name"]]) + 0.7 * ((index + 0.5) / len(runs) - 0.5)
+        axes.errorbar(
+            of_run["worth"],
+            -place,
+            xerr=2.0 * of_run["error"],
+            fmt="o",
+            color=styles[run][0],
+            elinewidth=1.3,
+            markersize=5 if len(runs) == 1 else 4,
+        )
+    axes.set_yticks(-np.arange(len(rows)), [shortened(name, 24) for name in rows])
+    axes.set_ylim(0.7 - len(rows), 0.7)
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("worth (mean: 1)")
+    if len(runs) > 1:
+        legend_above(figure, [Line2D([], [], color=styles[run][0], marker="o", label=run) for run in runs])
+    return figure
+
+
+@styled
+def noise_scale(table: pd.DataFrame) -> Figure:
+    """The noise scale over steps with its interval, on a logarithmic axis. Columns: run, step, value, low, high.
+
+    `high` is infinite where there is no limit.
+    """
+    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    axes = figure.subplots()
+    ends, styles = [], run_styles(names(table, "run"))
+    top = 10.0 * float(table["value"].max())
+    for run, rows in groups(table, "run"):
+        colour, step, value = styles[run][0], rows["step"].to_numpy(), rows["value"].to_numpy()
+        axes.fill_between(step, rows["low"], np.minimum(rows["high"], top), color=colour, alpha=0.16, linewidth=0)
+        axes.plot(step, value, color=colour, marker="o" if len(step) == 1 else "")
+        ends.append(((float(step[-1]), float(value[-1])), run, colour))
+    axes.set_yscale("log")
+    axes.set_ylim(float(table["low"].min()) / 1.5, top)
+    axes.yaxis.set_major_formatter(FuncFormatter(whole))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("noise scale (prompts)")
+    if len(ends) > 1:
+        label_ends(axes, ends)
+    step_axis(axes)
+    return figure
+
+
+@styled
 def transitions(table: pd.DataFrame) -> Figure:
     """Heat map of each prompt's status at its first visit against its last (figure 7).
 

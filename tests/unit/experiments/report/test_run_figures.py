@@ -113,6 +113,27 @@ def calibrations(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
     )
 
 
+def worths(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"run": run, "name": name, "worth": 1.5 - 0.3 * index, "error": 0.2 * index}
+            for run in runs
+            for index, name in enumerate(("0-0.1", "0.1-0.25", "a category with a name that is long"))
+        ]
+    )
+
+
+def noise(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
+    """From the second step on with an upper limit."""
+    return pd.DataFrame(
+        [
+            {"run": run, "step": step + 3, "value": 300.0 + step, "low": 100.0, "high": 900.0 if step else np.inf}
+            for run in runs
+            for step in range(steps)
+        ]
+    )
+
+
 def spent(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
     """Success rates that end at the same place."""
     return pd.concat(
@@ -135,6 +156,8 @@ DRAWINGS: list[tuple[Callable[[pd.DataFrame], Figure], Callable[[tuple[str, ...]
     (figures.single_prompts, prompts),
     (figures.calibration, calibrations),
     (figures.log_score, curves),
+    (figures.worth, worths),
+    (figures.noise_scale, noise),
     (simulated.success_rates, spent),
     (simulated.belief_errors, curves),
 ]
@@ -222,7 +245,7 @@ def test_every_axis_says_what_it_shows(draw, table, runs) -> None:
     figure = draw(table(runs, 30))
 
     assert figure.get_supxlabel() or figure.axes[-1].get_xlabel()
-    if draw is not figures.status_counts:  # its vertical axis lists the statuses by name
+    if draw not in (figures.status_counts, figures.worth):  # whose vertical axes list statuses or kinds by name
         assert figure.get_supylabel() or all(axes.get_ylabel() for axes in figure.axes)
 
 

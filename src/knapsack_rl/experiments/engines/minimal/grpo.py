@@ -165,8 +165,11 @@ class Loop:
             watch.owners = None
             weights = np.bincount(rollouts.groups, self._weights(rollouts), len(watch.gradients))
             gradients = watch.gradients.numpy() / np.where(weights > 0.0, weights, 1.0)[:, None]
+            exact = kr.advantages.group_advantages(rollouts.rewards, rollouts.groups).values
+            divisors = kr.advantages.divisors(rollouts.rewards, exact, rollouts.groups, len(gradients))
             for step in steps if np.isfinite(gradients).all() else ():
-                step.tell_gradients(gradients[groups : groups + len(step)])
+                mine = slice(groups, groups + len(step))
+                step.tell_gradients(gradients[mine], divisors=divisors[mine])
                 groups += len(step)
         return loss
 
