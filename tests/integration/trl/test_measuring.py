@@ -14,7 +14,7 @@ import torch
 from measuring_trainer import trained
 
 from knapsack_rl import BudgetAllocator
-from knapsack_rl.trl import KnapsackRLOOTrainer
+from knapsack_rl.trl import KnapsackGRPOTrainer, KnapsackRLOOTrainer
 
 ACCUMULATED = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
 
@@ -66,10 +66,20 @@ def test_a_strategy_that_goes_by_measured_worth_measures_by_itself(make) -> None
     assert make(allocator=BudgetAllocator("adaptive", group_size=4))._watch is None
 
 
-def test_rloo_is_measured_too(make) -> None:
-    trainer = make(kind=KnapsackRLOOTrainer, allocator=BudgetAllocator("measured", group_size=4, algorithm="rloo"))
+@pytest.mark.parametrize("kind", [KnapsackGRPOTrainer, KnapsackRLOOTrainer])
+def test_a_step_is_told_what_the_trainer_divided_distances_from_the_mean_by(kind, make) -> None:
+    algorithm = "rloo" if kind is KnapsackRLOOTrainer else "grpo"
+    trainer = make(kind=kind, allocator=BudgetAllocator("measured", group_size=4, algorithm=algorithm))
+    told, tell = [], trainer._tell_gradients
+    trainer._tell_gradients = lambda *what: (told.append((what[1], what[-1])), tell(*what))
     trainer.train()
     assert trainer.allocator.influence.steps > 0
+    for step, divided in told:
+        won, tried = step.successes, step.scored
+        share = won / tried
+        expected = (tried - 1) / tried if algorithm == "rloo" else np.sqrt(share * (1 - share) * tried / (tried - 1))
+        live = (won > 0) & (won < tried)
+        np.testing.assert_allclose(divided, np.where(live, expected, 0.0), rtol=3e-4)  # TRL adds 1e-4 to deviations
 
 
 def test_what_was_measured_goes_on_after_a_resume(make) -> None:

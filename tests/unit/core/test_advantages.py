@@ -65,6 +65,26 @@ def test_bounded_clips_before_it_weighs() -> None:
     assert advantages.bounded(np.array([9.0]), None, np.array([1.0])).tolist() == [9.0]
 
 
+@given(rewards_and_groups, st.sampled_from(["group", "batch", "none"]))
+def test_divisors_turn_advantages_back_into_distances_from_the_mean(pairs, scale) -> None:
+    rewards, groups = (np.array(column) for column in zip(*pairs, strict=True))
+    values = advantages.group_advantages(rewards, groups, scale_rewards=scale).values
+    found = advantages.divisors(rewards, values, groups, 6)
+    for group in range(6):
+        here = (groups == group) & ~np.isnan(rewards)
+        if len(set(rewards[here].tolist())) < 2:
+            assert found[group] == 0.0
+            continue
+        distances = rewards[here] - rewards[here].mean()
+        np.testing.assert_allclose(found[group] * values[here], distances, rtol=1e-9, atol=1e-12)
+
+
+def test_the_divisor_of_rloo_is_the_share_of_the_others() -> None:
+    rewards, groups = np.array([1.0, 0.0, 0.0, 1.0, 0.0]), np.array([2, 2, 2, 0, 0])
+    values = advantages.leave_one_out_advantages(rewards, groups).values
+    np.testing.assert_allclose(advantages.divisors(rewards, values, groups, 3), [1 / 2, 0.0, 2 / 3])
+
+
 def test_a_success_is_above_the_threshold_as_trainers_hold_rewards() -> None:
     assert advantages.is_success([0.0, 0.1, 1.0, np.nan]).tolist() == [False, True, True, False]
     assert advantages.is_success(np.float32([0.1, 0.2]), 0.1).tolist() == [False, True]
