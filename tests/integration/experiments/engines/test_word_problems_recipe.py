@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,9 @@ pytest.importorskip("trl", reason="needs the extra 'trl'")
 from safetensors.torch import load_file
 
 from knapsack_rl.cli import main
-from knapsack_rl.experiments.engines import models
 from knapsack_rl.experiments.engines.kept import cache_dir
-from knapsack_rl.experiments.recipe.model_schema import ScratchModelConfig
 from knapsack_rl.experiments.runs.run_directory import RunDirectory
-from knapsack_rl.tasks import reasoning_gym
+from small_problems import write_model, write_problems
 
 RECIPE = Path(__file__).parents[4] / "recipes/smollm2-word-problems.yaml"
 
@@ -26,47 +26,16 @@ pytestmark = pytest.mark.usefixtures("offline_with_a_cache_of_its_own")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the three sets in the schemas of their own repositories."""
+    """A folder with the three sets."""
     folder = tmp_path_factory.mktemp("data")
-    for name in ("svamp", "asdiv", "mawps"):
-        (folder / name).mkdir()
-    numbers = range(2, 26)
-    svamp = [
-        {
-            "Body": f"Tom has {n} cups",
-            "Question": "He gets 3. How many now?",
-            "Equation": f"( {n}.0 + 3.0 )",
-            "Answer": n + 3.0,
-            "Type": "Addition",
-        }
-        for n in numbers
-    ]
-    mawps = [
-        {"sQuestion": f"Ann eats 1 of {n} nuts.", "lEquations": [f"X={n}-1"], "lSolutions": [n - 1.0]} for n in numbers
-    ]
-    asdiv = "".join(
-        f'<Problem Grade="1"><Body>{n} bags of 2.</Body><Question>All?</Question><Solution-Type>Multiplication'
-        f"</Solution-Type><Answer>{2 * n} (bags)</Answer><Formula>{n}*2={2 * n}</Formula></Problem>"
-        for n in numbers
-    )
-    (folder / "svamp/SVAMP.json").write_text(json.dumps(svamp))
-    (folder / "mawps/AddSub.json").write_text(json.dumps(mawps))
-    (folder / "asdiv/ASDiv.xml").write_text(f"<Corpus>{asdiv}</Corpus>")
+    write_problems(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a small Llama that reads characters."""
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = reasoning_gym.tokenizer(
-        reasoning_gym.ReasoningGymConfig(sources=(reasoning_gym.GeneratorConfig(name="gcd"),))
-    )
-    torch.manual_seed(0)
-    models.from_scratch(
-        ScratchModelConfig(kind="scratch", architecture="llama", layers=1, width=16, heads=2), tokenizer
-    ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    write_model(folder)
     return folder
 
 
@@ -98,3 +67,19 @@ def test_a_model_and_data_that_are_not_there_say_what_to_name(
     assert "Without network, name a directory or a GGUF file that is there: model.path=PATH." in said
     assert main([*command, f"model.path={model}", f"task.folder={tmp_path}"]) == 2
     assert "Put the set's own file there" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_the_comparison_for_gpus_runs_dry(tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    done = subprocess.run(
+        ["bash", RECIPE.parents[1] / "benchmarks/gpu/comparison.sh", "--dry", "--output", output],
+        env=os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = (output / "smollm2-word-problems/summary.md").read_text()
+    assert [line.split("|")[1].strip() for line in summary.splitlines()[2:]] == ["uniform", "adaptive"]
+    assert len(list((output / "arms").glob("*/metrics.jsonl"))) == 2 + 2 * 2  # at two rates on the tuning seed
