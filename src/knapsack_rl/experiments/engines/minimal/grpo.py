@@ -225,6 +225,7 @@ class Policy:
             [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=training.learning_rate,
             betas=(training.adam_beta1, training.adam_beta2),
+            fused=autocast,  # one pass over the weights in place of six
         )
 
     @torch.no_grad()
@@ -319,8 +320,9 @@ class Policy:
         order = torch.randperm(len(rollouts), generator=shuffle).numpy() if updates > 1 else np.arange(len(rollouts))
         old = self._before_updates(prompts, rollouts) if updates > 1 else None
         for part in np.array_split(order, updates):
-            self.optimizer.zero_grad(set_to_none=False)  # without gradients the momentum still counts, as in TRL
-            for chosen in self.passes(prompts, part[advantages[part] != 0.0]):
+            self.optimizer.zero_grad()
+            passes = list(self.passes(prompts, part[advantages[part] != 0.0]))
+            for chosen in passes:
                 loss = self._loss(
                     [prompts[row] for row in chosen],
                     rollouts.of(chosen),
@@ -329,6 +331,8 @@ class Policy:
                 )
                 (loss / tokens_per_update).backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.item() / tokens_per_update)
+            for weight in self.model.parameters() if not passes else ():  # the momentum still counts, as in TRL
+                weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
             self.optimizer.step()
             if self.autocast:

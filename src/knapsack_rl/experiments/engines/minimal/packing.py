@@ -9,6 +9,7 @@ left out: nothing is predicted from it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class Packed:
     """(1, 1, length, length): whether a token (row) sees another (column)."""
     groups: Tensor
     """(1, length): which of the prompts a token belongs to."""
+    spans: list[int]
+    """Tokens of each prompt and its rollouts."""
     sources: Tensor
     """Of every token of every rollout, in their order: where in the sequence stands the token before it."""
 
@@ -61,11 +64,15 @@ def packed(prompts: Sequence[Sequence[int]], owners: Sequence[int], rollouts: Se
         positions=place[None],
         mask=(same_group & readable & (place <= place[:, None]))[None, None],
         groups=group_of[None],
+        spans=torch.bincount(group_of, minlength=len(prompts)).tolist(),
         sources=torch.tensor([source for number in range(len(owners)) for source in sources[number]]),
     )
 
 
-def can_share(config: Any) -> bool:
-    """Whether a model with this configuration reads a mask of our own: plain attention in every layer, by sdpa."""
+def can_share(model: Any) -> bool:
+    """Whether a model reads a mask of our own: plain attention by sdpa in every layer, with room for `spans`."""
+    config = model.config
     layers = getattr(config, "layer_types", None) or ["full_attention"]
-    return config._attn_implementation == "sdpa" and set(layers) == {"full_attention"}
+    plain = config._attn_implementation == "sdpa" and getattr(config, "attn_logit_softcapping", None) is None
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(model.forward).parameters.values())
+    return plain and set(layers) == {"full_attention"} and passes_on

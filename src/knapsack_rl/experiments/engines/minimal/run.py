@@ -87,7 +87,7 @@ def policy(recipe: Recipe, model: Any, tokenizer: Any) -> Policy:
     """Groups of a pretrained model share their prompts; one from scratch is too small for that to pay."""
     if recipe.model.kind == "scratch":
         return Policy(model, tokenizer, recipe.training)
-    shares = SharedPromptPolicy if can_share(model.config) else Policy
+    shares = SharedPromptPolicy if can_share(model) else Policy
     return shares(model, tokenizer, recipe.training, recipe.model.autocast)
 
 

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from knapsack_rl.experiments.engines.minimal import attention
 from knapsack_rl.experiments.engines.minimal.grpo import Ints, Policy, Rollouts
 from knapsack_rl.experiments.engines.minimal.packing import packed
+from knapsack_rl.experiments.recipe.schema import Training
 
 _TOGETHER = 8  # rollouts in a row: wider rows copy less of the cache, and wait longer for the last of them
 _ALL, _NOBODY = -1, -2  # who may see a token of the cache: everybody (a prompt's), nobody (padding), or one rollout
@@ -24,6 +26,10 @@ _ALL, _NOBODY = -1, -2  # who may see a token of the cache: everybody (a prompt'
 
 class SharedPromptPolicy(Policy):
     """A `Policy` whose model is large enough that every token counts."""
+
+    def __init__(self, model: Any, tokenizer: Any, training: Training, autocast: bool = False) -> None:
+        model.set_attn_implementation(attention.NAME)
+        super().__init__(model, tokenizer, training, autocast)
 
     @torch.no_grad()
     def sample(
@@ -100,6 +106,7 @@ class SharedPromptPolicy(Policy):
             attention_mask=sequence.mask,
             position_ids=sequence.positions,
             logits_to_keep=sequence.sources,
+            spans=sequence.spans,
             use_cache=False,
         ).logits[0]
         targets = torch.tensor([token for row in written for token in row])
