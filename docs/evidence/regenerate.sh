@@ -2,7 +2,9 @@
 # Makes everything in docs/evidence again: the comparisons, then the simulations. Finished runs are kept in runs/arms, so
 # that a second call takes minutes; the first takes hours of processor time. From a checkout with .venv:
 #
-#   bash docs/evidence/regenerate.sh [NAME ...]     NAME: a file of recipes/comparisons, simulate, or probes
+#   bash docs/evidence/regenerate.sh [NAME ...]     NAME: a file of recipes/comparisons, simulate, probes, or smollm2-gate
+#
+# What is about SmolLM2 takes model and data from the hub, or from where MODEL and DATA say (docs/how-to/pretrained-models.md).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1
@@ -12,7 +14,7 @@ comparison() {
   local jobs=()
   [[ "$1" != skip-idle* && "$1" != *cost-limit ]] || jobs=(--jobs 1) # where seconds are compared: one run at a time
   name=$(sed -n 's/^name: //p' "$file")
-  .venv/bin/knapsack-rl compare "$file" "${jobs[@]}"
+  .venv/bin/knapsack-rl compare "$file" "${jobs[@]}" $(given_for "$1")
   rm -rf "$kept" && mkdir -p "$kept"
   for table in comparison.yaml summary.md summary.csv runs.csv curves.csv cost_to_reach.csv tuning.csv; do
     [ ! -e "runs/$name/$table" ] || cp "runs/$name/$table" "$kept" # without tuning there is no tuning.csv
@@ -23,9 +25,41 @@ comparison() {
   done
 }
 
+# Where the model and the data of SmolLM2 are, as words of a command.
+given_for() {
+  [[ "$1" != smollm2* ]] || echo ${MODEL:+"model.path=$MODEL"} ${DATA:+"task.folder=$DATA"}
+}
+
+# The figures of single runs of a comparison, side by side: NAME SEED ARM ...
+side_by_side() {
+  local name=$1 seed=$2 arm folders=()
+  shift 2
+  for arm in "$@"; do
+    folders+=("runs/arms/$(.venv/bin/python -c 'import pandas as pd, sys
+runs = pd.read_csv(sys.argv[1])
+print(runs[(runs["arm"] == sys.argv[2]) & (runs["seed"] == int(sys.argv[3]))]["folder"].item())' \
+      "docs/evidence/$name/runs.csv" "$arm" "$seed")")
+  done
+  .venv/bin/knapsack-rl report "${folders[@]}" --output "runs/$name-$seed/report.html"
+  mkdir -p "docs/evidence/$name/seed-$seed"
+  for figure in gradient-ratios budget-histogram transitions status-counts single-prompts; do
+    cp "runs/$name-$seed/figures/$figure.png" "docs/evidence/$name/seed-$seed"
+  done
+}
+
+# That uniform learns on SmolLM2, by far more than the noise.
+gate() {
+  .venv/bin/knapsack-rl train recipes/smollm2-word-problems.yaml $(given_for smollm2) allocator.strategy=uniform \
+    evaluation.max_problems=256 seed=101 name=smollm2-gate
+  .venv/bin/python benchmarks/gate.py runs/smollm2-gate
+  for figure in held-out-accuracy gradient-ratios; do
+    cp "runs/smollm2-gate/figures/$figure".{png,csv} docs/evidence/smollm2-gate
+  done
+}
+
 # One comparison of finished runs, taken at another cost: NAME tokens or NAME seconds.
 taken_at() {
-  .venv/bin/knapsack-rl compare "recipes/comparisons/$1.yaml" "equal=$2" "name=$1-at-equal-$2"
+  .venv/bin/knapsack-rl compare "recipes/comparisons/$1.yaml" "equal=$2" "name=$1-at-equal-$2" $(given_for "$1")
   for kind in md csv; do cp "runs/$1-at-equal-$2/summary.$kind" "docs/evidence/$1/summary-at-equal-$2.$kind"; done
 }
 
@@ -63,8 +97,17 @@ probes() {
 [ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive half-the-rollouts half-the-group rivals adaptive-parts learning-rates \
   adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes skip-idle skip-idle-string-operations \
   skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out measured-demonstration measured-sorting \
-  measured-reasoning-gym simulate probes
+  measured-reasoning-gym simulate probes smollm2-gate smollm2-word-problems
 for wanted in "$@"; do
-  if [ "$wanted" = simulate ]; then simulations; elif [ "$wanted" = probes ]; then probes; else comparison "$wanted"; fi
+  case "$wanted" in
+    simulate) simulations ;;
+    probes) probes ;;
+    smollm2-gate) gate ;;
+    *) comparison "$wanted" ;;
+  esac
   if [[ "$wanted" = *cost-limit ]]; then taken_at cost-limit tokens && taken_at cost-limit seconds; fi
+  if [ "$wanted" = smollm2-word-problems ]; then
+    taken_at "$wanted" tokens && taken_at "$wanted" seconds
+    side_by_side "$wanted" 201 uniform knapsack adaptive
+  fi
 done
