@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from knapsack_rl.experiments.engines import ingredients
-from knapsack_rl.experiments.engines.minimal import run
+from knapsack_rl.experiments.engines.minimal import attention, run
 from knapsack_rl.experiments.engines.minimal.grpo import Loop, Policy
 from knapsack_rl.experiments.recipe import recipe_file
 from knapsack_rl.experiments.runs.progress import Display
@@ -102,12 +102,14 @@ def without_sharing(loop: Loop, rollouts: Any, advantages: Any) -> float:
     plain = Policy.__new__(Policy)
     vars(plain).update({name: value for name, value in vars(policy).items() if name not in ("log_probabilities",)})
     prompts = [loop.columns["prompt"][row] for row in rollouts.rows]
+    policy.model.set_attn_implementation("sdpa")
     began = time.process_time()
     for chosen in plain.passes(prompts, np.flatnonzero(advantages)):
         weights = torch.from_numpy(advantages[chosen]).float()
         plain._loss([prompts[row] for row in chosen], rollouts.of(chosen), weights, None).backward()  # type: ignore[no-untyped-call]
     seconds = time.process_time() - began
-    policy.optimizer.zero_grad(set_to_none=False)
+    policy.model.set_attn_implementation(attention.NAME)
+    policy.optimizer.zero_grad()
     return seconds
 
 

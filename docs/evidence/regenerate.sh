@@ -9,12 +9,15 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1
 
+smollm2=(${MODEL:+"model.path=$MODEL"} ${DATA:+"task.folder=$DATA"})
+
 comparison() {
   local file="recipes/comparisons/$1.yaml" kept="docs/evidence/$1" name
-  local jobs=()
-  [[ "$1" != skip-idle* && "$1" != *cost-limit ]] || jobs=(--jobs 1) # where seconds are compared: one run at a time
+  local jobs=() given=()
+  [[ "$1" != smollm2* ]] || given=("${smollm2[@]}")
+  [[ "$1" != skip-idle* && "$1" != *cost-limit && "$1" != smollm2* ]] || jobs=(--jobs 1) # where seconds are compared: one run at a time
   name=$(sed -n 's/^name: //p' "$file")
-  .venv/bin/knapsack-rl compare "$file" "${jobs[@]}" $(given_for "$1")
+  .venv/bin/knapsack-rl compare "$file" "${jobs[@]}" "${given[@]}"
   rm -rf "$kept" && mkdir -p "$kept"
   for table in comparison.yaml summary.md summary.csv runs.csv curves.csv cost_to_reach.csv tuning.csv; do
     [ ! -e "runs/$name/$table" ] || cp "runs/$name/$table" "$kept" # without tuning there is no tuning.csv
@@ -23,11 +26,6 @@ comparison() {
   for figure in accuracy-by-rollouts accuracy differences cost-to-reach effective-gradient-ratio across-settings; do
     [ ! -e "runs/$name/figures/$figure.png" ] || cp "runs/$name/figures/$figure.png" "$kept"
   done
-}
-
-# Where the model and the data of SmolLM2 are, as words of a command.
-given_for() {
-  [[ "$1" != smollm2* ]] || echo ${MODEL:+"model.path=$MODEL"} ${DATA:+"task.folder=$DATA"}
 }
 
 # The figures of single runs of a comparison, side by side: NAME SEED ARM ...
@@ -49,7 +47,7 @@ print(runs[(runs["arm"] == sys.argv[2]) & (runs["seed"] == int(sys.argv[3]))]["f
 
 # That uniform learns on SmolLM2, by far more than the noise.
 gate() {
-  .venv/bin/knapsack-rl train recipes/smollm2-word-problems.yaml $(given_for smollm2) allocator.strategy=uniform \
+  .venv/bin/knapsack-rl train recipes/smollm2-word-problems.yaml "${smollm2[@]}" allocator.strategy=uniform \
     evaluation.max_problems=256 seed=101 name=smollm2-gate
   .venv/bin/python benchmarks/gate.py runs/smollm2-gate
   for figure in held-out-accuracy gradient-ratios; do
@@ -57,9 +55,9 @@ gate() {
   done
 }
 
-# One comparison of finished runs, taken at another cost: NAME tokens or NAME seconds.
+# One comparison of finished runs, taken at another cost: NAME, tokens or seconds, and further words of the command.
 taken_at() {
-  .venv/bin/knapsack-rl compare "recipes/comparisons/$1.yaml" "equal=$2" "name=$1-at-equal-$2" $(given_for "$1")
+  .venv/bin/knapsack-rl compare "recipes/comparisons/$1.yaml" "equal=$2" "name=$1-at-equal-$2" "${@:3}"
   for kind in md csv; do cp "runs/$1-at-equal-$2/summary.$kind" "docs/evidence/$1/summary-at-equal-$2.$kind"; done
 }
 
@@ -95,8 +93,8 @@ probes() {
 }
 
 [ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive half-the-rollouts half-the-group rivals adaptive-parts learning-rates \
-  adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes skip-idle skip-idle-string-operations \
-  skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out measured-demonstration measured-sorting \
+  adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes skip-idle \
+  skip-idle-string-operations skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out measured-demonstration measured-sorting \
   measured-reasoning-gym simulate probes smollm2-gate smollm2-word-problems
 for wanted in "$@"; do
   case "$wanted" in
@@ -107,7 +105,7 @@ for wanted in "$@"; do
   esac
   if [[ "$wanted" = *cost-limit ]]; then taken_at cost-limit tokens && taken_at cost-limit seconds; fi
   if [ "$wanted" = smollm2-word-problems ]; then
-    taken_at "$wanted" tokens && taken_at "$wanted" seconds
+    for cost in tokens seconds; do taken_at "$wanted" "$cost" "${smollm2[@]}"; done
     side_by_side "$wanted" 201 uniform knapsack adaptive
   fi
 done

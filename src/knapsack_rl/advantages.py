@@ -159,20 +159,33 @@ def divisors(rewards: ArrayLike, advantages: ArrayLike, groups: Ints, prompts: i
     one, the size of it.
 
     Args:
-        rewards: shape (rollouts,), NaN where there is none.
+        rewards: shape (rollouts,), what the advantages were made from; NaN where there is none.
         advantages: shape (rollouts,), before they are clipped or weighed.
-        groups: shape (rollouts,), position of the prompt that each is a rollout of.
+        groups: shape (rollouts,), position of the prompt that each is a rollout of, below `prompts`.
         prompts: how many there are.
 
     Returns:
         Shape (prompts,); 0 for a group without any advantage.
 
+    Raises:
+        InvalidInputError: shapes do not fit, an advantage is not finite, or a group is not one of the prompts.
+
     Cost: O(rollouts log rollouts).
     """
     each, of, _ = _checked(rewards, groups, None)
+    value = as_floats("advantages", advantages)
+    if each.shape[1] != 1 or value.shape != (len(each),):
+        raise InvalidInputError(
+            f"rewards, advantages: expected one of each for every rollout, got shapes {np.shape(rewards)} and "
+            f"{value.shape}. Add several rewards up first."
+        )
+    if not np.isfinite(value).all():
+        raise InvalidInputError("advantages: expected finite numbers, got some that are not.")
+    if groups.max(initial=-1) >= prompts:
+        raise InvalidInputError(f"groups: expected numbers below the {prompts} prompts, got {groups.max()}.")
     mean, _ = _moments(each[:, 0], of)
     distances = np.bincount(groups, np.nan_to_num(each[:, 0] - mean) ** 2, prompts)
-    sizes = np.bincount(groups, as_floats("advantages", advantages) ** 2, prompts)
+    sizes = np.bincount(groups, value**2, prompts)
     return np.sqrt(np.divide(distances, sizes, out=np.zeros(prompts), where=sizes > 0.0))
 
 

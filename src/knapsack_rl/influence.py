@@ -1,6 +1,6 @@
 """What a group's gradient is worth to the other prompts of its step, measured from rollouts that are paid for anyway.
 
-Let u_i be the gradient of group i, the mean over its rollouts of advantage times grad log pi, and
+Let u_i be the gradient of group i, the mean over its scored rollouts of advantage times grad log pi, and
 
     o_j = D_j N_j / (N_j - 1) u_j,    D_j = what the distances of its rewards from their mean were divided by,
 
@@ -38,11 +38,12 @@ EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Of the bands of believed success rates; a rate on an edge belongs to the band above it, and 1 to the last."""
 BANDS = tuple(f"{low:g}-{high:g}" for low, high in pairwise(EDGES))
 _CENTRES = tuple((low + high) / 2.0 for low, high in pairwise(EDGES))
+_EACH = tuple(slice(place, place + 1) for place in range(len(BANDS)))
 _MIDDLE = slice(2, 5)  # bands from .25 to .9, in which a gradient is seldom luck
 _KEPT = 0.985  # of older steps at a new one: policies move
 _PRIOR_DEVIATION = 0.5  # of a band's worth, in that of the middle, before anything is known about it
 _LEAST = 0.05  # brake of what is worth nothing, so that it goes on being measured
-_STEPS = 2.5  # T from which a standard error means anything: three steps, fading and uneven as they are
+_STEPS = 2.5  # T from which a standard error means anything: three steps that fade, or more that are uneven
 _SHOWN = 20  # categories of a column in the metrics; with more there are none of it
 _MOST = 1000  # different values from which a column tells prompts apart and not kinds of prompts
 
@@ -56,7 +57,7 @@ class _Means:
 
         var(m) = sum w_t^2 (x_t - m n_t)^2 / (sum w_t n_t)^2 / (1 - 1/T),    T = (sum w_t n_t)^2 / sum w_t^2 n_t^2,
 
-    where T counts the steps as far as they differ from one.
+    where T is the effective number of steps (Kish): as many as there are where all weigh the same.
     """
 
     def __init__(self, sums: Floats, products: Floats) -> None:
@@ -82,24 +83,40 @@ class _Means:
         self.products = _KEPT**2 * self.products + np.outer(now, now)
 
     def of(self, classes: slice) -> tuple[float, float]:
-        """Mean of these classes as one, and the variance of its error; NaN and infinite where too little is known."""
+        """Mean of these classes as one, and the variance of its error.
+
+        The mean is NaN where nothing was seen, the variance infinite where too little was.
+        """
+        mean, residual, left = self._mean(classes)
+        return mean, self._square(residual) / left if left else math.inf
+
+    def ratio(self, classes: slice, unit: slice) -> tuple[float, float]:
+        """Mean of some classes over that of others, and the variance of its error, which both errors enter together.
+
+        NaN where nothing was seen of either, and an infinite variance where too little was.
+        """
+        (mean, residual, left), (under, under_residual, under_left) = self._mean(classes), self._mean(unit)
+        if math.isnan(mean) or math.isnan(under) or under == 0.0:
+            return math.nan, math.inf
+        ratio = mean / under
+        if not (left and under_left):
+            return ratio, math.inf
+        return ratio, self._square((residual - ratio * under_residual) / under) / min(left, under_left)
+
+    def _mean(self, classes: slice) -> tuple[float, Floats, float]:
+        """A mean; what its error is made of, as weights of v_t; and 1 - 1/T, or 0 where T is too small."""
         number = self.sums.shape[1]
         total, count = self.sums[:, classes].sum(axis=1).tolist()
-        chosen = np.zeros((2, number))
-        chosen[:, classes] = 1.0
-        squares = float((chosen[1] @ self.products[number:, number:]) @ chosen[1])
-        if count == 0.0 or count**2 < _STEPS * squares:
-            return total / count if count else math.nan, math.inf
+        weights = np.zeros((2, number))
+        if count == 0.0:
+            return math.nan, weights.ravel(), 0.0
         mean = total / count
-        residual = (chosen * [[1.0], [-mean]]).ravel()
-        spread = max(float(residual @ self.products @ residual), 0.0)
-        return mean, spread / count**2 / (1.0 - squares / count**2)
+        weights[:, classes] = [[1.0 / count], [-mean / count]]
+        share = float(self.products[number:, number:][classes, classes].sum()) / count**2  # 1/T
+        return mean, weights.ravel(), 1.0 - share if share * _STEPS <= 1.0 else 0.0
 
-    def of_each(self) -> tuple[Floats, Floats]:
-        """As `of`, for every class; two arrays of shape (classes,)."""
-        found = [self.of(slice(place, place + 1)) for place in range(self.sums.shape[1])]
-        mean, variance = np.array(found).T
-        return mean, variance
+    def _square(self, weights: Floats) -> float:
+        return max(float(weights @ self.products @ weights), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -139,7 +156,7 @@ class Influence:
         """Take in a step's gradients. Arrays have M rows, one for each prompt.
 
         Args:
-            gradients: shape (M, d): the mean over the prompt's rollouts of advantage times the gradient of the
+            gradients: shape (M, d): the mean over the prompt's scored rollouts of advantage times the gradient of the
                 log-probability (or of minus that, for all alike), in any d parameters; 0 for a group without spread.
             successes: shape (M,), right rollouts.
             rollouts: shape (M,), scored ones.
@@ -150,7 +167,8 @@ class Influence:
                 advantages (`advantages.divisors`); None: by the deviation of a sample, as GRPO does in TRL and verl.
 
         Raises:
-            InvalidInputError: shapes differ, or a gradient is not finite. Nothing has been learned then.
+            InvalidInputError: shapes differ, a gradient or a divisor is not finite, or a divisor is below 0. Nothing
+                has been learned then.
         """
         u = as_floats("gradients", gradients)
         won, tried = as_successes(successes, rollouts)
@@ -167,11 +185,11 @@ class Influence:
                 f"gradients, rates, divisors, categories: expected a row for each of {len(won)} prompts, got shapes "
                 f"{u.shape}, {believed.shape}, {divided.shape} and lengths {[len(c) for c in columns.values()]}."
             )
-        if not (np.isfinite(u).all() and np.isfinite(divided).all() and (divided >= 0.0).all()):
-            raise InvalidInputError(
-                "gradients, divisors: expected finite numbers, and divisors of 0 or more; got some that are not. "
-                "Leave such a step out."
-            )
+        if not np.isfinite(u).all():
+            raise InvalidInputError("gradients: expected finite numbers, got some that are not. Leave such a step out.")
+        wrong = ~(np.isfinite(divided) & (divided >= 0.0))
+        if wrong.any():
+            raise InvalidInputError(f"divisors: expected finite numbers of 0 or more, got {divided[wrong][0]}.")
         live = np.flatnonzero((won > 0) & (won < tried))
         groups = int(np.count_nonzero(tried > 1))  # of a prompt without one nothing is known in this step
         u, believed = u[live], believed[live]
@@ -206,8 +224,17 @@ class Influence:
         In units of the mean over all bands; NaN where nothing was seen, and all NaN where that mean is not above 0;
         infinite errors where too little was seen.
         """
-        (mean, variance), unit = self._bands.of_each(), self._unit
-        return mean / unit, np.sqrt(variance) / unit
+        if not self._has_unit:
+            return np.full(len(BANDS), np.nan), np.full(len(BANDS), np.inf)
+        ratios, variances = np.transpose([self._bands.ratio(band, slice(None)) for band in _EACH])
+        return ratios, np.sqrt(variances)
+
+    def worth_between(self, low: float, high: float) -> tuple[float, float]:
+        """As `worth`, for the bands from `low` to `high` as one, two of `EDGES`."""
+        if not self._has_unit:
+            return math.nan, math.inf
+        ratio, variance = self._bands.ratio(_between(low, high), slice(None))
+        return ratio, math.sqrt(variance)
 
     def of(self, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
         """Of a group with a gradient in the bands from `low` to `high`, two of `EDGES`: as `worth`, in another unit.
@@ -215,21 +242,21 @@ class Influence:
         Mean influence and its standard error, in units of what a gradient has in common with itself. Unlike `worth` it
         has a meaning where the mean over all bands is not above 0.
         """
-        mean, variance = self._bands.of(slice(EDGES.index(low), EDGES.index(high)))
+        mean, variance = self._bands.of(_between(low, high))
         return mean, math.sqrt(variance)
 
     @property
-    def _unit(self) -> float:
-        """The mean influence of all groups; NaN where it is not above 0, as it is no unit then."""
-        mean, _ = self._bands.of(slice(None))
-        return mean if mean > 0.0 else math.nan
+    def _has_unit(self) -> bool:
+        """Whether the mean influence of all groups is above 0; otherwise it is no unit."""
+        return self._bands.of(slice(None))[0] > 0.0
 
     def worth_by_category(self, column: str) -> dict[str, tuple[float, float]]:
-        """As `worth`, for each category of a column."""
+        """As `worth`, for each category of a column; the unit counts as exact in their errors."""
+        unit = self._bands.of(slice(None))[0] if self._has_unit else math.nan
         found = {}
         for kind, means in self._categories.get(column, {}).items():
             mean, variance = means.of(slice(None))
-            found[kind] = (mean / self._unit, math.sqrt(variance) / self._unit)
+            found[kind] = (mean / unit, math.sqrt(variance) / unit)
         return found
 
     @property
@@ -268,10 +295,9 @@ class Influence:
         middle, middle_variance = self._bands.of(_MIDDLE)
         if not middle > 2.0 * math.sqrt(middle_variance):
             return np.ones_like(p)
-        mean, variance = self._bands.of_each()
-        ratio = np.where(np.isfinite(variance), mean / middle, 1.0)
-        uncertain = (variance + ratio**2 * middle_variance) / middle**2
-        trust = _PRIOR_DEVIATION**2 / (_PRIOR_DEVIATION**2 + uncertain)
+        ratio, variance = np.transpose([self._bands.ratio(band, _MIDDLE) for band in _EACH])
+        ratio = np.where(np.isfinite(variance), ratio, 1.0)
+        trust = _PRIOR_DEVIATION**2 / (_PRIOR_DEVIATION**2 + variance)
         factors = np.clip(1.0 + trust * (ratio - 1.0), _LEAST, 1.0)
         return np.where(np.isnan(p), 1.0, np.interp(p, _CENTRES, factors))
 
@@ -282,12 +308,12 @@ class Influence:
         two of them. What is not known yet is left out.
         """
         worths = {"": dict(zip(BANDS, np.transpose(self.worth).tolist(), strict=True))}
-        worths |= {f"{column}/": self.worth_by_category(column) for column in self._categories}
+        shown = [column for column, kinds in self._categories.items() if len(kinds) <= _SHOWN]
+        worths |= {f"{column}/": self.worth_by_category(column) for column in shown}
         found: dict[str, float] = {}
         for prefix, kinds in worths.items():
-            if len(kinds) <= _SHOWN:
-                for kind, (worth, error) in kinds.items():
-                    found |= {f"influence/{prefix}{kind}": worth, f"influence_error/{prefix}{kind}": error}
+            for kind, (worth, error) in kinds.items():
+                found |= {f"influence/{prefix}{kind}": worth, f"influence_error/{prefix}{kind}": error}
         found["noise_scale"] = self.noise_scale
         found["noise_scale_low"], found["noise_scale_high"] = self.noise_interval
         return {name: number for name, number in found.items() if math.isfinite(number)}
@@ -324,6 +350,11 @@ class Influence:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"state: expected that of Influence as state_dict writes it, got {error!r}.") from error
         self.steps, self._bands, self._categories, self._signal = steps, bands, categories, signal
+
+
+def _between(low: float, high: float) -> slice:
+    """The bands between two of `EDGES`."""
+    return slice(EDGES.index(low), EDGES.index(high))
 
 
 def _sample_deviations(won: Ints, tried: Ints) -> Floats:

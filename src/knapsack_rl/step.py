@@ -255,15 +255,15 @@ class Step:
         """What the update showed of the step's gradients, once the step is over: `BudgetAllocator.influence` learns it.
 
         Args:
-            gradients: shape (M, d), a row for each prompt: the mean over its rollouts of advantage times the gradient
-                of the log-probability, before rollout weights, in any fixed d parameters; `gradients.GroupGradients`
-                collects them. 0 for prompts without a gradient.
+            gradients: shape (M, d), a row for each prompt: the mean over its scored rollouts of advantage times the
+                gradient of the log-probability, before rollout weights, in any fixed d parameters;
+                `gradients.GroupGradients` collects them. 0 for prompts without a gradient.
             divisors: shape (M,), what the distances of each prompt's rewards from their mean were divided by to give
                 advantages (`advantages.divisors`); None: by the deviation of a sample, as GRPO does in TRL and verl.
 
         Raises:
             StateError: the step is not over, or its gradients were told already.
-            InvalidInputError: there is not a row for each prompt, or a number is not finite.
+            InvalidInputError: there is not a row for each prompt, a number is not finite, or a divisor is below 0.
 
         Cost: O(M d).
         """

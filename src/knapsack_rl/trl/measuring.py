@@ -25,8 +25,8 @@ class MeasuringTrainer(WavesTrainer):
     _watch: GroupGradients | None = None
     """None where nothing is measured."""
     _measured: tuple[Step, Floats, Floats] | None = None
-    """The step whose rollouts are being trained on; of each of its groups the sum of the rollout weights, and what its
-    rewards' distances from their mean were divided by."""
+    """The step whose rollouts are being trained on; of each of its groups the sum of the weights of scored rollouts,
+    and what its rewards' distances from their mean were divided by."""
 
     def _measure(
         self, step: Step, groups: NDArray[np.int64], rewards: Floats, advantages: Floats, weights: Floats, local: slice
@@ -43,7 +43,7 @@ class MeasuringTrainer(WavesTrainer):
         """
         if self._watch is None:
             return {}
-        whole = np.bincount(groups, weights, len(step)).astype(np.float64)
+        whole = np.bincount(groups, np.where(np.isnan(rewards), 0.0, weights), len(step)).astype(np.float64)
         self._measured = step, whole, divisors(rewards, advantages, groups, len(step))
         self._watch.begin(len(step))
         return {GROUPS: torch.from_numpy(groups[local]).to(self.accelerator.device)}

@@ -220,7 +220,7 @@ class KnapsackTrainer(IdleTrainer):
         weights = core.rollout_weights(done.groups, self.rollout_weights, self.num_generations)
         bounded = core.bounded(exact.values, self.advantage_clip, weights)
         advantages = gated(bounded, done.groups, judge, self.outcome_gate)
-        total = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
+        total = self._total(rewards)
         done.output.update(self._measure(step, done.groups, total, exact.values, weights, self._local(len(inputs))))
         done.output["advantages"] = torch.as_tensor(advantages[self._local(len(inputs))]).to(done.output["advantages"])
         self._logs["advantages"].clear()
@@ -351,6 +351,10 @@ class KnapsackTrainer(IdleTrainer):
         """What TRL's advantages would be over groups of any size, from the rewards of each function."""
         raise NotImplementedError
 
+    def _total(self, rewards: Floats) -> Floats:
+        """What advantages are made from: the weighted sum over the functions; NaN where none gave a reward."""
+        return core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
+
     def _newest_rewards(self) -> Floats:
         """Rewards of the newest rollouts of all processes, shape (rollouts, reward functions)."""
         return self._rewards_per_func.cpu().double().numpy()  # in this order: not every device has float64
@@ -367,7 +371,7 @@ class KnapsackTrainer(IdleTrainer):
     def _deciding(self, rewards: Floats) -> Floats:
         """The reward that decides success of each rollout, NaN where there is none."""
         if self.success_reward is None:
-            return core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
+            return core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())  # not clipped, as RLOO's are
         return rewards[:, self.reward_func_names.index(self.success_reward)]
 
     def _newest_lengths(
@@ -546,11 +550,12 @@ class KnapsackRLOOTrainer(KnapsackTrainer, RLOOTrainer):
     def _normalises(self) -> bool:
         return bool(self.normalize_advantages)
 
+    def _total(self, rewards: Floats) -> Floats:
+        total = super()._total(rewards)
+        return np.clip(total, *self.reward_clip_range) if self.reward_clip_range else total
+
     def _exact_advantages(self, rewards: Floats, groups: Ints) -> core.Advantages:
-        total = core.total_rewards(rewards, self.reward_weights.cpu().double().numpy())
-        if self.reward_clip_range:
-            total = np.clip(total, *self.reward_clip_range)
-        return core.leave_one_out_advantages(total, groups, normalize=self.normalize_advantages)
+        return core.leave_one_out_advantages(self._total(rewards), groups, normalize=self.normalize_advantages)
 
 
 def _plain(value: Any) -> Any:

@@ -85,6 +85,21 @@ def test_the_divisor_of_rloo_is_the_share_of_the_others() -> None:
     np.testing.assert_allclose(advantages.divisors(rewards, values, groups, 3), [1 / 2, 0.0, 2 / 3])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0, 0.0], [0.5], [0, 0], 1), "rewards, advantages: expected one of each"),
+        (([[1.0, 0.0], [0.0, 1.0]], [0.5, -0.5], [0, 0], 1), "Add several rewards up first"),
+        (([1.0, 0.0], [0.5, np.nan], [0, 0], 1), "advantages: expected finite numbers"),
+        (([1.0, 0.0], [0.5, -0.5], [0, 1], 1), "groups: expected numbers below the 1 prompts, got 1"),
+    ],
+)
+def test_divisors_of_what_does_not_fit_are_refused_by_name(arguments, message: str) -> None:
+    rewards, values, groups, prompts = arguments
+    with pytest.raises(kr.errors.InvalidInputError, match=message):
+        advantages.divisors(rewards, values, np.array(groups), prompts)
+
+
 def test_a_success_is_above_the_threshold_as_trainers_hold_rewards() -> None:
     assert advantages.is_success([0.0, 0.1, 1.0, np.nan]).tolist() == [False, True, True, False]
     assert advantages.is_success(np.float32([0.1, 0.2]), 0.1).tolist() == [False, True]

@@ -110,6 +110,8 @@ def test_worth_of_several_bands_is_the_mean_over_their_groups() -> None:
     influence = told([0, 1, 1, 1, 1, 1], 15)
     bands = [influence.of(*band)[0] for band in pairwise(EDGES)]
     assert influence.of()[0] * influence.worth[0] == pytest.approx(bands, nan_ok=True)
+    each = [influence.worth_between(*band) for band in pairwise(EDGES)]
+    np.testing.assert_allclose(np.transpose(influence.worth), each)
     state = influence.state_dict()
     again = Influence()
     again.load_state_dict(state)
@@ -211,10 +213,12 @@ def test_a_saved_state_goes_on_as_the_original() -> None:
     [
         {"steps": -1},
         {"signal": [0.0]},
-        {"signal": [[0.0]] * 5},
-        {"bands": [[1.0]]},
-        {"bands": [[float("nan")] * 6] * 6},
-        {"categories": {"kind": {"a": [1.0]}}},
+        {"signal": {"sums": [[0.0], [0.0]]}},
+        {"signal": {"sums": [[0.0]] * 3, "products": [[0.0] * 2] * 2}},
+        {"bands": {"sums": [[1.0] * 6] * 2, "products": [[1.0] * 6] * 6}},
+        {"bands": {"sums": [[float("nan")] * 6] * 2, "products": [[1.0] * 12] * 12}},
+        {"bands": {"sums": [[1.0] * 6] * 2, "products": [[float("inf")] * 12] * 12}},
+        {"categories": {"kind": {"a": {"sums": [[1.0], [1.0]], "products": [[1.0]]}}}},
         {"categories": 3},
         {"steps": None},
     ],
@@ -232,6 +236,9 @@ def test_gradients_that_do_not_fit_are_refused_and_teach_nothing() -> None:
     for gradients in (np.ones(2), np.ones((3, 2)), np.array([[np.inf, 1.0], [1.0, 1.0]])):
         with pytest.raises(InvalidInputError, match="gradients"):
             influence.observe(gradients, [1, 1], [2, 2], [0.5, 0.5])
+    for wrong in ([1.0], [1.0, -0.1], [1.0, np.nan], [[1.0, 1.0]]):
+        with pytest.raises(InvalidInputError, match="divisors"):
+            influence.observe(np.ones((2, 2)), [1, 1], [2, 2], [0.5, 0.5], divisors=wrong)
     assert influence.steps == 0
 
 
@@ -342,6 +349,27 @@ def test_errors_of_pooled_bands_are_those_of_repeated_runs(kept: float, monkeypa
         scaled = mean[:, place] / np.sqrt(variance[:, place])
         assert np.mean(scaled) == pytest.approx(0.0, abs=0.2)
         assert np.std(scaled) == pytest.approx(1.0, abs=0.15)  # four standard errors of a deviation of 400
+
+
+def test_errors_of_ratios_are_those_of_repeated_runs() -> None:
+    """What lifts all bands of a step alike drops out of a ratio, and must drop out of its error."""
+    random = np.random.default_rng(1)
+    found = []
+    for _ in range(400):
+        means = _Means.nothing(3)
+        for _ in range(60):
+            counts, size = random.integers(1, 8, size=3), random.gamma(4.0)
+            means.add(size * (np.array([1, 3, 2]) * counts + random.normal(size=3) * np.sqrt(counts)), counts)
+        found.append(means.ratio(slice(0, 1), slice(1, 3)))
+    ratio, variance = np.array(found).T
+    assert np.mean(ratio) == pytest.approx(0.4, abs=0.02)  # 1 over the mean of 3 and 2
+    assert np.std((ratio - 0.4) / np.sqrt(variance)) == pytest.approx(1.0, abs=0.15)
+
+
+def test_all_bands_together_are_worth_one_without_an_error() -> None:
+    worth, error = told([0, 1, 1, 1, 1, 1], 15).worth_between(0.0, 1.0)
+    assert worth == pytest.approx(1.0)
+    assert error == pytest.approx(0.0, abs=1e-6)
 
 
 def test_nothing_is_said_of_the_error_before_three_steps() -> None:

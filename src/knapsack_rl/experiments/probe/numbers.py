@@ -200,8 +200,7 @@ def _believed_in(live: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
 
 def _between(influence: Influence, live: pd.DataFrame, low: float, high: float, label: str = "") -> Worth:
     name, groups = f"{label}{low:g}-{high:g}", len(_believed_in(live, low, high))
-    (mean, error), unit = influence.of(low, high), influence.of()[0]
-    return Worth(name, groups, mean / unit, error / unit) if unit > 0.0 else _unknown(name, groups)
+    return Worth(name, groups, *influence.worth_between(low, high))
 
 
 def _by_category(influence: Influence, live: pd.DataFrame, column: str) -> list[Worth]:

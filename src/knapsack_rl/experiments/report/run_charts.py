@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from knapsack_rl.experiments.pages.page import Chart
 from knapsack_rl.experiments.report import run_data, run_figures
 from knapsack_rl.experiments.report.run_data import Run, Visits
-from knapsack_rl.influence import BANDS
 
 RATIOS = {
     "effective gradients": "effective_gradient_ratio",
@@ -161,12 +160,11 @@ def predictions(runs: Sequence[Run]) -> list[Chart]:
 def influence(runs: Sequence[Run]) -> list[Chart]:
     """What gradients were worth to other prompts, and how noisy they were, where the runs measured it."""
     tables = [run_data.worth(run) for run in runs]
-    bands = [table[table["name"].isin(BANDS)] for table in tables]
-    kinds = [table[~table["name"].isin(BANDS)] for table in tables]
+    bands, kinds = ([table[table["what"] == what] for table in tables] for what in ("band", "category"))
     caption = (
         "How far a group with a gradient pulls the success rates of its step's other prompts up, in units of the mean "
-        "(docs/influence.md); bars: two standard errors. Below 0 it pulls them down. The values at the end of the run, "
-        "for which older steps count less."
+        "(docs/influence.md); bars: two standard errors. Below 0 it pulls them down. As it was measured after the last "
+        "step, with older steps counting less."
     )
     return [
         *_chart(
@@ -195,7 +193,8 @@ def influence(runs: Sequence[Run]) -> list[Chart]:
             title="More rollouts, or more steps?",
             caption="The gradient noise scale: prompts of a step from which more of them stop paying. Far above the "
             "prompts of a step, noise limits the run, and more rollouts make better steps; below, more steps would do "
-            "more. Shaded: within two standard errors.",
+            "more. Shaded: within two standard errors, up to the edge where there is no limit. The line is broken "
+            "where the groups had no direction in common.",
             source="metrics.jsonl",
         ),
     ]

@@ -333,30 +333,39 @@ def curve(run: Run, key: str, **labels: str) -> pd.DataFrame:
 
 
 def worth(run: Run) -> pd.DataFrame:
-    """What a group's gradient was worth at the end, where it was measured; columns run, name, worth, error.
+    """What a group's gradient was worth after the last step, where it was measured.
 
-    Rows: the bands of believed success rates, then categories, as `COLUMN/KIND` where there are several columns.
+    Columns run, what ("band" of believed success rates, or "category"), name, worth, error; categories are named
+    `COLUMN/KIND`. Empty where nothing was measured, or where the groups pulled the others up no more than down: then
+    worth has no unit.
     """
-    measured = run.steps.filter(regex=f"^{WORTH}").columns.str.removeprefix(WORTH)
-    bands = [name for name in BANDS if name in measured]
-    kinds = sorted(set(measured) - set(bands))
-    one_column = len({kind.partition("/")[0] for kind in kinds}) == 1
-    rows = []
-    for name in [*bands, *kinds]:
-        known = run.steps.reindex(columns=[WORTH + name, WORTH_ERROR + name]).dropna()
-        if len(known):
-            worth, error = known.iloc[-1]
-            short = name.partition("/")[2] if one_column and name in kinds else name
-            rows.append({"name": short, "worth": worth, "error": error})
-    return _labelled(run, pd.DataFrame(rows, columns=["name", "worth", "error"]))
+    columns = ["what", "name", "worth", "error"]
+    steps = run.steps[measures(run)]
+    if steps.empty:
+        return _labelled(run, pd.DataFrame(columns=columns))
+    last = steps.iloc[-1]
+    measured = steps.filter(regex=f"^{WORTH}").columns.str.removeprefix(WORTH)
+    rows = [
+        ("band" if name in BANDS else "category", name, last[WORTH + name], last.get(WORTH_ERROR + name))
+        for name in [*(band for band in BANDS if band in measured), *sorted(set(measured) - set(BANDS))]
+    ]
+    return _labelled(run, pd.DataFrame(rows, columns=columns).dropna().astype({"worth": float, "error": float}))
+
+
+def measures(run: Run) -> pd.Series:
+    """For each step whether anything was known then of what gradients are worth."""
+    known = run.steps.filter(regex=f"^({WORTH}|{'|'.join(NOISE)}$)")
+    return known.notna().any(axis=1)
 
 
 def noise_scale(run: Run) -> pd.DataFrame:
-    """The gradient noise scale by step, in prompts; columns run, step, value, low, high (infinite: no limit)."""
+    """The gradient noise scale by step, in prompts, where its interval is known; columns run, step, value, low, high.
+
+    `value` is NaN and `high` infinite where no common direction was seen.
+    """
     table = run.steps.reindex(columns=["step", *NOISE])
     table.columns = pd.Index(["step", "value", "low", "high"])
-    known = table.dropna(subset=["value", "low"])
-    return _labelled(run, known.fillna({"high": np.inf}))
+    return _labelled(run, table.dropna(subset=["low"]).fillna({"high": np.inf}))
 
 
 def accuracies(run: Run) -> pd.DataFrame:

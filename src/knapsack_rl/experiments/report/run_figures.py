@@ -297,17 +297,20 @@ def worth(table: pd.DataFrame) -> Figure:
 def noise_scale(table: pd.DataFrame) -> Figure:
     """The noise scale over steps with its interval, on a logarithmic axis. Columns: run, step, value, low, high.
 
-    `high` is infinite where there is no limit.
+    Where `value` is NaN the line is broken; where `high` is infinite the interval ends at the edge.
     """
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = figure.subplots()
     ends, styles = [], run_styles(names(table, "run"))
-    top = 10.0 * float(table["value"].max())
+    top = 10.0 * float(np.nanmax(table[["value", "low"]].to_numpy()))
     for run, rows in groups(table, "run"):
         colour, step, value = styles[run][0], rows["step"].to_numpy(), rows["value"].to_numpy()
-        axes.fill_between(step, rows["low"], np.minimum(rows["high"], top), color=colour, alpha=0.16, linewidth=0)
+        high = np.minimum(rows["high"], top)
+        axes.fill_between(step, rows["low"], high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(step, value, color=colour, marker="o" if len(step) == 1 else "")
-        ends.append(((float(step[-1]), float(value[-1])), run, colour))
+        shown = np.flatnonzero(~np.isnan(value))
+        end = shown[-1] if len(shown) else len(step) - 1
+        ends.append(((float(step[end]), float(value[end] if len(shown) else rows["low"].iloc[end])), run, colour))
     axes.set_yscale("log")
     axes.set_ylim(float(table["low"].min()) / 1.5, top)
     axes.yaxis.set_major_formatter(FuncFormatter(whole))

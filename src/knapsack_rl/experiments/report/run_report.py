@@ -297,6 +297,11 @@ def _absent(runs: Sequence[Run], visits: dict[str, Visits | None]) -> list[str]:
             sentences.append(
                 f"{run.name} has visited no prompt twice yet, so status transitions and single prompts are not shown."
             )
+        if run_data.measures(run).any() and run_data.worth(run).empty:
+            sentences.append(
+                f"{run.name}: what gradients were worth could not be told after the last step. Either few prompts had "
+                "been visited before, or the groups pulled each other up no more than down."
+            )
         if not len(run.evaluations):
             sentences.append(f"{run.name} has not been evaluated yet, so held-out accuracy is not shown.")
     return sentences

@@ -20,6 +20,7 @@ pytest.importorskip("trl", reason="needs the extra 'trl'")
 
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Phi3Config
 from trl.trainer.utils import RepeatSampler
 
 import knapsack_rl as kr
@@ -30,6 +31,7 @@ from knapsack_rl.experiments.engines.minimal import dynamic_sampling, precision
 from knapsack_rl.experiments.engines.minimal import run as minimal
 from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop, Policy, Rollouts, prompt_order
 from knapsack_rl.experiments.engines.minimal.oracle import Oracle
+from knapsack_rl.experiments.engines.minimal.packing import can_share
 from knapsack_rl.experiments.engines.minimal.shared_prompts import SharedPromptPolicy
 from knapsack_rl.experiments.engines.trl import run as train
 from knapsack_rl.experiments.engines.trl.evaluation import EvaluatedTrainer
@@ -316,13 +318,28 @@ def test_a_run_that_measures_is_the_same_run_and_says_what_it_measured(
     assert not any("noise_scale" in record for record in metrics(finished))
 
 
-def test_dynamic_sampling_tells_every_round_of_its_gradients(recipe_path: Path) -> None:
+def test_dynamic_sampling_tells_every_round_of_its_gradients(
+    recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes = ["training.dynamic_sampling=true", "training.measure_influence=true", "allocator.strategy=uniform"]
     recipe = recipe_file.read(recipe_path, changes)
     loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
     collected, kept = dynamic_sampling.collect(loop, 96)
+    told: list[np.ndarray] = []
+    for done in collected:
+        tell = done.step.tell_gradients
+        monkeypatch.setattr(
+            done.step,
+            "tell_gradients",
+            lambda u, divisors, tell=tell: (told.append(divisors), tell(u, divisors=divisors)),
+        )
     loop.update(kept, [done.step for done in collected])
     assert len(collected) > 1
+    for done, divided in zip(collected, told, strict=True):
+        won, tried = done.step.successes, done.step.scored
+        share, live = won / tried, (won > 0) & (won < tried)
+        sample = np.sqrt(share * (1 - share) * tried / (tried - 1))
+        np.testing.assert_allclose(divided, np.where(live, sample, 0.0), rtol=1e-5)
     mixed = [np.count_nonzero((d.step.successes > 0) & (d.step.successes < d.step.scored)) for d in collected]
     assert loop.allocator.influence.steps == sum(count > 1 for count in mixed)
 
@@ -333,20 +350,36 @@ PROMPTS = ["3 b1 =", "7 c2 c4 c1 =", "0 a0 a1 a2 a3 a4 ="]  # 3, 5 and 7 tokens
 
 
 def plain_logits(policy: Policy, prompt: str, tokens: Sequence[int] = ()) -> torch.Tensor:
-    """Logits of the tokens and of the one after them: one forward pass of this sequence alone, without a cache."""
-    ids = policy.tokenizer(prompt)["input_ids"]
+    """Logits of the tokens and of the one after them: one forward pass of this sequence alone, without a cache.
+
+    With the attention of transformers that is written out, whatever the policy has.
+    """
+    ids, attention = policy.tokenizer(prompt)["input_ids"], policy.model.config._attn_implementation
+    policy.model.set_attn_implementation("eager")
     with torch.no_grad():
-        return policy.model(input_ids=torch.tensor([[*ids, *tokens]]), use_cache=False).logits[0, len(ids) - 1 :]
+        logits = policy.model(input_ids=torch.tensor([[*ids, *tokens]]), use_cache=False).logits[0, len(ids) - 1 :]
+    policy.model.set_attn_implementation(attention)
+    return logits
+
+
+def heads_that_share_keys(policy: Policy) -> Policy:
+    """The same policy with a model of fresh weights whose four heads share two keys."""
+    config = policy.model.config
+    small = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(type(config).from_dict(config.to_dict() | small))
+    return type(policy)(model, policy.tokenizer, policy.training)
 
 
 @both_policies
 @pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+@pytest.mark.parametrize("made", [lambda policy: policy, heads_that_share_keys], ids=["", "shared keys"])
 def test_log_probabilities_are_those_of_every_sequence_alone(
-    architecture: str, kind: type[Policy], recipe_path: Path
+    made: Callable[[Policy], Policy], architecture: str, kind: type[Policy], recipe_path: Path
 ) -> None:
     changes = ["training.temperature=0.7", f"model.architecture={architecture}"]
-    policy = policy_of(recipe_file.read(recipe_path, changes), kind=kind)
-    tokens, lengths = policy.sample(PROMPTS, np.array([4, 6, 5]), 6, 1.5, 1.0, torch.Generator().manual_seed(0))
+    policy = made(policy_of(recipe_file.read(recipe_path, changes), kind=kind))
+    tokens, lengths = policy.sample(PROMPTS, np.array([4, 6, 5]), 24, 1.5, 1.0, torch.Generator().manual_seed(0))
     prompts = [prompt for prompt, count in zip(PROMPTS, (4, 6, 5), strict=True) for _ in range(count)]
     assert len(set(lengths.tolist())) > 1, "the test would show nothing"
     nobody = np.zeros(15, dtype=np.int64)
@@ -358,8 +391,11 @@ def test_log_probabilities_are_those_of_every_sequence_alone(
 
 
 @both_policies
-def test_what_is_sampled_with_a_shared_cache_follows_the_sequence_so_far(kind: type[Policy], recipe_path: Path) -> None:
-    policy = policy_of(recipe_file.read(recipe_path), kind=kind)
+@pytest.mark.parametrize("made", [lambda policy: policy, heads_that_share_keys], ids=["", "shared keys"])
+def test_what_is_sampled_with_a_shared_cache_follows_the_sequence_so_far(
+    made: Callable[[Policy], Policy], kind: type[Policy], recipe_path: Path
+) -> None:
+    policy = made(policy_of(recipe_file.read(recipe_path), kind=kind))
     counts = np.array([1, 19, 2])
     # So cold that the likeliest token is all but certain.
     tokens, lengths = policy.sample(PROMPTS, counts, 6, 1e-4, 1.0, torch.Generator().manual_seed(0))
@@ -536,6 +572,19 @@ def test_a_comparison_keeps_no_copy_of_a_pretrained_model_for_each_run(
 ) -> None:
     assert not (run(recipe_path, tmp_path, f"model={{kind: pretrained, path: {start}}}") / "model").exists()
     assert (run(recipe_path, tmp_path, "name=scratch") / "model").is_dir()
+
+
+def test_a_model_whose_tokens_see_a_window_only_shares_nothing() -> None:
+    tiny = {
+        "vocab_size": 16,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    tiny |= {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    for window, shares in ((None, True), (4, False)):  # Phi-3 names its layers by no type
+        assert can_share(AutoModelForCausalLM.from_config(Phi3Config(**tiny, sliding_window=window))) is shares
 
 
 def test_a_model_whose_attention_is_not_plain_is_trained_without_sharing(start: Path, recipe_path: Path) -> None:

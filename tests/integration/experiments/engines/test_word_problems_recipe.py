@@ -69,6 +69,14 @@ def test_a_model_and_data_that_are_not_there_say_what_to_name(
     assert "Put the set's own file there" in " ".join(capsys.readouterr().err.split())
 
 
+def test_the_comparison_for_gpus_is_one_that_can_begin() -> None:
+    script = RECIPE.parents[1] / "benchmarks/gpu/comparison.sh"
+    environment = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(["bash", script, "--dry-run"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "uniform-twice-the-steps" in done.stdout
+
+
 @pytest.mark.slow
 def test_the_comparison_for_gpus_runs_dry(tmp_path: Path) -> None:
     output = tmp_path / "runs"
@@ -81,5 +89,5 @@ def test_the_comparison_for_gpus_runs_dry(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = (output / "smollm2-word-problems/summary.md").read_text()
-    assert [line.split("|")[1].strip() for line in summary.splitlines()[2:]] == ["uniform", "adaptive"]
+    assert [line.split("|")[1].strip() for line in summary.splitlines()[2:]] == ["uniform", "measured"]
     assert len(list((output / "arms").glob("*/metrics.jsonl"))) == 2 + 2 * 2  # at two rates on the tuning seed

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knapsack_rl.errors import StateError
 from knapsack_rl.experiments.engines.minimal.shared_prompts import drawn
 
 
@@ -31,3 +33,9 @@ def test_what_is_impossible_is_never_drawn(rows: list[list[float]], seed: int) -
 def test_each_row_has_its_own_number() -> None:
     tokens = drawn(torch.full((1000, 2), 0.5), torch.Generator().manual_seed(1))
     assert 400 < int(tokens.sum()) < 600
+
+
+@pytest.mark.parametrize("row", [[float("nan"), 0.5], [0.0, 0.0], [float("inf"), 0.5]])
+def test_a_model_that_has_diverged_is_said_to_have(row: list[float]) -> None:
+    with pytest.raises(StateError, match="Training has diverged"):
+        drawn(torch.tensor([[0.5, 0.5], row]), torch.Generator())

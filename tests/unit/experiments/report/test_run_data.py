@@ -229,29 +229,33 @@ def measured_run(*steps: dict[str, float]) -> Run:
     return replace(run_of(), steps=pd.DataFrame(numbered))
 
 
-def test_worth_is_the_last_that_is_known_of_each_band_and_category_with_its_error() -> None:
-    run = measured_run(
-        {"influence/0.9-1": 3.0, "influence_error/0.9-1": 1.0},
-        {"influence/0.9-1": 2.0, "influence_error/0.9-1": 0.5, "influence/0-0.1": 0.2, "influence_error/0-0.1": 0.3},
-        {"influence/kind/sums": 1.5, "influence_error/kind/sums": 0.1, "influence/0-0.1": 9.0},  # without an error yet
-    )
-    table = run_data.worth(run)
-    assert table[["name", "worth", "error"]].to_numpy().tolist() == [
-        ["0-0.1", 0.2, 0.3],
-        ["0.9-1", 2.0, 0.5],
-        ["sums", 1.5, 0.1],
+def test_worth_is_what_was_known_after_the_last_step_that_measured() -> None:
+    early = {"influence/0-0.1": 9.0, "influence_error/0-0.1": 0.1, "noise_scale": 5.0}
+    late = {"influence/0.9-1": 2.0, "influence_error/0.9-1": 0.5, "influence/0-0.1": 0.2, "influence_error/0-0.1": 0.3}
+    kinds = {"influence/kind/0-0.1": 1.5, "influence_error/kind/0-0.1": 0.1, "influence/kind/new": 0.4}  # no error yet
+    table = run_data.worth(measured_run(early, late | kinds, {"loss": 0.1}))
+    assert table[["what", "name", "worth", "error"]].to_numpy().tolist() == [
+        ["band", "0-0.1", 0.2, 0.3],
+        ["band", "0.9-1", 2.0, 0.5],
+        ["category", "kind/0-0.1", 1.5, 0.1],
     ]
-    two = measured_run({f"influence{end}/{name}/a": 1.0 for end in ("", "_error") for name in ("kind", "length")})
-    assert run_data.worth(two)["name"].tolist() == ["kind/a", "length/a"]
     assert run_data.worth(measured_run({"loss": 0.1})).empty
+
+
+def test_where_the_groups_do_not_pull_each_other_up_in_the_end_no_earlier_worth_is_shown() -> None:
+    early = {"influence/0-0.1": 9.0, "influence_error/0-0.1": 0.1, "noise_scale": 5.0}
+    run = measured_run(early, {"noise_scale_low": 80.0})
+    assert run_data.worth(run).empty
+    assert run_data.measures(run).tolist() == [True, True]
 
 
 def test_the_noise_scale_has_no_upper_end_where_none_was_recorded() -> None:
     run = measured_run(
         {"noise_scale": 50.0},  # from less than three steps: without an interval
-        {"noise_scale": 40.0, "noise_scale_low": 20.0},
+        {"noise_scale_low": 20.0},  # no direction in common
         {"noise_scale": 30.0, "noise_scale_low": 25.0, "noise_scale_high": 60.0},
     )
     table = run_data.noise_scale(run)
-    assert table[["step", "value", "low", "high"]].to_numpy().tolist() == [[2, 40, 20, np.inf], [3, 30, 25, 60]]
+    found = table[["step", "value", "low", "high"]].to_numpy()
+    np.testing.assert_array_equal(found, [[2, np.nan, 20, np.inf], [3, 30, 25, 60]])
     assert run_data.noise_scale(measured_run({"loss": 0.1})).empty

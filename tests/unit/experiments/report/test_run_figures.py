@@ -124,10 +124,11 @@ def worths(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
 
 
 def noise(runs: tuple[str, ...], steps: int) -> pd.DataFrame:
-    """From the second step on with an upper limit."""
+    """From the third step on with an upper limit, and from the second with a value."""
     return pd.DataFrame(
         [
-            {"run": run, "step": step + 3, "value": 300.0 + step, "low": 100.0, "high": 900.0 if step else np.inf}
+            {"run": run, "step": step + 3, "low": 100.0, "high": 900.0 if step > 1 else np.inf}
+            | {"value": 300.0 + step if step else np.nan}
             for run in runs
             for step in range(steps)
         ]

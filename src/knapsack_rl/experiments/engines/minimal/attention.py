@@ -15,7 +15,10 @@ from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from knapsack_rl.errors import InvalidInputError
+
 NAME = "knapsack-rl-shared"
+_CHANGING = ("position_bias", "softcap", "s_aux", "sliding_window")
 
 
 def attention(
@@ -26,7 +29,7 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     spans: Sequence[int] | None = None,
-    **_: Any,
+    **further: Any,
 ) -> tuple[Tensor, None]:
     """softmax(query key' scaling) value, where the mask allows it.
 
@@ -39,10 +42,20 @@ def attention(
             it.
         scaling: by default 1 / sqrt(width).
         spans: lengths of the parts of a packed sequence, none of which sees another; None for a single one.
+        further: what models hand to every attention; those of `_CHANGING` must be absent.
 
     Returns:
         (rows, tokens, heads, width), and None in place of weights.
+
+    Raises:
+        InvalidInputError: the model wants more than this computes (`packing.can_share` says so beforehand).
     """
+    for name in _CHANGING:
+        if further.get(name) is not None and further[name] is not False:
+            raise InvalidInputError(
+                f"model: its attention needs {name}, which knapsack-rl's does not compute. Set "
+                "model.attn_implementation=eager; prompts are then not shared."
+            )
     tokens, seen = query.shape[2], key.shape[2]
     if attention_mask is None:
         attention_mask = torch.ones(1, 1, tokens, seen, dtype=torch.bool).tril(seen - tokens)

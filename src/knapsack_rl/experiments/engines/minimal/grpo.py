@@ -163,7 +163,8 @@ class Loop:
         loss = self.policy.update(prompts, rollouts, self.advantages(rollouts), self.random)
         if watch is not None:
             watch.owners = None
-            weights = np.bincount(rollouts.groups, self._weights(rollouts), len(watch.gradients))
+            weights = np.where(np.isnan(rollouts.rewards), 0.0, self._weights(rollouts))
+            weights = np.bincount(rollouts.groups, weights, len(watch.gradients))
             gradients = watch.gradients.numpy() / np.where(weights > 0.0, weights, 1.0)[:, None]
             exact = kr.advantages.group_advantages(rollouts.rewards, rollouts.groups).values
             divisors = kr.advantages.divisors(rollouts.rewards, exact, rollouts.groups, len(gradients))
@@ -331,8 +332,8 @@ class Policy:
                 )
                 (loss / tokens_per_update).backward()  # type: ignore[no-untyped-call]
                 losses.append(loss.item() / tokens_per_update)
-            for weight in self.model.parameters() if not passes else ():  # the momentum still counts, as in TRL
-                weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+            for weight in self.optimizer.state if not passes else ():  # the momentum still counts, as in TRL
+                weight.grad = torch.zeros_like(weight)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
             self.optimizer.step()
             if self.autocast:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from knapsack_rl.experiments.engines.minimal import attention
+
 _PROMPT = -1
 
 
@@ -70,9 +72,11 @@ def packed(prompts: Sequence[Sequence[int]], owners: Sequence[int], rollouts: Se
 
 
 def can_share(model: Any) -> bool:
-    """Whether a model reads a mask of our own: plain attention by sdpa in every layer, with room for `spans`."""
-    config = model.config
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    plain = config._attn_implementation == "sdpa" and getattr(config, "attn_logit_softcapping", None) is None
+    """Whether a model takes our attention and a mask of our own: plain attention in every layer, without a window."""
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    plain = layers == {"full_attention"} and window is None and getattr(config, "attn_logit_softcapping", None) is None
     passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(model.forward).parameters.values())
-    return plain and set(layers) == {"full_attention"} and passes_on
+    ours = config._attn_implementation in ("sdpa", attention.NAME)
+    return plain and passes_on and ours and bool(model._can_set_attn_implementation())

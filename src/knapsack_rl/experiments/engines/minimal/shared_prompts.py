@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from knapsack_rl.errors import StateError
 from knapsack_rl.experiments.engines.minimal import attention
 from knapsack_rl.experiments.engines.minimal.grpo import Ints, Policy, Rollouts
 from knapsack_rl.experiments.engines.minimal.packing import packed
@@ -25,7 +27,7 @@ _ALL, _NOBODY = -1, -2  # who may see a token of the cache: everybody (a prompt'
 
 
 class SharedPromptPolicy(Policy):
-    """A `Policy` whose model is large enough that every token counts."""
+    """A `Policy` whose model is large enough that every token counts; the model gets another attention for it."""
 
     def __init__(self, model: Any, tokenizer: Any, training: Training, autocast: bool = False) -> None:
         model.set_attn_implementation(attention.NAME)
@@ -35,7 +37,7 @@ class SharedPromptPolicy(Policy):
     def sample(
         self, prompts: list[str], counts: Ints, length: int, temperature: float, top_p: float, random: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """As `Policy.sample`, from the same distribution."""
+        """As `Policy.sample`, from the same distribution but for rounding (`drawn`)."""
         warpers = self.warpers(temperature, top_p)
         inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
         output = self.read(inputs)
@@ -124,9 +126,18 @@ def drawn(chances: Tensor, random: torch.Generator) -> Tensor:
     """One token for each row of probabilities: where their running sum passes a uniform number.
 
     `torch.multinomial` draws as many random numbers as there are tokens, which takes longer than a small model does.
+    Chances below the resolution of float32 (6e-8) go to their neighbours.
+
+    Raises:
+        StateError: a row has no finite sum above 0.
     """
     total = chances.cumsum(dim=-1)
     end = total[:, -1:]
+    if not ((end > 0.0) & end.isfinite()).all():
+        raise StateError(
+            "model: its probabilities are not finite, so that nothing can be sampled. Training has diverged, or the "
+            "weights were damaged before: lower training.learning_rate, or load the model anew."
+        )
     mark = torch.minimum(torch.rand(end.shape, generator=random) * end, end.nextafter(torch.zeros(())))
     return torch.searchsorted(total, mark, right=True)[:, 0]
 
@@ -146,6 +157,7 @@ class _LogProbabilities(torch.autograd.Function):
         return logs.gather(1, targets[:, None])[:, 0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         logs, targets = ctx.saved_tensors
         scale = upstream[:, None] / ctx.temperature
