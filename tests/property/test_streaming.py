@@ -149,7 +149,7 @@ def test_strategies_of_one_wave_place_what_ask_plans_and_never_wait(strategy: st
     assert np.sum([step.place(3).rollouts for _ in range(6)], axis=0).tolist() == whole
 
 
-@pytest.mark.parametrize("strategy", [name for name in WAITING if name not in ("adaptive", "measured")])
+@pytest.mark.parametrize("strategy", [name for name in WAITING if not name.startswith(("adaptive", "measured"))])
 def test_other_strategies_keep_their_waves(strategy: str) -> None:
     allocator = kr.BudgetAllocator(strategy, 4)
     names = ["a", "b", "c", "d"]

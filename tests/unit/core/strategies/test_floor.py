@@ -11,6 +11,7 @@ GROUP, LEAST = 16, 1
 A_QUARTER = ("pilot-commit", "reinforce-ada")
 BELIEFS = (
     "adaptive",
+    "adaptive-learnability",
     "measured",
     "hora",
     "knapsack-discounted",
