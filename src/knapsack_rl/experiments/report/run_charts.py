@@ -166,25 +166,24 @@ def influence(runs: Sequence[Run]) -> list[Chart]:
         "(docs/influence.md); bars: two standard errors. Below 0 it pulls them down. As it was measured after the last "
         "step, with older steps counting less."
     )
+    worths = [
+        chart
+        for name, by, part in (
+            ("worth", "by believed success rate", bands),
+            ("worth-by-category", "by category", kinds),
+        )
+        for chart in _chart(
+            runs,
+            name,
+            run_figures.worth,
+            part,
+            title=f"What a gradient was worth, {by}",
+            caption=caption,
+            source="metrics.jsonl",
+        )
+    ]
     return [
-        *_chart(
-            runs,
-            "worth",
-            run_figures.worth,
-            bands,
-            title="What a gradient was worth, by believed success rate",
-            caption=caption,
-            source="metrics.jsonl",
-        ),
-        *_chart(
-            runs,
-            "worth-by-category",
-            run_figures.worth,
-            kinds,
-            title="What a gradient was worth, by category",
-            caption=caption,
-            source="metrics.jsonl",
-        ),
+        *worths,
         *_chart(
             runs,
             "noise-scale",

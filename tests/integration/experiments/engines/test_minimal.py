@@ -39,6 +39,7 @@ from knapsack_rl.experiments.engines.trl.grpo_config import grpo_config
 from knapsack_rl.experiments.engines.warm_start import warm_started
 from knapsack_rl.experiments.recipe import recipe_file
 from knapsack_rl.experiments.recipe.schema import Recipe
+from knapsack_rl.experiments.report import run_charts, run_data
 from knapsack_rl.experiments.runs.run_directory import RunDirectory
 from knapsack_rl.tasks import Task, load_task
 from knapsack_rl.trl import KnapsackGRPOTrainer
@@ -316,6 +317,11 @@ def test_a_run_that_measures_is_the_same_run_and_says_what_it_measured(
     assert_same_training(finished, measured)
     assert any("noise_scale" in record for record in metrics(measured))
     assert not any("noise_scale" in record for record in metrics(finished))
+    drawn = [
+        [chart.name for chart in run_charts.influence([run_data.read_run(f, "run")])] for f in (measured, finished)
+    ]
+    assert "noise-scale" in drawn[0]
+    assert drawn[1] == []
 
 
 def test_dynamic_sampling_tells_every_round_of_its_gradients(

@@ -160,13 +160,13 @@ class Loop:
         prompts, watch, groups = [self.columns["prompt"][row] for row in rollouts.rows], self.policy.watch, 0
         if watch is not None:
             watch.begin(sum(map(len, steps)))
-        loss = self.policy.update(prompts, rollouts, self.advantages(rollouts), self.random)
+        exact, weights = self._exact(rollouts)
+        loss = self.policy.update(prompts, rollouts, self._bounded(exact, weights), self.random)
         if watch is not None:
             watch.owners = None
-            weights = np.where(np.isnan(rollouts.rewards), 0.0, self._weights(rollouts))
-            weights = np.bincount(rollouts.groups, weights, len(watch.gradients))
-            gradients = watch.gradients.numpy() / np.where(weights > 0.0, weights, 1.0)[:, None]
-            exact = kr.advantages.group_advantages(rollouts.rewards, rollouts.groups).values
+            scored = np.where(np.isnan(rollouts.rewards), 0.0, weights)
+            whole = np.bincount(rollouts.groups, scored, len(watch.gradients))
+            gradients = watch.gradients.numpy() / np.where(whole > 0.0, whole, 1.0)[:, None]
             divisors = kr.advantages.divisors(rollouts.rewards, exact, rollouts.groups, len(gradients))
             for step in steps if np.isfinite(gradients).all() else ():
                 mine = slice(groups, groups + len(step))
@@ -174,14 +174,18 @@ class Loop:
                 groups += len(step)
         return loss
 
-    def _weights(self, rollouts: Rollouts) -> Floats:
-        kind = self.recipe.training.rollout_weights or self.allocator.rollout_weights
-        return kr.advantages.rollout_weights(rollouts.groups, kind, self.recipe.training.group_size)
-
     def advantages(self, rollouts: Rollouts) -> Floats:
         """Of each rollout, over the groups as they are: clipped, and weighed as suits the strategy."""
-        values = kr.advantages.group_advantages(rollouts.rewards, rollouts.groups).values
-        return kr.advantages.bounded(values, self.recipe.training.advantage_clip, self._weights(rollouts))
+        return self._bounded(*self._exact(rollouts))
+
+    def _exact(self, rollouts: Rollouts) -> tuple[Floats, Floats]:
+        """Advantages before they are clipped and weighed, and the weights."""
+        kind = self.recipe.training.rollout_weights or self.allocator.rollout_weights
+        weights = kr.advantages.rollout_weights(rollouts.groups, kind, self.recipe.training.group_size)
+        return kr.advantages.group_advantages(rollouts.rewards, rollouts.groups).values, weights
+
+    def _bounded(self, exact: Floats, weights: Floats) -> Floats:
+        return kr.advantages.bounded(exact, self.recipe.training.advantage_clip, weights)
 
     def generate(self, rows: list[int], counts: Ints, random: torch.Generator) -> Rollouts:
         """`counts[i]` scored rollouts of the problem in row `rows[i]`."""
