@@ -23,8 +23,8 @@ from knapsack_rl.belief import Belief
 from knapsack_rl.estimators import RecentRewards
 from knapsack_rl.estimators.features import NONE, Features
 from knapsack_rl.expected_value import expected_gains
+from knapsack_rl.influence import ASSUMED
 from knapsack_rl.solver import largest_gains
-from knapsack_rl.strategies.ours import EXPONENTS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -77,7 +77,7 @@ def in_waves(world: World, slots: int, seed: int, halve: bool) -> Outcome:
         more = left - int(added.sum())
         if halve:
             more = (0, (more + 1) // 2)[wave] if wave < 2 else more
-        gains = expected_gains(world.belief, successes, placed, added, EXPONENTS)
+        gains = expected_gains(world.belief, successes, placed, added, ASSUMED)
         mixed = (successes > 0) & (successes < placed)
         room = np.where(mixed, 0, MOST - placed - added)
         some = min(more, int(room.sum()))

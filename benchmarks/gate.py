@@ -2,8 +2,8 @@
 
     python benchmarks/gate.py runs/NAME
 
-Both models answer the same held-out problems, as in the run's evaluations. The error is that of a mean of paired
-differences: the problems are a sample, and so are the answers.
+Both models answer the same problems, benchmark by benchmark, as in the run's evaluations. The error is that of a mean
+of paired differences: the problems are a sample, and so are the answers.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from knapsack_rl.experiments.recipe import recipe_file
 from knapsack_rl.experiments.runs.progress import Display
 
 
-def rates(loop: Loop) -> NDArray[np.float64]:
-    """Success rate of every held-out problem."""
+def rates(loop: Loop) -> dict[str, NDArray[np.float64]]:
+    """Success rate of every problem of each benchmark."""
     how = sampling(loop.recipe, last=True)
-    found = []
-    for benchmark in loop.task.evaluation.values():
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, benchmark in loop.task.evaluation.items():
+        rewarded = []
         problems = how.kept(benchmark)
         random = torch.Generator().manual_seed(loop.recipe.seed)
         for start in range(0, len(problems), 32):
             part = problems[start : start + 32]
             counts = np.full(len(part["prompt"]), how.samples)
-            *_, rewards = loop.sampled({name: list(column) for name, column in part.items()}, counts, how, random)
-            found.append(rewards.reshape(-1, how.samples).mean(axis=1))
-    return np.concatenate(found)
+            *_, rewards = loop.sampled({key: list(column) for key, column in part.items()}, counts, how, random)
+            rewarded.append(rewards.reshape(-1, how.samples).mean(axis=1))
+        found[name] = np.concatenate(rewarded)
+    return found
 
 
 def main() -> None:
@@ -53,11 +55,12 @@ def main() -> None:
         raise SystemExit("model: expected a run of a pretrained model, whose noise this is about.")
     trained, _ = models.pretrained(recipe.model.model_copy(update=finished))
     before, after = (rates(Loop(recipe, task, run.policy(recipe, policy, tokenizer))) for policy in (model, trained))
-    rise = after - before
-    error = rise.std(ddof=1) / np.sqrt(len(rise))
-    print(f"{len(rise)} problems: {before.mean():.4f} before, {after.mean():.4f} after")
-    print(f"rise {rise.mean():.4f}, standard error {error:.4f}: {rise.mean() / error:.1f} standard errors")
-    print(f"better {np.mean(rise > 0):.3f}, worse {np.mean(rise < 0):.3f} of the problems")
+    for name, start in before.items():
+        rise = after[name] - start
+        error = rise.std(ddof=1) / np.sqrt(len(rise))
+        print(f"{name}: {len(rise)} problems, {start.mean():.4f} before, {after[name].mean():.4f} after")
+        print(f"  rise {rise.mean():.4f}, standard error {error:.4f}: {rise.mean() / error:.1f} standard errors")
+        print(f"  better {np.mean(rise > 0):.3f}, worse {np.mean(rise < 0):.3f} of the problems")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
     python docs/evidence/pooled.py ARM BASELINE TABLE ...     TABLE: a folder here, or FOLDER:VARIATION
 
 A row is a table: seeds, mean difference in points of accuracy, seeds above; then all seeds together, with the 95 %
-bootstrap interval of the mean and p of a paired t-test. Seeds that two tables share count once.
+bootstrap interval of the mean and p of a paired t-test. Seeds that two tables share count once. With `--of solved` the
+difference is in the share of held-out problems with a success among their samples, pass@8 where there are eight.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -19,18 +20,18 @@ from knapsack_rl.experiments.compare.results import interval
 HERE = Path(__file__).parent
 
 
-def differences(table: str, arm: str, baseline: str) -> pd.Series:
-    """Points of accuracy by which `arm` is above `baseline`, by seed."""
+def differences(table: str, arm: str, baseline: str, column: str) -> pd.Series:
+    """Points of accuracy, or of another column, by which `arm` is above `baseline`, by seed."""
     folder, _, variation = table.partition(":")
     runs = pd.read_csv(HERE / folder / "runs.csv", keep_default_na=False)
     runs = runs[runs["variation"] == variation]
-    accuracy = runs.pivot_table(index="seed", columns="arm", values="accuracy")
-    return (100.0 * (accuracy[arm] - accuracy[baseline])).dropna()
+    values = runs.pivot_table(index="seed", columns="arm", values=column)
+    return (100.0 * (values[arm] - values[baseline])).dropna()
 
 
-def main(arm: str, baseline: str, tables: list[str]) -> None:
+def main(arm: str, baseline: str, tables: list[str], column: str) -> None:
     """Print the rows."""
-    found = [differences(table, arm, baseline) for table in tables]
+    found = [differences(table, arm, baseline, column) for table in tables]
     for table, difference in zip(tables, found, strict=True):
         print(f"{table}: {len(difference)} seeds, {difference.mean():+.1f}, {(difference > 0).sum()} above")
     every = pd.concat(found)
@@ -41,6 +42,10 @@ def main(arm: str, baseline: str, tables: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 4:
-        sys.exit(__doc__)
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("arm", "baseline"):
+        parser.add_argument(name)
+    parser.add_argument("tables", nargs="+")
+    parser.add_argument("--of", choices=("accuracy", "solved"), default="accuracy")
+    words = parser.parse_args()
+    main(words.arm, words.baseline, words.tables, words.of)

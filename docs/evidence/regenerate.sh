@@ -48,7 +48,7 @@ print(runs[(runs["arm"] == sys.argv[2]) & (runs["seed"] == int(sys.argv[3]))]["f
 # That uniform learns on SmolLM2, by far more than the noise.
 gate() {
   .venv/bin/knapsack-rl train recipes/smollm2-word-problems.yaml "${smollm2[@]}" allocator.strategy=uniform \
-    evaluation.max_problems=256 seed=101 name=smollm2-gate
+    evaluation.max_problems=256 'task.benchmarks=[gsm8k-test]' seed=101 name=smollm2-gate
   .venv/bin/python benchmarks/gate.py runs/smollm2-gate
   for figure in held-out-accuracy gradient-ratios; do
     cp "runs/smollm2-gate/figures/$figure".{png,csv} docs/evidence/smollm2-gate

@@ -37,12 +37,15 @@ Ints = NDArray[np.int64]
 EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Of the bands of believed success rates; a rate on an edge belongs to the band above it, and 1 to the last."""
 BANDS = tuple(f"{low:g}-{high:g}" for low, high in pairwise(EDGES))
-_CENTRES = tuple((low + high) / 2.0 for low, high in pairwise(EDGES))
+_CENTRES = np.array([(low + high) / 2.0 for low, high in pairwise(EDGES)])
 _EACH = tuple(slice(place, place + 1) for place in range(len(BANDS)))
 _MIDDLE = slice(2, 5)  # bands from .25 to .9, in which a gradient is seldom luck
+ASSUMED = (0.5, 2.0)
+"""Exponents of the worth that `adaptive` assumes: flatter than the paper's p (1 - p)^2 where p is small, so that it
+keeps trying what is hard and needs no fallback (docs/beliefs.md)."""
 _KEPT = 0.985  # of older steps at a new one: policies move
 _PRIOR_DEVIATION = 0.5  # of a band's worth, in that of the middle, before anything is known about it
-_LEAST = 0.05  # brake of what is worth nothing, so that it goes on being measured
+_LEAST = 0.05  # of the assumed worth is left to what is worth nothing, so that it goes on being measured
 _STEPS = 2.5  # T from which a standard error means anything: three steps that fade, or more that are uneven
 _SHOWN = 20  # categories of a column in the metrics; with more there are none of it
 _MOST = 1000  # different values from which a column tells prompts apart and not kinds of prompts
@@ -278,16 +281,17 @@ class Influence:
         error = 2.0 * math.sqrt(variance)
         return _inverse(mean + error), _inverse(mean - error)
 
-    def brake(self, rates: ArrayLike) -> Floats:
+    def correction(self, rates: ArrayLike) -> Floats:
         """By what the assumed value of a gradient is to be multiplied for prompts of these believed success rates.
 
-        In each band: its measured worth over that of the bands from .25 to .9 together, drawn towards 1 as far as that
-        is uncertain (the posterior mean under a normal prior of mean 1 and deviation 1/2), and never above 1. Between
-        the middles of bands linear in the rate. 1 for all while the bands in the middle are not two standard errors
-        above 0, and where a rate is NaN.
+        In each band sqrt(worth / assumed), both in units of the bands from .25 to .9 together: the value then is the
+        geometric mean of what is assumed and what is measured. Worth is the posterior mean under a normal prior whose
+        mean is what is assumed and whose deviation is 1/2, and at least .05 of the assumed. Between the middles of
+        bands linear in the rate. 1 for all while the bands in the middle are not two standard errors above 0, and where
+        a rate is NaN.
 
         Returns:
-            float64 in [0.05, 1], of the shape of `rates`.
+            float64 of .22 or more, of the shape of `rates`.
 
         Cost: O(M).
         """
@@ -295,10 +299,13 @@ class Influence:
         middle, middle_variance = self._bands.of(_MIDDLE)
         if not middle > 2.0 * math.sqrt(middle_variance):
             return np.ones_like(p)
-        ratio, variance = np.transpose([self._bands.ratio(band, _MIDDLE) for band in _EACH])
-        ratio = np.where(np.isfinite(variance), ratio, 1.0)
+        measured, variance = np.transpose([self._bands.ratio(band, _MIDDLE) for band in _EACH])
+        groups = self._bands.sums[1, _MIDDLE]
+        assumed = _CENTRES ** ASSUMED[0] * (1.0 - _CENTRES) ** ASSUMED[1]
+        assumed = assumed / (groups @ assumed[_MIDDLE] / groups.sum())
         trust = _PRIOR_DEVIATION**2 / (_PRIOR_DEVIATION**2 + variance)
-        factors = np.clip(1.0 + trust * (ratio - 1.0), _LEAST, 1.0)
+        worth = assumed + np.where(np.isfinite(variance), trust * (measured - assumed), 0.0)
+        factors = np.sqrt(np.maximum(worth / assumed, _LEAST))
         return np.where(np.isnan(p), 1.0, np.interp(p, _CENTRES, factors))
 
     def metrics(self) -> dict[str, float]:

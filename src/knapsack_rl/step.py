@@ -27,7 +27,7 @@ OnStep = Callable[[dict[str, float]], object]
 
 _SO_FAR = ("visited", "successes", "scored", "placed", "spent", "_failed", "_counted", "_truncated", "_closed")
 """What a step knows of each of its prompts."""
-_BELIEVED = ("belief", "rates", "costs", "learned_costs", "sat_out", "brake")
+_BELIEVED = ("belief", "rates", "costs", "learned_costs", "sat_out", "correction")
 """What `Prompts` reads once and keeps."""
 
 

@@ -112,9 +112,9 @@ class Prompts(Generic[E]):
         return self.costs if len(self.spending) else None
 
     @cached_property
-    def brake(self) -> Floats:
-        """What the value of their gradients is multiplied by, in (0, 1] (`Influence.brake`)."""
-        return self.influence.brake(self.belief.mean)
+    def correction(self) -> Floats:
+        """What the value of their gradients is multiplied by (`Influence.correction`)."""
+        return self.influence.correction(self.belief.mean)
 
     @cached_property
     def sat_out(self) -> Ints:
@@ -245,7 +245,7 @@ class View(Generic[E]):
         """What further rollouts, after those that are missing, are expected to gain (`expected_value.expected_gains`).
 
         The first of a prompt without any gains nothing where single rollouts are worth nothing. With `measured` a
-        prompt's gains are multiplied by its `Prompts.brake`, which leaves them non-increasing.
+        prompt's gains are multiplied by its `Prompts.correction`, which leaves them non-increasing.
         """
         missing = self.missing
         gains = expected_gains(
@@ -258,7 +258,7 @@ class View(Generic[E]):
         def adjusted(items: Ints, start: int, width: int) -> Floats:
             table = gains(items, start, width)
             if measured:
-                table *= self.prompts.brake[items, None]
+                table *= self.prompts.correction[items, None]
             if start == 0:
                 table[fresh[items], 0] = 0.0
             return table

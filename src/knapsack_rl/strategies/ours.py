@@ -15,13 +15,10 @@ from knapsack_rl import allocation
 from knapsack_rl.allocation import Plan
 from knapsack_rl.estimators import DiscountedBeta, RecentRewards, Regression, TransitionTable
 from knapsack_rl.expected_value import PAPER
+from knapsack_rl.influence import ASSUMED
 from knapsack_rl.strategies.base import Settings, Strategy, View
 
 Ints = NDArray[np.int64]
-
-EXPONENTS = (0.5, 2.0)
-"""Of the adaptive strategy's information gain: flatter than the paper's p (1 - p)^2 where p is small, so that it keeps
-trying what is hard and needs no fallback (docs/beliefs.md)."""
 
 LEARNABILITY = (1.0, 1.0)
 """Of p (1 - p), which others sample prompts by: it holds an easy prompt for worth as much as a hard one."""
@@ -56,7 +53,7 @@ def expected_knapsack(view: View[Any], amount: int) -> Plan:
 
 def adaptive(view: View[Any], amount: int) -> Plan:
     """E[P(non-zero gradient) p^(1/2) (1 - p)^2] under the belief and what the step has shown so far."""
-    return _by_gains(view, amount, EXPONENTS)
+    return _by_gains(view, amount, ASSUMED)
 
 
 def learnability(view: View[Any], amount: int) -> Plan:
@@ -65,8 +62,8 @@ def learnability(view: View[Any], amount: int) -> Plan:
 
 
 def measured(view: View[Any], amount: int) -> Plan:
-    """As `adaptive`, held back where gradients are measured to be worth less than in the middle (`Influence.brake`)."""
-    return _by_gains(view, amount, EXPONENTS, measured=True)
+    """As `adaptive`, half way to what gradients are measured to be worth (`Influence.correction`)."""
+    return _by_gains(view, amount, ASSUMED, measured=True)
 
 
 def pilot_spread(view: View[Any], amount: int) -> Plan:
@@ -95,7 +92,7 @@ def last_visit() -> RecentRewards:
 
 UNIFORM = Strategy(last_visit, uniform, name="uniform")
 KNAPSACK = Strategy(last_visit, knapsack, name="knapsack")
-ADAPTIVE = Strategy(Regression, adaptive, pilot_and_two_waves, EXPONENTS, rollout_weights="sqrt", name="adaptive")
+ADAPTIVE = Strategy(Regression, adaptive, pilot_and_two_waves, ASSUMED, rollout_weights="sqrt", name="adaptive")
 MEASURED = replace(ADAPTIVE, rule=measured, measured=True, name="measured")
 VARIANTS = (
     Strategy(lambda: RecentRewards(16), knapsack, name="knapsack-window"),

@@ -14,7 +14,7 @@ import knapsack_rl as kr
 from knapsack_rl.belief import Belief
 from knapsack_rl.beta import digamma, log_beta, log_gamma
 from knapsack_rl.expected_value import expected_gains, expected_value
-from knapsack_rl.strategies.ours import EXPONENTS
+from knapsack_rl.influence import ASSUMED
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", ["grpo", "rloo", "reinforce"])
 positive = st.floats(0.05, 60.0)
@@ -53,7 +53,7 @@ def test_log_beta_of_whole_numbers_is_a_ratio_of_factorials() -> None:
 
 
 @ALGORITHMS
-@pytest.mark.parametrize("exponents", [(1.0, 2.0), EXPONENTS, (0.0, 0.0)])
+@pytest.mark.parametrize("exponents", [(1.0, 2.0), ASSUMED, (0.0, 0.0)])
 @pytest.mark.parametrize(("a", "b"), [(0.4, 0.9), (2.0, 5.0), (30.0, 1.5)])
 def test_expected_values_are_integrals_over_the_belief(
     algorithm: str, exponents: tuple[float, float], a: float, b: float
@@ -83,17 +83,17 @@ def test_a_belief_without_doubt_has_the_value_of_the_paper(algorithm: str) -> No
 def test_gains_before_any_outcome_are_differences_of_values(algorithm: str) -> None:
     beliefs = belief((0.3, 2.0), (4.0, 4.0), (9.0, 0.5))
     nothing, placed = np.zeros(3, dtype=np.int64), np.array([1, 2, 5])
-    gains = expected_gains(beliefs, nothing, nothing, placed, EXPONENTS, algorithm)(np.arange(3), 0, 30)
-    values = np.stack([expected_value(placed + j, beliefs, EXPONENTS, algorithm) for j in range(31)], axis=1)
+    gains = expected_gains(beliefs, nothing, nothing, placed, ASSUMED, algorithm)(np.arange(3), 0, 30)
+    values = np.stack([expected_value(placed + j, beliefs, ASSUMED, algorithm) for j in range(31)], axis=1)
     assert gains == pytest.approx(np.diff(values, axis=1), rel=1e-6, abs=1e-12)
 
 
 @ALGORITHMS
 @pytest.mark.parametrize(("won", "tried"), [(0, 2), (2, 2), (0, 5), (1, 3)])
 def test_gains_after_outcomes_are_integrals_over_the_posterior(algorithm: str, won: int, tried: int) -> None:
-    e, g = EXPONENTS
+    e, g = ASSUMED
     one = np.ones(1, dtype=np.int64)
-    found = expected_gains(belief((0.7, 1.6)), won * one, tried * one, 0 * one, EXPONENTS, algorithm)
+    found = expected_gains(belief((0.7, 1.6)), won * one, tried * one, 0 * one, ASSUMED, algorithm)
     for j, gain in enumerate(found(np.zeros(1, dtype=np.int64), 0, 6)[0]):
 
         def worth(p: np.ndarray, j: int = j) -> np.ndarray:
@@ -110,7 +110,7 @@ def test_gains_after_outcomes_are_integrals_over_the_posterior(algorithm: str, w
 def test_gains_fall_with_every_further_rollout(a: float, b: float, won: int, lost: int, pending: int) -> None:
     one = np.ones(1, dtype=np.int64)
     pending = max(pending, 1 - won - lost)
-    gains = expected_gains(belief((a, b)), won * one, (won + lost) * one, pending * one, EXPONENTS)
+    gains = expected_gains(belief((a, b)), won * one, (won + lost) * one, pending * one, ASSUMED)
     row = gains(np.zeros(1, dtype=np.int64), 0, 40)[0]
     assert np.all(np.diff(row) <= 1e-15)
     assert np.all(row >= 0)
@@ -128,7 +128,7 @@ def test_a_one_shot_plan_of_the_adaptive_strategy_is_the_best_of_all_plans(seed:
     beliefs, plan = allocator.belief(names), allocator.ask(names).rollouts
 
     def worth(counts: np.ndarray) -> float:
-        return float(expected_value(counts, beliefs, EXPONENTS).sum())
+        return float(expected_value(counts, beliefs, ASSUMED).sum())
 
     plans = (np.array(counts) for counts in itertools.product(range(1, 10), repeat=4) if sum(counts) == 16)
     assert worth(plan) == pytest.approx(max(map(worth, plans)), rel=1e-12)

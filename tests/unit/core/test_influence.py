@@ -1,4 +1,4 @@
-"""What gradients are worth: unbiased, whatever the scale, and a brake only where it is known."""
+"""What gradients are worth: unbiased, whatever the scale, and a correction only where it is known."""
 
 from __future__ import annotations
 
@@ -138,33 +138,49 @@ def test_the_scale_of_gradients_does_not_matter() -> None:
     assert small.noise_scale == pytest.approx(large.noise_scale)
 
 
-def test_nothing_is_held_back_before_anything_is_known() -> None:
+def in_units_of_the_middle(worth) -> np.ndarray:
+    """Over its mean from .25 to .9, where `step_of` has as many groups in a band as the band is wide."""
+    worth = np.asarray(worth)
+    return worth / np.average(worth[2:5], weights=np.diff(EDGES)[2:5])
+
+
+ASSUMED_WORTH = in_units_of_the_middle(MIDDLES**0.5 * (1 - MIDDLES) ** 2)
+
+
+def test_nothing_is_corrected_before_anything_is_known() -> None:
     influence = Influence()
-    np.testing.assert_array_equal(influence.brake(MIDDLES), 1.0)
+    np.testing.assert_array_equal(influence.correction(MIDDLES), 1.0)
+    np.testing.assert_array_equal(told([1] * 6, 80).correction([np.nan]), 1.0)
     assert np.isnan(influence.worth[0]).all()
     assert np.isnan(influence.noise_scale)
     assert influence.metrics() == {}
 
 
-def test_what_is_worth_less_is_held_back_and_nothing_is_pushed() -> None:
-    brake = told([-0.5, 0.5, 1, 1, 1, 3], 80).brake(MIDDLES)
-    assert brake[0] == 0.05
-    assert 0.2 < brake[1] < 0.8
-    assert (brake[3:] > 0.85).all()
-    assert (brake <= 1.0).all()
+@pytest.mark.parametrize("truth", [[0.2, 0.5, 1, 1, 1, 3], [2, 1.5, 1, 1, 0.7, 0.5]])
+def test_value_goes_half_way_in_the_logarithm_from_what_is_assumed_to_what_is_measured(truth: list[float]) -> None:
+    expected = np.sqrt(in_units_of_the_middle(truth) / ASSUMED_WORTH)
+    np.testing.assert_allclose(told(truth, 300).correction(MIDDLES), expected, rtol=0.2)
 
 
-def test_doubt_draws_the_brake_towards_one() -> None:
-    brakes = [told([0.0, 0.3, 1, 1, 1, 1], steps).brake([0.05])[0] for steps in (3, 10, 100)]
-    assert brakes[2] < 0.2
-    assert brakes[2] <= brakes[1] <= 1.0
-    assert brakes[0] > brakes[2]
+def test_what_is_worth_as_assumed_is_left_alone() -> None:
+    np.testing.assert_allclose(told(ASSUMED_WORTH, 300).correction(MIDDLES)[:5], 1.0, atol=0.15)
 
 
-def test_noise_alone_holds_nothing_back() -> None:
+def test_what_is_worth_nothing_keeps_a_little_so_that_it_goes_on_being_measured() -> None:
+    assert told([-0.5, 0.5, 1, 1, 1, 3], 80).correction(MIDDLES)[0] == pytest.approx(0.05**0.5)
+
+
+def test_doubt_draws_the_correction_towards_one() -> None:
+    found = [told([0.0, 0.3, 1, 1, 1, 1], steps).correction([0.05])[0] for steps in (3, 10, 100)]
+    assert found[2] < 0.5
+    assert found[2] <= found[1] <= 1.0
+    assert found[0] > found[2]
+
+
+def test_noise_alone_corrects_nothing() -> None:
     """Groups that share no direction have no worth to compare: the middle is not above 0, and the prior stands."""
     for seed in range(5):
-        assert told([0.0] * 6, 20, seed).brake(MIDDLES).min() > 0.5
+        np.testing.assert_array_equal(told([0.0] * 6, 20, seed).correction(MIDDLES), 1.0)
 
 
 def test_prompts_that_were_never_visited_count_for_the_others_only() -> None:
@@ -282,6 +298,21 @@ def test_measured_takes_rollouts_from_prompts_whose_gradients_help_nobody() -> N
     assert allocator.ask(ids).rollouts.sum() == plain.ask(ids).rollouts.sum()
 
 
+def test_measured_gives_rollouts_to_nearly_solved_prompts_whose_rare_failures_help_most() -> None:
+    rates = np.linspace(0.02, 0.98, 48)
+    allocator, random = kr.BudgetAllocator("measured"), np.random.default_rng(0)
+    for _ in range(60):
+        step = step_with(allocator, random, rates)
+        live = (step.successes > 0) & (step.successes < step.scored)
+        gradients = random.normal(size=(48, 30)) * 0.3
+        gradients[:, 0] += np.where(rates > 0.85, 3.0, 1.0)
+        step.tell_gradients(gradients * live[:, None])
+    plain, ids = kr.BudgetAllocator("adaptive"), list(range(48))
+    plain.load_state_dict(allocator.state_dict() | {"strategy": "adaptive"})
+    easy = rates > 0.85
+    assert allocator.ask(ids).rollouts[easy].sum() > 1.5 * plain.ask(ids).rollouts[easy].sum()
+
+
 def test_a_step_that_is_open_plans_by_what_was_known_when_it_began() -> None:
     rates = np.linspace(0.02, 0.98, 48)
     allocator, random = kr.BudgetAllocator("measured"), np.random.default_rng(0)
@@ -291,7 +322,7 @@ def test_a_step_that_is_open_plans_by_what_was_known_when_it_began() -> None:
     for _ in range(40):
         gradients = random.normal(size=(48, 3)) + np.where(rates < 0.25, -1.0, 1.0)[:, None]
         allocator.influence.observe(gradients, finished.successes, finished.scored, rates)
-    assert allocator.influence.brake([0.05]) < 0.5
+    assert allocator.influence.correction([0.05]) < 0.5
     twin = kr.BudgetAllocator("measured")
     step_with(twin, np.random.default_rng(0), rates)
     other = twin.step(list(range(48)))
