@@ -12,8 +12,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 COLUMNS = (
-    "probe", "all wrong, %", "all right, %", "rise, points", "noise scale",
-    "hard", "middle", "nearly solved", "verdict",
+    "probe", "all wrong, %", "all right, %", "hard gain, points", "easy gain, points", "noise scale",
+    "worth: hard", "middle", "nearly solved", "verdict",
 )  # fmt: skip
 
 
@@ -21,12 +21,11 @@ def row(found: dict[str, Any]) -> list[str]:
     """The cells of a probe."""
     numbers, verdict = found["numbers"], found["verdict"]
     wrong, right = (100.0 * numbers["statuses"][f"extremely {kind}"]["value"] for kind in ("hard", "easy"))
-    rise = numbers["learned"]
     return [
         found["name"],
         f"{wrong:.0f}",
         f"{right:.0f}",
-        "—" if rise["low"] is None else f"{100.0 * rise['low']:+.1f} to {100.0 * rise['high']:+.1f}",
+        *(gain(numbers["gains"][place]) for place in (1, 3)),
         interval(numbers["noise_scale"]),
         *(worth(numbers[band]) for band in ("hard", "middle", "solved")),
         f"{verdict['kind']}: `{verdict['strategy']}`",
@@ -38,6 +37,13 @@ def interval(scale: dict[str, Any]) -> str:
     if scale["low"] is None:
         return "—"
     return f"{scale['low']:,.0f} to {scale['high']:,.0f}" if scale["high"] else f"from {scale['low']:,.0f}"
+
+
+def gain(one: dict[str, Any]) -> str:
+    """With two standard errors."""
+    if one["rise"] is None or one["error"] is None:
+        return "—"
+    return f"{100.0 * one['rise']:+.1f} +- {200.0 * one['error']:.1f}"
 
 
 def worth(band: dict[str, Any]) -> str:

@@ -98,6 +98,101 @@ def transition_matrix(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
+class LearningProgress(NamedTuple):
+    """How far success rates rise from one visit to the next, by how well prompts did at the first.
+
+    Arrays have shape (5,), an entry for each of `PROGRESS`.
+
+    Attributes:
+        pairs: of visits; no whole numbers, since a group counts as each of its parts would.
+        rise: of the success rate, mean; NaN where there are no pairs.
+        error: its standard error; infinite where the pairs are of fewer than two steps.
+    """
+
+    pairs: NDArray[np.float64]
+    rise: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+
+PROGRESS = ("none right", "less than half right", "half right", "more than half right", "all right")
+"""Classes of `learning_progress`."""
+_TELLING = 3  # rollouts of the smallest part that is less than half right, half right or more, and neither none nor all
+
+
+def learning_progress(
+    successes: ArrayLike,
+    rollouts: ArrayLike,
+    later_successes: ArrayLike,
+    later_rollouts: ArrayLike,
+    steps: ArrayLike | None = None,
+) -> LearningProgress:
+    """What prompts gain from one visit to the next: the measured counterpart of an assumed worth of gradients.
+
+    Who is sorted by a group and compared with the same group falls back to the mean by chance alone. So one part of a
+    group, m = max(N // 2, 3) of its N rollouts, tells the class, and the others tell the success rate that the later
+    visit is compared with. The means are over all such parts: with k successes, a of them in the part,
+
+        P(a) = C(k, a) C(N - k, m - a) / C(N, m),    rise = later rate - (k - a) / (N - m).
+
+    It is unbiased where the size of a group was settled before its first outcome, as with even groups.
+
+    Args:
+        successes: shape (pairs,), of a visit.
+        rollouts: shape (pairs,), scored ones of that visit; groups of fewer than 4 are left out.
+        later_successes: shape (pairs,), of the same prompt's next visit.
+        later_rollouts: shape (pairs,); pairs without any are left out.
+        steps: shape (pairs,), of the first visits. Pairs of a step may depend on each other, and errors come from the
+            differences between steps. None: every pair stands for itself.
+
+    Raises:
+        InvalidInputError: lengths differ, or a count is out of range.
+
+    Cost: O(pairs x largest group).
+    """
+    won, tried = as_successes(successes, rollouts)
+    later_won, later_tried = as_successes(later_successes, later_rollouts)
+    step = np.arange(len(won)) if steps is None else np.asarray(steps)
+    if not won.shape == later_won.shape == step.shape:
+        raise InvalidInputError(
+            f"successes, later_successes, steps: expected an entry for each pair of visits, got shapes {won.shape}, "
+            f"{later_won.shape} and {step.shape}."
+        )
+    use = (tried > _TELLING) & (later_tried > 0)
+    won, tried, after = won[use], tried[use], later_won[use] / later_tried[use]
+    number, clusters = len(PROGRESS), np.unique(step[use], return_inverse=True)[1]
+    part = np.maximum(tried // 2, _TELLING)
+    weight, total = np.zeros((2, number, len(won)))
+    every = np.arange(len(won))
+    for right in range(int(part.max(initial=-1)) + 1):
+        chance = _hypergeometric(right, part, won, tried)
+        kind = int(right > 0) + np.sum([2 * right >= part, 2 * right > part, right >= part], axis=0)
+        weight[kind, every] += chance
+        total[kind, every] += chance * (after - (won - right) / (tried - part))
+    pairs = weight.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        rise = total.sum(axis=1) / pairs
+    residuals = total - np.nan_to_num(rise)[:, None] * weight
+    between = np.stack([np.bincount(clusters, of_kind, 1) for of_kind in residuals])
+    seen = np.array([len(np.unique(clusters[of_kind > 0.0])) for of_kind in weight])
+    error = np.full(number, np.inf)
+    told = seen > 1
+    error[told] = np.sqrt(np.square(between[told]).sum(axis=1) * seen[told] / (seen[told] - 1)) / pairs[told]
+    return LearningProgress(pairs, rise, error)
+
+
+def _hypergeometric(right: int, part: NDArray[np.int64], won: NDArray[np.int64], tried: NDArray[np.int64]) -> Any:
+    """P(`right` of a random part are right), for groups with `won` of `tried`."""
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(tried.max()) + 1)))])  # of factorials
+
+    def log_choose(n: NDArray[np.int64], k: NDArray[np.int64] | int) -> Any:
+        return logs[n] - logs[k] - logs[n - k]
+
+    wrong, lost = part - right, tried - won
+    fits = (right <= won) & (wrong >= 0) & (wrong <= lost)
+    a, b = np.where(fits, right, 0), np.where(fits, wrong, 0)
+    return np.where(fits, np.exp(log_choose(won, a) + log_choose(lost, b) - log_choose(tried, part)), 0.0)
+
+
 def step_metrics(
     rollouts: ArrayLike,
     successes: ArrayLike,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from knapsack_rl import metrics
 from knapsack_rl.errors import InvalidInputError
@@ -131,3 +135,63 @@ def test_transition_rows_always_sum_to_1() -> None:
 def test_impossible_transitions_are_refused_by_name(before, after, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         metrics.transition_matrix(before, after)
+
+
+visits = st.integers(1, 9).flatmap(lambda tried: st.tuples(st.integers(0, tried), st.just(tried)))
+
+
+@given(st.lists(st.tuples(visits, visits), max_size=12))
+def test_learning_progress_is_the_mean_over_all_parts_of_all_groups(pairs) -> None:
+    weight, total = np.zeros((2, 5))
+    for (won, tried), (later_won, later_tried) in pairs:
+        part = max(tried // 2, 3)
+        if tried <= part:
+            continue
+        parts = list(combinations([1] * won + [0] * (tried - won), part))
+        for right in map(sum, parts):
+            kind = 0 if right == 0 else 4 if right == part else 1 + (2 * right >= part) + (2 * right > part)
+            weight[kind] += 1 / len(parts)
+            total[kind] += (later_won / later_tried - (won - right) / (tried - part)) / len(parts)
+    before, after = (np.array([pair[i] for pair in pairs]).reshape(-1, 2).T for i in (0, 1))
+    found = metrics.learning_progress(*before, *after)
+    np.testing.assert_allclose(found.pairs, weight, atol=1e-9)
+    np.testing.assert_allclose(found.rise, np.where(weight > 0, total / np.maximum(weight, 1e-12), np.nan), atol=1e-9)
+
+
+def test_where_nothing_is_learned_no_class_gains_and_errors_say_how_sure_that_is() -> None:
+    """Sorting by the whole group would show those with few right rise and those with many fall."""
+    random, scores = np.random.default_rng(0), []
+    for _ in range(200):
+        rates = np.tile(random.beta(0.5, 0.5, 200), 2)
+        first, later = random.binomial(8, rates), random.binomial(8, rates)
+        found = metrics.learning_progress(first, np.full(400, 8), later, np.full(400, 8), np.arange(400) // 20)
+        scores.append(found.rise / found.error)
+    assert np.all(np.abs(np.mean(scores, axis=0)) < 0.3)
+    np.testing.assert_allclose(np.std(scores, axis=0), 1.0, atol=0.2)
+
+
+def test_learning_progress_finds_who_gains() -> None:
+    random = np.random.default_rng(1)
+    rates = random.beta(0.7, 0.7, 20_000)
+    grown = rates + 0.8 * rates * (1 - rates) ** 2  # the paper's worth of a gradient
+    counts = random.binomial(8, rates), np.full(20_000, 8), random.binomial(8, grown), np.full(20_000, 8)
+    found = metrics.learning_progress(*counts)
+    told = random.binomial(4, rates)
+    for kind, right in enumerate(range(5)):
+        expected = (grown - rates)[told == right]
+        assert found.rise[kind] == pytest.approx(expected.mean(), abs=4 * found.error[kind])
+    assert found.rise[1] > 1.5 * found.rise[3] > 0
+
+
+def test_learning_progress_of_what_never_came_again_is_not_known() -> None:
+    found = metrics.learning_progress([], [], [], [])
+    assert np.isnan(found.rise).all()
+    assert np.isinf(found.error).all()
+    assert np.isinf(metrics.learning_progress([1, 2], [8, 8], [3, 4], [8, 8], steps=[1, 1]).error).all()
+
+
+def test_pairs_of_different_lengths_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="later_successes"):
+        metrics.learning_progress([1, 2], [8, 8], [1], [8])
+    with pytest.raises(InvalidInputError, match="steps"):
+        metrics.learning_progress([1, 2], [8, 8], [1, 1], [8, 8], steps=[1])

@@ -54,6 +54,7 @@ def write_report(numbers: Numbers, verdict: Verdict, visits: Visits, folder: Pat
             sections=[
                 Section("Why", [Note(sentence) for sentence in verdict.reasons]),
                 Section("Success rates", [_statuses(numbers), _gradients(visits)]),
+                Section("What prompts gain", _gains(numbers)),
                 Section("Learning and noise", [_key_numbers(numbers)]),
                 Section("What gradients are worth", _worth(numbers)),
             ],
@@ -99,6 +100,22 @@ def _gradients(visits: Visits) -> Chart:
         run_figures.gradient_ratios,
         pd.concat(curves, ignore_index=True).assign(run="probe"),
     )
+
+
+def _gains(numbers: Numbers) -> list[Part]:
+    data = pd.DataFrame([vars(gain) for gain in numbers.gains])
+    known = data[np.isfinite(data["rise"]) & np.isfinite(data["error"])]
+    text = (
+        "Rise of the success rate from one visit to the next, by how well half of the group did at the first. The "
+        "other half tells the rate that it is compared with, so that nothing falls back to the mean by chance. "
+    )
+    charts: list[Part] = [
+        Chart("gains", "From visit to visit", f"{text}Bars: two standard errors.", FILE, figures.gains, known)
+    ]
+    data["error"] = data["error"].replace(math.inf, math.nan)
+    named = data.rename(columns={"name": "of that half", "pairs": "pairs of visits", "error": "standard error"})
+    table = DataTable("gains-table", "From visit to visit", text, named, source=FILE)
+    return [*(charts if len(known) else []), table]
 
 
 def _key_numbers(numbers: Numbers) -> DataTable:

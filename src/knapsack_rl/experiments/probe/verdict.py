@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from knapsack_rl.experiments.pages.wording import percent, plain
-from knapsack_rl.experiments.probe.numbers import Estimate, Numbers, Worth
+from knapsack_rl.experiments.probe.numbers import Estimate, Gain, Numbers, Worth
 
-Kind = Literal["solved", "unsolved", "more steps", "uniform", "adaptive", "measured", "no direction", "unclear"]
+Kind = Literal["solved", "unsolved", "more steps", "uniform", "adaptive", "unclear"]
 
 NEARLY_ALL = 0.9
 """Share of prompts that counts as nearly all of them: of the others a step has too few for an allocation to matter."""
 CLEARLY = 2.0
 """Standard errors by which numbers differ clearly."""
-FAIR_SHARE = 0.5
-"""Of the worth of the middle, from which hard prompts are worth what `adaptive` spends on them: half is between what
-was seen on a task on which it gains much and on one on which it gains little."""
+FAVOURED, EVEN = 1.4, 2.0
+"""What prompts with less than half right gain, in gains of those with more: clearly above the first an allocation that
+favours them can be expected to help, clearly below the second it cannot. With as many prompts of every success rate a
+gain of p (1 - p) is 1, the paper's p (1 - p)^2 is 1.7, and p^(1/2) (1 - p)^2, which `adaptive` assumes, is 2.3."""
 
-_FLOOR = 0.65  # errors of however many steps, in those of forty: older steps fade
+_AT_MOST = 10  # times the steps that were made; a probe is meant to be short
 
 
 @dataclass(frozen=True)
@@ -48,31 +49,36 @@ def verdict(numbers: Numbers) -> Verdict:
     strategy, headline, advice = _SAID[kind]
     if kind == "unclear":
         advice = (*advice, *_longer(numbers))
-    return Verdict(kind, strategy, headline, [_gradients(numbers), _limits(numbers), *_who_pulls(numbers)], advice)
+    reasons = [_gradients(numbers), _gained(numbers), _limits(numbers), *_who_pulls(numbers)]
+    return Verdict(kind, strategy, headline, reasons, advice)
 
 
 def _kind(numbers: Numbers) -> Kind:
-    hard, middle, solved = numbers.hard, numbers.middle, numbers.solved
     if numbers.statuses["extremely easy"].low > NEARLY_ALL:
         return "solved"
     if numbers.statuses["extremely hard"].low > NEARLY_ALL:
         return "unsolved"
     if numbers.noise_scale.high < numbers.prompts_per_step:
         return "more steps"
-    if not numbers.common.low > 0.0:
-        return "no direction"
-    if _clearly_above(solved, middle) and _clearly_above(middle, hard):
-        return "uniform"
-    if _pulls(hard, 1.0) and _clearly_above(hard, middle, FAIR_SHARE):
+    hard, easy = _hard_and_easy(numbers)
+    if hard.rise > CLEARLY * hard.error and _above(hard, easy, FAVOURED) > CLEARLY:
         return "adaptive"
-    if _clearly_above(middle, hard, 1.0 / FAIR_SHARE):
-        return "measured"
+    if easy.rise > CLEARLY * easy.error and -_above(hard, easy, EVEN) > CLEARLY:
+        return "uniform"
     return "unclear"
 
 
-def _clearly_above(one: Worth, other: Worth, factor: float = 1.0) -> bool:
-    """Whether the worth of one is above `factor` times that of the other; False where either is not known."""
-    return one.worth - factor * other.worth > CLEARLY * math.hypot(one.error, factor * other.error)
+def _hard_and_easy(numbers: Numbers) -> tuple[Gain, Gain]:
+    """What prompts with less than half right gain, and those with more."""
+    return numbers.gains[1], numbers.gains[3]
+
+
+def _above(one: Gain, other: Gain, times: float) -> float:
+    """By how many standard errors the gain of one is above so many times that of the other; 0 where unknown."""
+    seen, error = one.rise - times * other.rise, math.hypot(one.error, times * other.error)
+    if not math.isfinite(seen) or not math.isfinite(error):
+        return 0.0
+    return seen / error if error else math.copysign(math.inf, seen) if seen else 0.0
 
 
 def _pulls(one: Worth, way: float) -> bool:
@@ -82,15 +88,15 @@ def _pulls(one: Worth, way: float) -> bool:
 
 def _longer(numbers: Numbers) -> list[str]:
     """How many steps it takes if what was seen is right: errors fall with the root of the steps."""
-    hard, middle = numbers.hard, numbers.middle
-    seen = hard.worth - FAIR_SHARE * middle.worth
-    errors = CLEARLY * math.hypot(hard.error, FAIR_SHARE * middle.error)
-    if not (math.isfinite(seen) and math.isfinite(errors)):
+    hard, easy = _hard_and_easy(numbers)
+    seen = max(_above(hard, easy, FAVOURED), -_above(hard, easy, EVEN))
+    if not seen > 0.0:
         return []
-    if _FLOOR * errors >= abs(seen):
-        return ["More steps would hardly tell: older steps fade, so that errors stay about as large as they are."]
-    steps = numbers.steps * (errors / seen) ** 2
-    return [f"If what was seen is right, {plain(10 * math.ceil(steps / 10))} steps would tell."]
+    times = max(CLEARLY / seen, 1.0) ** 2 if seen > CLEARLY / _AT_MOST else math.inf
+    if times > _AT_MOST:
+        return ["Far more steps than a probe should take would be needed to tell."]
+    steps = plain(10 * math.ceil(times * numbers.steps / 10))
+    return [f"If what was seen is right, {steps} steps would tell."]
 
 
 _SAID: dict[Kind, tuple[str, str, tuple[str, ...]]] = {
@@ -111,29 +117,19 @@ _SAID: dict[Kind, tuple[str, str, tuple[str, ...]]] = {
     ),
     "uniform": (
         "uniform",
-        "Keep groups even: nearly solved prompts teach most here, and every allocation starves them.",
+        "Keep groups even: hard prompts gain too little from visit to visit for an allocation that favours them.",
         (
             "Leave rollouts without gradient out of the update (skip_idle): that costs nothing.",
-            "The strategies adaptive and knapsack can be expected to end below uniform.",
+            "The strategies adaptive and knapsack can be expected to end level with uniform, or below.",
         ),
     ),
     "adaptive": (
         "adaptive",
-        "An allocation can be expected to help: begin with the strategy adaptive.",
+        "An allocation can be expected to help: hard prompts gain most from visit to visit. Begin with adaptive.",
         (
             "It generates three times in a step instead of once.",
             "Compare it with uniform on several seeds before you rely on it.",
         ),
-    ),
-    "measured": (
-        "measured",
-        "An allocation may help where it holds back from hard prompts: begin with the strategy measured.",
-        ("It generates three times in a step instead of once, and measures in every update.",),
-    ),
-    "no direction": (
-        "uniform",
-        "In so many steps no gradient is seen to help other prompts: nothing says that an allocation would help.",
-        ("Keep groups even, leave rollouts without gradient out (skip_idle), or probe longer.",),
     ),
     "unclear": (
         "measured",
@@ -156,6 +152,20 @@ def _gradients(numbers: Numbers) -> str:
     return (
         f"{percent(right + wrong)} of the groups had no gradient: {percent(right)} were all right and {percent(wrong)} "
         f"all wrong.{rose}"
+    )
+
+
+def _gained(numbers: Numbers) -> str:
+    """What prompts gain from one visit to the next."""
+    hard, easy = (
+        f"{100.0 * (one.rise - CLEARLY * one.error):+.1f} to {100.0 * (one.rise + CLEARLY * one.error):+.1f} points"
+        if math.isfinite(one.rise) and math.isfinite(one.error)
+        else "what is not known"
+        for one in _hard_and_easy(numbers)
+    )
+    return (
+        f"From one visit to the next a prompt with less than half right gains {hard}, and one with more than half "
+        f"right, but not all, {easy}."
     )
 
 

@@ -90,8 +90,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_reads_well_on_a_phone_and_on_a_screen(page: Path, tmp_path: Path, width: int) -> None:
     seen = pages.read_in_browser(page, tmp_path, width)
     pages.check_layout(seen, width)
-    assert {figure["name"] for figure in seen["figures"]} == {"statuses", "gradients", "worth", "worth-1"}
-    assert {table["name"] for table in seen["tables"]} == {"numbers", "worth-table", "worth-1-table"}
+    assert {figure["name"] for figure in seen["figures"]} == {"statuses", "gradients", "gains", "worth", "worth-1"}
+    assert {table["name"] for table in seen["tables"]} == {"numbers", "gains-table", "worth-table", "worth-1-table"}
     assert all((page.parent / file).is_file() for file in seen["files"])
 
 

@@ -12,6 +12,7 @@ pytest.importorskip("scipy", reason="the report extra is not installed")
 
 from scipy import stats
 
+from knapsack_rl import metrics
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.probe.numbers import Visits, measured, share_of
 from knapsack_rl.influence import Influence
@@ -62,6 +63,16 @@ def test_every_group_with_a_gradient_counts_in_its_band_but_at_first_visits() ->
     assert sum(band.groups for band in numbers.bands) == len(later)
     assert numbers.hard.groups + numbers.middle.groups + numbers.solved.groups == len(later)
     assert sum(kind.groups for kind in numbers.categories["kind"]) == len(visits.table.query("0 < successes < 8"))
+
+
+def test_gains_are_those_of_consecutive_visits() -> None:
+    visits = Visits()
+    for right in ((2, 6), (5, 7), (7, 3)):
+        visits.add(["a", "b"], right, [8, 8], [0.5, 0.5], {})
+    expected = metrics.learning_progress([2, 6, 5, 7], [8] * 4, [5, 7, 7, 3], [8] * 4, [1, 1, 2, 2])
+    found = measured(visits, Influence(), group_size=8).gains
+    assert [gain.name for gain in found] == list(metrics.PROGRESS)
+    np.testing.assert_allclose([(gain.pairs, gain.rise, gain.error) for gain in found], np.transpose(expected))
 
 
 def test_where_nothing_came_twice_bands_are_not_known() -> None:
