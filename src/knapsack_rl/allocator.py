@@ -230,7 +230,8 @@ class BudgetAllocator:
         """
         with self._lock:
             prompts = self._prompts(prompt_ids, features)
-            return self._strategy.plan(View.before(prompts, self.settings), self._budget(prompts, budget))
+            strategy = self._strategy.now(self.estimator)
+            return strategy.plan(View.before(prompts, self.settings), self._budget(prompts, budget))
 
     def tell(
         self,

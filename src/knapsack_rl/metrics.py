@@ -6,6 +6,7 @@ nothing are NaN.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,7 +114,27 @@ class LearningProgress(NamedTuple):
     rise: NDArray[np.float64]
     error: NDArray[np.float64]
 
+    def hard_over_easy(self, times: float) -> float:
+        """By how many standard errors the rise of "less than half right" is above so many times that of "more".
 
+        0 where either is not known, or where the former is not clearly above 0 (by two standard errors).
+        """
+        rise, error = (values.tolist() for values in (self.rise, self.error))
+        return errors_above(rise[1], error[1], rise[3], error[3], times) if rise[1] > 2.0 * error[1] else 0.0
+
+
+def errors_above(value: float, error: float, other: float, other_error: float, times: float) -> float:
+    """By how many standard errors a value is above so many times another; 0 where either is not known."""
+    seen, wide = value - times * other, math.hypot(error, times * other_error)
+    if not (math.isfinite(seen) and math.isfinite(wide)):
+        return 0.0
+    return seen / wide if wide else math.copysign(math.inf, seen) if seen else 0.0
+
+
+FAVOURED = 1.4
+"""What prompts with less than half right gain, in gains of those with more, from which on an allocation that favours
+hard prompts can be expected to help (docs/probe.md). With as many prompts of every success rate a gain of p (1 - p) is
+1, the paper's p (1 - p)^2 is 1.7, and p^(1/2) (1 - p)^2, which `adaptive` assumes, is 2.3."""
 PROGRESS = ("none right", "less than half right", "half right", "more than half right", "all right")
 """Classes of `learning_progress`."""
 _TELLING = 3  # rollouts of the smallest part that is less than half right, half right or more, and neither none nor all
@@ -157,27 +178,33 @@ def learning_progress(
             f"successes, later_successes, steps: expected an entry for each pair of visits, got shapes {won.shape}, "
             f"{later_won.shape} and {step.shape}."
         )
-    use = (tried > _TELLING) & (later_tried > 0)
-    won, tried, after = won[use], tried[use], later_won[use] / later_tried[use]
-    number, clusters = len(PROGRESS), np.unique(step[use], return_inverse=True)[1]
-    part = np.maximum(tried // 2, _TELLING)
-    weight, total = np.zeros((2, number, len(won)))
-    every = np.arange(len(won))
-    for right in range(int(part.max(initial=-1)) + 1):
-        chance = _hypergeometric(right, part, won, tried)
-        kind = int(right > 0) + np.sum([2 * right >= part, 2 * right > part, right >= part], axis=0)
-        weight[kind, every] += chance
-        total[kind, every] += chance * (after - (won - right) / (tried - part))
+    weight, total = rises(won, tried, later_won, later_tried)
+    clusters = np.unique(step, return_inverse=True)[1]
     pairs = weight.sum(axis=1)
     with np.errstate(invalid="ignore"):
         rise = total.sum(axis=1) / pairs
     residuals = total - np.nan_to_num(rise)[:, None] * weight
     between = np.stack([np.bincount(clusters, of_kind, 1) for of_kind in residuals])
     seen = np.array([len(np.unique(clusters[of_kind > 0.0])) for of_kind in weight])
-    error = np.full(number, np.inf)
-    told = seen > 1
+    error, told = np.full(len(PROGRESS), np.inf), seen > 1
     error[told] = np.sqrt(np.square(between[told]).sum(axis=1) * seen[told] / (seen[told] - 1)) / pairs[told]
     return LearningProgress(pairs, rise, error)
+
+
+def rises(
+    won: NDArray[np.int64], tried: NDArray[np.int64], later_won: NDArray[np.int64], later_tried: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How much each pair of visits counts in each class of `PROGRESS`, and that times its rise; shape (5, pairs)."""
+    use = np.flatnonzero((tried > _TELLING) & (later_tried > 0))
+    weight, total = np.zeros((2, len(PROGRESS), len(won)))
+    won, tried, after = won[use], tried[use], later_won[use] / later_tried[use]
+    part = np.maximum(tried // 2, _TELLING)
+    for right in range(int(part.max(initial=-1)) + 1):
+        chance = _hypergeometric(right, part, won, tried)
+        kind = int(right > 0) + np.sum([2 * right >= part, 2 * right > part, right >= part], axis=0)
+        weight[kind, use] += chance
+        total[kind, use] += chance * (after - (won - right) / (tried - part))
+    return weight, total
 
 
 def _hypergeometric(right: int, part: NDArray[np.int64], won: NDArray[np.int64], tried: NDArray[np.int64]) -> Any:

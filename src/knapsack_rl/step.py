@@ -78,7 +78,8 @@ class Step:
     ) -> None:
         self.budget = self.remaining = budget
         self._prompts, self._settings, self._lock, self._on_step = prompts, settings, lock, on_step
-        self._strategy = strategy if waves else replace(strategy, wave_size=one_wave, exponents=None)
+        self._whole = strategy if waves else replace(strategy, wave_size=one_wave, exponents=None)
+        self._strategy = self._whole.now(prompts.estimator)
         self._began = prompts.estimator.begin()
         self.visited = prompts.estimator.known(prompts.keys)
         self.successes, self.scored, self.placed, self._failed = np.zeros((4, len(prompts.keys)), dtype=np.int64)
@@ -302,6 +303,7 @@ class Step:
             found = {
                 "budget": self.budget,
                 "remaining": self.remaining,
+                "even": self._strategy is not self._whole,
                 "began": list(self._began),
                 "wins": belief.wins.copy(),
                 "losses": belief.losses.copy(),
@@ -325,6 +327,7 @@ class Step:
             self._refuse_to_mix("load_state_dict", begun=self._placement is not None or self._asked is not None)
             try:
                 self.budget, self.remaining = int(state["budget"]), int(state["remaining"])
+                self._strategy = self._whole.even() if state["even"] else self._whole
                 self._began = Began(*(int(number) for number in state["began"]))
                 believed: dict[str, Any] = dict.fromkeys(state["believed"])
                 believed |= {name: state[f"believed.{name}"] for name in _BELIEVED if f"believed.{name}" in state}

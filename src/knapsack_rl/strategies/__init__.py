@@ -1,6 +1,6 @@
 """Strategies: the one place that knows them all, by name.
 
-The first five are those to consider: the baseline, the paper's rule, our two, and the best of other papers. The others
+The first six are those to consider: the baseline, the paper's rule, our three, and the best of other papers. The others
 are there to compare with.
 """
 
@@ -11,14 +11,14 @@ import operator
 
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.strategies.base import AnyStrategy, Prompts, Settings, Strategy, View, one_wave
-from knapsack_rl.strategies.ours import ADAPTIVE, KNAPSACK, MEASURED, UNIFORM, VARIANTS
+from knapsack_rl.strategies.ours import ADAPTIVE, CAUTIOUS, KNAPSACK, MEASURED, UNIFORM, VARIANTS
 from knapsack_rl.strategies.rivals import HORA, RIVALS
 from knapsack_rl.validation import nearest
 
 __all__ = ["STRATEGIES", "Prompts", "Settings", "Strategy", "View", "named", "one_wave"]
 
 STRATEGIES: dict[str, AnyStrategy] = {
-    strategy.name: strategy for strategy in (UNIFORM, KNAPSACK, ADAPTIVE, MEASURED, HORA, *VARIANTS, *RIVALS)
+    strategy.name: strategy for strategy in (UNIFORM, KNAPSACK, ADAPTIVE, CAUTIOUS, MEASURED, HORA, *VARIANTS, *RIVALS)
 }
 """Name -> strategy, those to consider first."""
 

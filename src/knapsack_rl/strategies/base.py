@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
@@ -386,6 +386,10 @@ def _to_the_least(have: Ints) -> Gains:
     return lambda items, start, width: -(have[items, None] + start + np.arange(width, dtype=np.float64))
 
 
+def _evenly(view: View[Any], amount: int) -> Plan:
+    return view.plan(view.even(amount))
+
+
 WaveSize = Callable[[int, int, int, Settings], int]
 """wave_size(number, prompts, remaining, settings) -> rollouts of wave 0, 1, ... of a step."""
 
@@ -417,6 +421,8 @@ class Strategy(Generic[E]):
         name: by which states and reports know it; by default that of the rule.
         measured: whether the rule goes by `View.expected_gains(..., measured=True)`: trainers then measure what
             gradients are worth (`Step.tell_gradients`).
+        ready: whether an estimator knows enough for the rule. A step that begins before is even and of one wave. None:
+            always.
 
     Raises:
         InvalidInputError: something of this is of the wrong kind.
@@ -429,6 +435,7 @@ class Strategy(Generic[E]):
     rollout_weights: Literal["none", "sqrt"] = "none"
     name: str = ""
     measured: bool = False
+    ready: Callable[[E], bool] | None = None
 
     def __post_init__(self) -> None:
         for argument in ("estimator", "rule", "wave_size"):
@@ -452,6 +459,14 @@ class Strategy(Generic[E]):
     def in_waves(self) -> bool:
         """Whether a step may take several waves."""
         return self.wave_size is not one_wave
+
+    def now(self, estimator: E) -> Strategy[E]:
+        """What a step goes by that begins now: the strategy itself, or even groups until it is `ready`."""
+        return self if self.ready is None or self.ready(estimator) else self.even()
+
+    def even(self) -> Strategy[E]:
+        """Even groups in one wave, with the estimator and the name of this strategy."""
+        return replace(self, rule=_evenly, wave_size=one_wave, exponents=None, ready=None)
 
     def new_estimator(self) -> E:
         """An estimator that knows nothing yet.

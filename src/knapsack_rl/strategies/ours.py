@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl import allocation
 from knapsack_rl.allocation import Plan
-from knapsack_rl.estimators import DiscountedBeta, RecentRewards, Regression, TransitionTable
+from knapsack_rl.estimators import DiscountedBeta, Gaining, RecentRewards, Regression, TransitionTable
 from knapsack_rl.expected_value import PAPER
 from knapsack_rl.influence import ASSUMED
 from knapsack_rl.strategies.base import Settings, Strategy, View
@@ -94,6 +94,7 @@ UNIFORM = Strategy(last_visit, uniform, name="uniform")
 KNAPSACK = Strategy(last_visit, knapsack, name="knapsack")
 ADAPTIVE = Strategy(Regression, adaptive, pilot_and_two_waves, ASSUMED, rollout_weights="sqrt", name="adaptive")
 MEASURED = replace(ADAPTIVE, rule=measured, measured=True, name="measured")
+CAUTIOUS = replace(ADAPTIVE, estimator=Gaining, ready=lambda known: known.hard_gain, name="cautious")
 VARIANTS = (
     Strategy(lambda: RecentRewards(16), knapsack, name="knapsack-window"),
     Strategy(DiscountedBeta, expected_knapsack, name="knapsack-discounted"),

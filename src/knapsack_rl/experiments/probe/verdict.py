@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from knapsack_rl import metrics
 from knapsack_rl.experiments.pages.wording import percent, plain
 from knapsack_rl.experiments.probe.numbers import Estimate, Gain, Numbers, Worth
 
@@ -16,10 +17,9 @@ NEARLY_ALL = 0.9
 """Share of prompts that counts as nearly all of them: of the others a step has too few for an allocation to matter."""
 CLEARLY = 2.0
 """Standard errors by which numbers differ clearly."""
-FAVOURED, EVEN = 1.4, 2.0
-"""What prompts with less than half right gain, in gains of those with more: clearly above the first an allocation that
-favours them can be expected to help, clearly below the second it cannot. With as many prompts of every success rate a
-gain of p (1 - p) is 1, the paper's p (1 - p)^2 is 1.7, and p^(1/2) (1 - p)^2, which `adaptive` assumes, is 2.3."""
+EVEN = 2.0
+"""What prompts with less than half right gain, in gains of those with more, below which groups stay even. Above
+`metrics.FAVOURED` an allocation is expected to help; between the two it is not clear."""
 
 _AT_MOST = 10  # times the steps that were made; a probe is meant to be short
 
@@ -61,7 +61,7 @@ def _kind(numbers: Numbers) -> Kind:
     if numbers.noise_scale.high < numbers.prompts_per_step:
         return "more steps"
     hard, easy = _hard_and_easy(numbers)
-    if hard.rise > CLEARLY * hard.error and _above(hard, easy, FAVOURED) > CLEARLY:
+    if hard.rise > CLEARLY * hard.error and _above(hard, easy, metrics.FAVOURED) > CLEARLY:
         return "adaptive"
     if easy.rise > CLEARLY * easy.error and -_above(hard, easy, EVEN) > CLEARLY:
         return "uniform"
@@ -75,10 +75,7 @@ def _hard_and_easy(numbers: Numbers) -> tuple[Gain, Gain]:
 
 def _above(one: Gain, other: Gain, times: float) -> float:
     """By how many standard errors the gain of one is above so many times that of the other; 0 where unknown."""
-    seen, error = one.rise - times * other.rise, math.hypot(one.error, times * other.error)
-    if not math.isfinite(seen) or not math.isfinite(error):
-        return 0.0
-    return seen / error if error else math.copysign(math.inf, seen) if seen else 0.0
+    return metrics.errors_above(one.rise, one.error, other.rise, other.error, times)
 
 
 def _pulls(one: Worth, way: float) -> bool:
@@ -89,7 +86,7 @@ def _pulls(one: Worth, way: float) -> bool:
 def _longer(numbers: Numbers) -> list[str]:
     """How many steps it takes if what was seen is right: errors fall with the root of the steps."""
     hard, easy = _hard_and_easy(numbers)
-    seen = max(_above(hard, easy, FAVOURED), -_above(hard, easy, EVEN))
+    seen = max(_above(hard, easy, metrics.FAVOURED), -_above(hard, easy, EVEN))
     if not seen > 0.0:
         return []
     times = max(CLEARLY / seen, 1.0) ** 2 if seen > CLEARLY / _AT_MOST else math.inf

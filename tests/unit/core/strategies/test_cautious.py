@@ -1,0 +1,130 @@
+"""Even groups until it is seen that hard prompts gain most, and then those of `adaptive`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import knapsack_rl as kr
+from knapsack_rl import metrics
+from knapsack_rl.errors import StateError
+from knapsack_rl.estimators import Gaining
+
+PROMPTS, IN_A_STEP, SIZE = 1024, 64, 8
+
+
+def trained(hard: float, seed: int, steps: int = 150) -> tuple[kr.BudgetAllocator, list[int], list[tuple]]:
+    """Prompts that gain p (1 - p), or much more where p is small; and the waves of each step, and all visits."""
+    random = np.random.default_rng(seed)
+    rates = random.beta(0.4, 0.4, PROMPTS)
+    allocator, waves, visits = kr.BudgetAllocator("cautious", group_size=SIZE), [], []
+    for number in range(steps):
+        if number % (PROMPTS // IN_A_STEP) == 0:
+            order = random.permutation(PROMPTS)
+        ids = order[number * IN_A_STEP % PROMPTS :][:IN_A_STEP]
+        step, asked = allocator.step(ids.tolist()), 0
+        while step.remaining:
+            plan, asked = step.ask().rollouts, asked + 1
+            step.tell(random.binomial(plan, rates[ids]), plan)
+        assert step.placed.sum() == IN_A_STEP * SIZE
+        waves.append(asked)
+        visits += [(number, *visit) for visit in zip(ids.tolist(), step.successes, step.placed, strict=True)]
+        rates[ids] = np.clip(rates[ids] + 0.3 * rates[ids] * (1 - rates[ids]) ** (1 + hard) * (1 + 2 * hard), 0, 1)
+    return allocator, waves, visits
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_stay_even_where_hard_prompts_gain_no_more_than_easy_ones(seed: int) -> None:
+    allocator, waves, visits = trained(0.0, seed)
+    assert set(waves) == {1}
+    assert all(placed == SIZE for *_, placed in visits)
+    assert not allocator.estimator.hard_gain
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_hard_prompts_gain_most_it_becomes_adaptive_for_good(seed: int) -> None:
+    allocator, waves, _ = trained(1.0, seed)
+    first = waves.index(3)
+    assert PROMPTS // IN_A_STEP < first < 120
+    assert set(waves[:first]) == {1}
+    assert set(waves[first:]) == {3}
+    assert allocator.estimator.hard_gain
+
+
+def test_what_it_sees_is_learning_progress_over_the_steps() -> None:
+    allocator, _, visits = trained(0.0, 3, steps=60)
+    last, pairs = {}, []
+    for number, prompt, won, tried in visits:
+        if prompt in last:
+            pairs.append((*last[prompt], won, tried, number))
+        last[prompt] = (won, tried)
+    expected = metrics.learning_progress(*np.transpose(pairs)[:4], steps=np.transpose(pairs)[4])
+    found = allocator.estimator.progress
+    np.testing.assert_allclose(found.pairs, expected.pairs)
+    np.testing.assert_allclose(found.rise, expected.rise)
+    np.testing.assert_allclose(found.error, expected.error, rtol=0.02)  # which takes uneven steps for fewer
+
+
+def test_from_then_on_it_plans_as_adaptive_does() -> None:
+    cautious, _, _ = trained(1.0, 0)
+    adaptive = kr.BudgetAllocator("adaptive", group_size=SIZE)
+    adaptive.estimator.load_state_dict(cautious.estimator.state_dict())
+    ids = list(range(IN_A_STEP))
+    np.testing.assert_array_equal(cautious.ask(ids).rollouts, adaptive.ask(ids).rollouts)
+    assert len(set(cautious.ask(ids).rollouts.tolist())) > 2
+
+
+def test_a_step_that_began_even_stays_even_and_so_it_does_when_restored() -> None:
+    allocator, _, _ = trained(1.0, 1, steps=0)
+    opened = [allocator.step(list(range(8))) for _ in range(2)]
+    opened[0].place(10)
+    allocator.estimator.hard_gain = True
+    opened[1].load_state_dict(opened[0].state_dict())
+    for step in opened:
+        while step.remaining:
+            step.place(100)
+            step.report(step.in_flight // 4, step.in_flight)
+        assert set(step.placed.tolist()) == {SIZE}
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_saved_state_goes_on_as_the_original(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    original, copy = kr.BudgetAllocator("cautious"), kr.BudgetAllocator("cautious")
+    for number in range(6):
+        won = random.integers(0, 9, 20)
+        for allocator in (original, copy):
+            allocator.tell(list(range(20)), won, np.full(20, 8))
+        if number == 2:
+            copy = kr.BudgetAllocator("cautious")
+            copy.load_state_dict(original.state_dict())
+    for name in ("pairs", "rise", "error"):
+        np.testing.assert_array_equal(*(getattr(one.estimator.progress, name) for one in (original, copy)))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"hard_gain": 2},
+        {"hard_gain": None},
+        {"gains": np.zeros((5, 4))},
+        {"gains": np.full((5, 5), np.nan)},
+        {"gains": np.full((5, 5), -1.0)},
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(damage: dict) -> None:
+    estimator = trained(0.0, 0, steps=20)[0].estimator
+    before = estimator.state_dict()
+    with pytest.raises(StateError):
+        estimator.load_state_dict(before | damage)
+    np.testing.assert_array_equal(estimator.state_dict()["gains"], before["gains"])
+
+
+def test_groups_too_small_to_tell_teach_nothing_of_gains() -> None:
+    allocator = kr.BudgetAllocator("cautious", group_size=3)
+    for won in (0, 1, 2, 3):
+        allocator.tell(["a", "b"], [won, won], [3, 3])
+    assert not allocator.estimator.progress.pairs.any()
+    assert isinstance(allocator.estimator, Gaining)
