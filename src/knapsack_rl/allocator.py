@@ -55,7 +55,7 @@ REVISIT = 4
 
 
 def strategies() -> tuple[str, ...]:
-    """The names that `BudgetAllocator(strategy=...)` accepts; the first five are those to consider."""
+    """The names that `BudgetAllocator(strategy=...)` accepts; the first six are those to consider."""
     return tuple(STRATEGIES)
 
 

@@ -124,19 +124,32 @@ class LearningProgress(NamedTuple):
 
 
 def errors_above(value: float, error: float, other: float, other_error: float, times: float) -> float:
-    """By how many standard errors a value is above so many times another; 0 where either is not known."""
+    """By how many standard errors a value is above so many times another that is independent of it.
+
+    Args:
+        value: any number; NaN if it is not known.
+        error: its standard error, 0 or more; infinite if nothing is known of it.
+        other: as `value`.
+        other_error: as `error`.
+        times: what `other` is multiplied by, 0 or more.
+
+    Returns:
+        A number of either sign; 0 where either is not known, and infinite where they differ and both errors are 0.
+    """
     seen, wide = value - times * other, math.hypot(error, times * other_error)
     if not (math.isfinite(seen) and math.isfinite(wide)):
         return 0.0
     return seen / wide if wide else math.copysign(math.inf, seen) if seen else 0.0
 
 
-FAVOURED = 1.4
+FAVOURED = 1.5
 """What prompts with less than half right gain, in gains of those with more, from which on an allocation that favours
 hard prompts can be expected to help (docs/probe.md). With as many prompts of every success rate a gain of p (1 - p) is
-1, the paper's p (1 - p)^2 is 1.7, and p^(1/2) (1 - p)^2, which `adaptive` assumes, is 2.3."""
+1, the paper's p (1 - p)^2 is 1.7, and p^(1/2) (1 - p)^2, which `adaptive` assumes, is 2.3. The limit is in the middle
+of the first and the last, by ratio."""
 PROGRESS = ("none right", "less than half right", "half right", "more than half right", "all right")
 """Classes of `learning_progress`."""
+_LARGEST = 4096  # rollouts of a group, beyond which its halves say no more than its whole
 _TELLING = 3  # rollouts of the smallest part that is less than half right, half right or more, and neither none nor all
 
 
@@ -159,7 +172,7 @@ def learning_progress(
 
     Args:
         successes: shape (pairs,), of a visit.
-        rollouts: shape (pairs,), scored ones of that visit; groups of fewer than 4 are left out.
+        rollouts: shape (pairs,), scored ones of that visit; groups of fewer than 4 and more than 4,096 are left out.
         later_successes: shape (pairs,), of the same prompt's next visit.
         later_rollouts: shape (pairs,); pairs without any are left out.
         steps: shape (pairs,), of the first visits. Pairs of a step may depend on each other, and errors come from the
@@ -194,22 +207,37 @@ def learning_progress(
 def rises(
     won: NDArray[np.int64], tried: NDArray[np.int64], later_won: NDArray[np.int64], later_tried: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How much each pair of visits counts in each class of `PROGRESS`, and that times its rise; shape (5, pairs)."""
-    use = np.flatnonzero((tried > _TELLING) & (later_tried > 0))
+    """How much each pair of visits counts in each class of `PROGRESS`, and that times its rise; both shape (5, pairs).
+
+    Args:
+        won: shape (pairs,), successes of a visit.
+        tried: shape (pairs,), its scored rollouts, at least `won`; groups of fewer than 4 or more than 4,096 count not.
+        later_won: as `won`, of the next visit.
+        later_tried: its scored rollouts; pairs without any do not count.
+
+    Cost: O(pairs x largest group).
+    """
+    use = np.flatnonzero((tried > _TELLING) & (tried <= _LARGEST) & (later_tried > 0))
     weight, total = np.zeros((2, len(PROGRESS), len(won)))
     won, tried, after = won[use], tried[use], later_won[use] / later_tried[use]
     part = np.maximum(tried // 2, _TELLING)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(tried.max(initial=0)) + 1)))])  # of factorials
     for right in range(int(part.max(initial=-1)) + 1):
-        chance = _hypergeometric(right, part, won, tried)
+        chance = _hypergeometric(right, part, won, tried, logs)
         kind = int(right > 0) + np.sum([2 * right >= part, 2 * right > part, right >= part], axis=0)
         weight[kind, use] += chance
         total[kind, use] += chance * (after - (won - right) / (tried - part))
     return weight, total
 
 
-def _hypergeometric(right: int, part: NDArray[np.int64], won: NDArray[np.int64], tried: NDArray[np.int64]) -> Any:
-    """P(`right` of a random part are right), for groups with `won` of `tried`."""
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(tried.max()) + 1)))])  # of factorials
+def _hypergeometric(
+    right: int,
+    part: NDArray[np.int64],
+    won: NDArray[np.int64],
+    tried: NDArray[np.int64],
+    logs: NDArray[np.float64],
+) -> Any:
+    """P(`right` of a random part are right), for groups with `won` of `tried`, by the logarithms of factorials."""
 
     def log_choose(n: NDArray[np.int64], k: NDArray[np.int64] | int) -> Any:
         return logs[n] - logs[k] - logs[n - k]

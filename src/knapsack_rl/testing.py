@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def check_strategy(
     budget whatever comes back when. A tell without rollouts teaches nothing. Nobody sits out longer than `revisit`
     allows. Prompts that are all right or all wrong get a plan. Bad input is refused and changes nothing.
 
-    In a fifth of the cases prompts may sit out (`min_rollouts=0`).
+    In a fifth of the cases prompts may sit out (`min_rollouts=0`). A strategy that begins with even groups (`ready`) is
+    checked from its beginning, and as if it were ready.
 
     Args:
         strategy: a name, or a `Strategy`.
@@ -77,6 +79,8 @@ def check_strategy(
     chosen = named(strategy)
     as_integer("cases", cases, at_least=1)
     as_integer("seed", seed, at_least=0)
+    if chosen.ready is not None:
+        check_strategy(replace(chosen, ready=None), cases=cases, seed=seed, features=features)
     first: dict[int, Plan] = {}
 
     def _nothing_that_was_asked_in_between_changes_a_plan(case: _Case) -> None:

@@ -12,11 +12,12 @@ from knapsack_rl import metrics
 from knapsack_rl.errors import StateError
 from knapsack_rl.estimators.base import Visits
 from knapsack_rl.estimators.regression import Regression
-from knapsack_rl.estimators.state import numbers
+from knapsack_rl.estimators.state import numbers, whole_number
 
 Floats = NDArray[np.float64]
 
 _CERTAIN = 3.0  # standard errors: it is asked at every step, and two would be reached by chance sooner or later
+_UPDATES = 8.0  # T from which a standard error is worth three of it; with two updates one in five passes by chance
 _SUMS = 5  # over updates, of x, n, x x, x n and n n
 
 
@@ -33,7 +34,7 @@ class Gaining(Regression):
 
     Attributes:
         hard_gain: whether prompts with less than half right were seen to gain more than `metrics.FAVOURED` times what
-            those with more gain, by three standard errors. It stays true.
+            those with more gain, by three standard errors, over at least T = 8. It stays true.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,9 @@ class Gaining(Regression):
         weight, total = metrics.rises(won, tried, visits.won[again], visits.tried[again])
         x, n = total.sum(axis=1), weight.sum(axis=1)
         self._sums = self._sums + np.stack([x, n, x * x, x * n, n * n])
-        self.hard_gain = self.progress.hard_over_easy(metrics.FAVOURED) > _CERTAIN
+        _, pairs, *_, squares = self._sums
+        told = bool(np.all(pairs[[1, 3]] ** 2 >= _UPDATES * squares[[1, 3]]))
+        self.hard_gain = told and self.progress.hard_over_easy(metrics.FAVOURED) > _CERTAIN
 
     def state_dict(self) -> dict[str, Any]:
         """As in `Regression`, and what was seen of gains."""
@@ -68,8 +71,8 @@ class Gaining(Regression):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As in `Estimator`."""
-        sums, known = numbers(state, "gains", self._sums.shape), state.get("hard_gain")
-        if known not in (0, 1) or np.any(sums[[1, 2, 4]] < 0.0):
+        sums, known = numbers(state, "gains", self._sums.shape), whole_number(state, "hard_gain")
+        if known > 1 or np.any(sums[[1, 2, 4]] < 0.0):
             raise StateError("state: expected hard_gain of 0 or 1, and gains with counts and squares of 0 or more.")
         super().load_state_dict(state)
         self.hard_gain, self._sums = bool(known), sums

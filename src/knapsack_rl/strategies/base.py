@@ -386,7 +386,8 @@ def _to_the_least(have: Ints) -> Gains:
     return lambda items, start, width: -(have[items, None] + start + np.arange(width, dtype=np.float64))
 
 
-def _evenly(view: View[Any], amount: int) -> Plan:
+def uniform(view: View[Any], amount: int) -> Plan:
+    """The same number for every prompt; a remainder goes to the first."""
     return view.plan(view.even(amount))
 
 
@@ -438,7 +439,7 @@ class Strategy(Generic[E]):
     ready: Callable[[E], bool] | None = None
 
     def __post_init__(self) -> None:
-        for argument in ("estimator", "rule", "wave_size"):
+        for argument in ("estimator", "rule", "wave_size", *(() if self.ready is None else ("ready",))):
             if not callable(getattr(self, argument)):
                 raise InvalidInputError(f"{argument}: expected a function or a class, got {getattr(self, argument)!r}.")
         one_of("rollout_weights", self.rollout_weights, ROLLOUT_WEIGHTS)
@@ -466,7 +467,7 @@ class Strategy(Generic[E]):
 
     def even(self) -> Strategy[E]:
         """Even groups in one wave, with the estimator and the name of this strategy."""
-        return replace(self, rule=_evenly, wave_size=one_wave, exponents=None, ready=None)
+        return replace(self, rule=uniform, wave_size=one_wave, exponents=None, ready=None)
 
     def new_estimator(self) -> E:
         """An estimator that knows nothing yet.

@@ -16,17 +16,12 @@ from knapsack_rl.allocation import Plan
 from knapsack_rl.estimators import DiscountedBeta, Gaining, RecentRewards, Regression, TransitionTable
 from knapsack_rl.expected_value import PAPER
 from knapsack_rl.influence import ASSUMED
-from knapsack_rl.strategies.base import Settings, Strategy, View
+from knapsack_rl.strategies.base import Settings, Strategy, View, uniform
 
 Ints = NDArray[np.int64]
 
 LEARNABILITY = (1.0, 1.0)
 """Of p (1 - p), which others sample prompts by: it holds an easy prompt for worth as much as a hard one."""
-
-
-def uniform(view: View[Any], amount: int) -> Plan:
-    """The same number for every prompt; a remainder goes to the first."""
-    return view.plan(view.even(amount))
 
 
 def knapsack(view: View[Any], amount: int) -> Plan:

@@ -162,8 +162,11 @@ def test_value_goes_half_way_in_the_logarithm_from_what_is_assumed_to_what_is_me
     np.testing.assert_allclose(told(truth, 300).correction(MIDDLES), expected, rtol=0.2)
 
 
-def test_what_is_worth_as_assumed_is_left_alone() -> None:
-    np.testing.assert_allclose(told(ASSUMED_WORTH, 300).correction(MIDDLES)[:5], 1.0, atol=0.15)
+def test_what_is_worth_as_assumed_is_left_alone_where_something_is_assumed() -> None:
+    """Of nearly solved prompts so little is assumed that noise moves its root; what they count for stays small."""
+    found = np.array([told(ASSUMED_WORTH, 80, seed).correction(MIDDLES) for seed in range(6)])
+    np.testing.assert_allclose(found[:, :5].mean(axis=0), 1.0, atol=0.15)
+    assert (found[:, 5] * ASSUMED_WORTH[5] < 0.15).all()
 
 
 def test_what_is_worth_nothing_keeps_a_little_so_that_it_goes_on_being_measured() -> None:

@@ -17,10 +17,6 @@ NEARLY_ALL = 0.9
 """Share of prompts that counts as nearly all of them: of the others a step has too few for an allocation to matter."""
 CLEARLY = 2.0
 """Standard errors by which numbers differ clearly."""
-EVEN = 2.0
-"""What prompts with less than half right gain, in gains of those with more, below which groups stay even. Above
-`metrics.FAVOURED` an allocation is expected to help; between the two it is not clear."""
-
 _AT_MOST = 10  # times the steps that were made; a probe is meant to be short
 
 
@@ -60,22 +56,24 @@ def _kind(numbers: Numbers) -> Kind:
         return "unsolved"
     if numbers.noise_scale.high < numbers.prompts_per_step:
         return "more steps"
+    adaptive, even = _certainties(numbers)
+    return "adaptive" if adaptive > CLEARLY else "uniform" if even > CLEARLY else "unclear"
+
+
+def _certainties(numbers: Numbers) -> tuple[float, float]:
+    """By how many standard errors it is clear that hard prompts gain most, and that they do not.
+
+    That somebody gains at all has to be clear as well.
+    """
     hard, easy = _hard_and_easy(numbers)
-    if hard.rise > CLEARLY * hard.error and _above(hard, easy, metrics.FAVOURED) > CLEARLY:
-        return "adaptive"
-    if easy.rise > CLEARLY * easy.error and -_above(hard, easy, EVEN) > CLEARLY:
-        return "uniform"
-    return "unclear"
+    above = metrics.errors_above(hard.rise, hard.error, easy.rise, easy.error, metrics.FAVOURED)
+    some = [metrics.errors_above(one.rise, one.error, 0.0, 0.0, 1.0) for one in (hard, easy)]
+    return min(above, some[0]), min(-above, some[1])
 
 
 def _hard_and_easy(numbers: Numbers) -> tuple[Gain, Gain]:
     """What prompts with less than half right gain, and those with more."""
     return numbers.gains[1], numbers.gains[3]
-
-
-def _above(one: Gain, other: Gain, times: float) -> float:
-    """By how many standard errors the gain of one is above so many times that of the other; 0 where unknown."""
-    return metrics.errors_above(one.rise, one.error, other.rise, other.error, times)
 
 
 def _pulls(one: Worth, way: float) -> bool:
@@ -85,13 +83,10 @@ def _pulls(one: Worth, way: float) -> bool:
 
 def _longer(numbers: Numbers) -> list[str]:
     """How many steps it takes if what was seen is right: errors fall with the root of the steps."""
-    hard, easy = _hard_and_easy(numbers)
-    seen = max(_above(hard, easy, metrics.FAVOURED), -_above(hard, easy, EVEN))
-    if not seen > 0.0:
-        return []
-    times = max(CLEARLY / seen, 1.0) ** 2 if seen > CLEARLY / _AT_MOST else math.inf
+    seen = max(_certainties(numbers))
+    times = (CLEARLY / seen) ** 2 if seen > CLEARLY / _AT_MOST else math.inf
     if times > _AT_MOST:
-        return ["Far more steps than a probe should take would be needed to tell."]
+        return ["More steps are not expected to tell: what was seen is too close, or nobody gains."]
     steps = plain(10 * math.ceil(times * numbers.steps / 10))
     return [f"If what was seen is right, {steps} steps would tell."]
 

@@ -88,7 +88,7 @@ def test_where_hard_prompts_gain_clearly_more_than_easy_ones_adaptive_is_chosen(
     assert (found.kind, found.strategy) == ("adaptive", "adaptive")
 
 
-@pytest.mark.parametrize(("hard", "easy"), [(0.06, 0.06), (0.02, 0.1), (-0.05, 0.1)])
+@pytest.mark.parametrize(("hard", "easy"), [(0.05, 0.06), (0.02, 0.1), (-0.05, 0.1)])
 def test_where_hard_prompts_gain_little_more_than_easy_ones_groups_stay_even(hard: float, easy: float) -> None:
     found = verdict(numbers(gains=gains(hard, easy)))
     assert (found.kind, found.strategy) == ("uniform", "uniform")
@@ -96,21 +96,23 @@ def test_where_hard_prompts_gain_little_more_than_easy_ones_groups_stay_even(har
 
 
 def test_hard_prompts_that_gain_nothing_are_no_reason_for_adaptive_where_easy_ones_lose() -> None:
-    assert verdict(numbers(gains=gains(0.0, -0.3))).kind == "unclear"
+    found = verdict(numbers(gains=gains(0.0, -0.3)))
+    assert found.kind == "unclear"
+    assert "More steps are not expected to tell" in " ".join(found.advice)
 
 
 def test_where_errors_are_large_the_verdict_is_that_nothing_is_clear() -> None:
-    found = verdict(numbers(steps=40, gains=gains(0.3, 0.1, 0.058)))
+    found = verdict(numbers(steps=40, gains=gains(0.3, 0.1, 0.055)))
     assert (found.kind, found.strategy) == ("unclear", "measured")
     assert "probe longer" in found.headline
-    # .3 - 1.4 x .1 is 1.6 errors of .058 sqrt(1 + 1.4^2), and errors fall with the root of the steps.
+    # .3 - 1.5 x .1 is 1.51 errors of .055 sqrt(1 + 1.5^2), and errors fall with the root of the steps.
     assert "70 steps would tell" in " ".join(found.advice)
 
 
 def test_steps_that_no_probe_should_take_are_not_promised() -> None:
-    found = verdict(numbers(steps=40, gains=gains(0.17, 0.1, 0.2)))
+    found = verdict(numbers(steps=40, gains=gains(0.16, 0.1, 0.2)))
     assert found.kind == "unclear"
-    assert "Far more steps" in " ".join(found.advice)
+    assert "More steps are not expected to tell" in " ".join(found.advice)
 
 
 def test_where_no_prompt_came_twice_nothing_is_clear() -> None:
@@ -156,10 +158,10 @@ def test_whatever_was_measured_there_is_a_verdict_with_a_strategy_that_exists(
 
 
 @given(both)
-def test_more_certainty_never_makes_a_clear_verdict_unclear(gained: list[Gain]) -> None:
+def test_more_certainty_never_changes_a_clear_verdict(gained: list[Gain]) -> None:
     before = verdict(numbers(gains=gained)).kind
     after = verdict(numbers(gains=[replace(one, error=one.error / 2.0) for one in gained])).kind
-    assert before == "unclear" or after != "unclear"
+    assert before in ("unclear", after)
 
 
 @given(both)
