@@ -31,7 +31,8 @@ def gains(table: pd.DataFrame) -> Figure:
     place, rise, reach = np.arange(len(table)), 100.0 * table["rise"], 200.0 * table["error"]
     axes.axhline(0.0, color=INK, linewidth=0.9)
     axes.errorbar(place, rise, yerr=reach, fmt="o", color=BLUE, elinewidth=1.3, markersize=5)
-    axes.set_xticks(place, [name.replace(" right", "\nright") for name in table["name"]])
+    broken = (" than ", " than\n"), (" right", "\nright")
+    axes.set_xticks(place, [name.replace(*broken["than" not in name]) for name in table["name"]])
     axes.set_xlim(-0.6, len(table) - 0.4)
     axes.set_ylabel("rise (points)")
     return figure
