@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM=false PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}"
 python=${PYTHON:-python}
 
 settings=(trainer=trl)
-settings+=('arms=[uniform, knapsack, adaptive, adaptive-learnability, measured, hora, uniform-twice-the-group, uniform-twice-the-steps]')
+settings+=('arms=[uniform, knapsack, adaptive, cautious, measured, adaptive-learnability, hora, uniform-twice-the-group, uniform-twice-the-steps]')
 if [ "${1:-}" = --dry ]; then
   shift
   scratch=$(mktemp -d)

@@ -106,6 +106,6 @@ for wanted in "$@"; do
   if [[ "$wanted" = *cost-limit ]]; then taken_at cost-limit tokens && taken_at cost-limit seconds; fi
   if [ "$wanted" = smollm2-word-problems ]; then
     for cost in tokens seconds; do taken_at "$wanted" "$cost" "${smollm2[@]}"; done
-    side_by_side "$wanted" 201 uniform knapsack adaptive
+    side_by_side "$wanted" 201 uniform knapsack
   fi
 done
