@@ -24,8 +24,10 @@ IDS = [f"prompt {i}" for i in range(24)]
 
 
 @pytest.mark.parametrize("strategy", kr.strategies())
-def test_the_floor_is_the_minimum_the_quarter_that_everyone_gets_first_or_for_uniform_the_group(strategy: str) -> None:
-    floor = {"uniform": GROUP, **dict.fromkeys(A_QUARTER, GROUP // 4)}.get(strategy, LEAST)
+def test_the_floor_is_the_minimum_the_quarter_that_everyone_gets_first_or_of_even_groups_the_group(
+    strategy: str,
+) -> None:
+    floor = {"uniform": GROUP, "cautious": GROUP, **dict.fromkeys(A_QUARTER, GROUP // 4)}.get(strategy, LEAST)
     random = np.random.default_rng(0)
     rates = random.choice([0.0, 0.0, 0.1, 0.5, 0.9, 1.0, 1.0], len(IDS))
     allocator, fewest = kr.BudgetAllocator(strategy, GROUP, LEAST), GROUP
