@@ -90,4 +90,4 @@ def test_the_comparison_for_gpus_runs_dry(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     summary = (output / "smollm2-word-problems/summary.md").read_text()
     assert [line.split("|")[1].strip() for line in summary.splitlines()[2:]] == ["uniform", "measured"]
-    assert len(list((output / "arms").glob("*/metrics.jsonl"))) == 2 + 2 * 2  # at two rates on the tuning seed
+    assert len(list((output / "arms").glob("*/metrics.jsonl"))) == 2 + 2 * 3  # at three rates on the tuning seed
