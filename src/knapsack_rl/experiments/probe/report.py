@@ -109,13 +109,14 @@ def _gains(numbers: Numbers) -> list[Part]:
         "Rise of the success rate from one visit to the next, by how well half of the group did at the first. The "
         "other half tells the rate that it is compared with, so that nothing falls back to the mean by chance. "
     )
-    charts: list[Part] = [
-        Chart("gains", "From visit to visit", f"{text}Bars: two standard errors.", FILE, figures.gains, known)
-    ]
     data["error"] = data["error"].replace(math.inf, math.nan)
     named = data.rename(columns={"name": "of that half", "pairs": "pairs of visits", "error": "standard error"})
-    table = DataTable("gains-table", "From visit to visit", text, named, source=FILE)
-    return [*(charts if len(known) else []), table]
+    if not len(known):
+        return [DataTable("gains-table", "From visit to visit", text, named, source=FILE)]
+    return [
+        Chart("gains", "From visit to visit", f"{text}Bars: two standard errors.", FILE, figures.gains, known),
+        DataTable("gains-table", "From visit to visit", "The figure in numbers.", named, source=FILE),
+    ]
 
 
 def _key_numbers(numbers: Numbers) -> DataTable:
