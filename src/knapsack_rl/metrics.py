@@ -114,29 +114,23 @@ class LearningProgress(NamedTuple):
     rise: NDArray[np.float64]
     error: NDArray[np.float64]
 
-    def hard_over_easy(self, times: float) -> float:
-        """By how many standard errors the rise of "less than half right" is above so many times that of "more".
+    @property
+    def lean(self) -> tuple[float, float]:
+        """By how many standard errors it is clear that *hard* prompts gain most, and that they do not.
 
-        0 where either is not known, or where the former is not clearly above 0 (by two standard errors).
+        Hard is "less than half right", easy "more than half right", and most is more than `FAVOURED` times as much.
+        That somebody gains at all has to be clear as well: hard ones for the first, easy ones for the second. 0 where
+        one of the rises is not known.
         """
         rise, error = (values.tolist() for values in (self.rise, self.error))
-        return errors_above(rise[1], error[1], rise[3], error[3], times) if rise[1] > 2.0 * error[1] else 0.0
+        above = _errors_above(rise[1], error[1], FAVOURED * rise[3], FAVOURED * error[3])
+        hard, easy = (_errors_above(rise[kind], error[kind], 0.0, 0.0) for kind in (1, 3))
+        return min(above, hard), min(-above, easy)
 
 
-def errors_above(value: float, error: float, other: float, other_error: float, times: float) -> float:
-    """By how many standard errors a value is above so many times another that is independent of it.
-
-    Args:
-        value: any number; NaN if it is not known.
-        error: its standard error, 0 or more; infinite if nothing is known of it.
-        other: as `value`.
-        other_error: as `error`.
-        times: what `other` is multiplied by, 0 or more.
-
-    Returns:
-        A number of either sign; 0 where either is not known, and infinite where they differ and both errors are 0.
-    """
-    seen, wide = value - times * other, math.hypot(error, times * other_error)
+def _errors_above(value: float, error: float, other: float, other_error: float) -> float:
+    """By how many standard errors a value is above another that is independent of it; 0 where either is not known."""
+    seen, wide = value - other, math.hypot(error, other_error)
     if not (math.isfinite(seen) and math.isfinite(wide)):
         return 0.0
     return seen / wide if wide else math.copysign(math.inf, seen) if seen else 0.0

@@ -63,7 +63,7 @@ class Gaining(Regression):
         self._sums = self._sums + np.stack([x, n, x * x, x * n, n * n])
         _, pairs, *_, squares = self._sums
         told = bool(np.all(pairs[[1, 3]] ** 2 >= _UPDATES * squares[[1, 3]]))
-        self.hard_gain = told and self.progress.hard_over_easy(metrics.FAVOURED) > _CERTAIN
+        self.hard_gain = told and self.progress.lean[0] > _CERTAIN
 
     def state_dict(self) -> dict[str, Any]:
         """As in `Regression`, and what was seen of gains."""

@@ -9,9 +9,11 @@ from knapsack_rl.experiments.audit import graders, tables
 from knapsack_rl.experiments.audit.audit import Audit
 from knapsack_rl.experiments.audit.group_sizes import SIZES, GroupSizes
 from knapsack_rl.experiments.pages.wording import percent
+from knapsack_rl.experiments.report import learning_progress
 
 _LITTLE = 0.2  # share of the rollouts without gradient below which they are not what holds a run up
 _MUCH = 0.5
+_CLEARLY = 2.0  # standard errors
 _WORTH = 0.02  # difference in shares that is worth a sentence
 
 
@@ -26,7 +28,7 @@ def advice(audit: Audit) -> list[str]:
             "cannot be told without --success-above X."
         )
     else:
-        said += [_waste(audit), *_size(audit), *_plans(audit)]
+        said += [_waste(audit), *_size(audit), *_gains(audit), *_plans(audit)]
     said.append(_skipping(audit))
     return said
 
@@ -132,6 +134,25 @@ def _size(audit: Audit) -> list[str]:
 def _nearest(size: float) -> tuple[int, int]:
     place = int(np.argmin([abs(np.log(one / max(size, 0.1))) for one in SIZES]))
     return place, SIZES[place]
+
+
+def _gains(audit: Audit) -> list[str]:
+    """Whether an allocation that favours hard prompts can be expected to help, by the rule of `knapsack-rl probe`."""
+    if audit.progress is None:
+        return []
+    if audit.progress.found is None:
+        return [
+            f"Whether hard prompts gain most from their visits is not told, since {audit.progress.why_not}. That would "
+            "say whether an allocation helps: knapsack-rl probe."
+        ]
+    most, not_most = audit.progress.found.lean
+    if most > _CLEARLY:
+        follows = "Hard prompts gain most, so that adaptive, which favours them, can be expected to help."
+    elif not_most > _CLEARLY:
+        follows = "That is too little for an allocation that favours hard prompts: keep groups even."
+    else:
+        follows = "Whether an allocation helps cannot be told from that; cautious begins even, and goes on watching."
+    return [f"{learning_progress.sentence(audit.progress.found)} {follows}"]
 
 
 def _plans(audit: Audit) -> list[str]:

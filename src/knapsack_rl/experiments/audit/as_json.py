@@ -15,6 +15,7 @@ from knapsack_rl.experiments.audit import graders, tables
 from knapsack_rl.experiments.audit.advice import advice, size_table, skipped, waste
 from knapsack_rl.experiments.audit.audit import Audit, sources
 from knapsack_rl.experiments.audit.findings import remarks, summary
+from knapsack_rl.experiments.report import learning_progress
 
 
 def as_json(audit: Audit, page: Path) -> str:
@@ -30,6 +31,7 @@ def as_json(audit: Audit, page: Path) -> str:
         "read": _read(audit),
         "spent": _spent(audit),
         "right_and_wrong": _right_and_wrong(audit) if audit.knows_right else None,
+        "gains": _gains(audit),
         "plans": _plans(audit),
         "tokens": tables.token_totals(audit.log, audit.plans, audit.expectation),
         "graders": _graders(audit) if audit.knows_right else None,
@@ -119,6 +121,12 @@ def _plans(audit: Audit) -> dict[str, Any] | None:
         "by_belief": _rows(tables.by_belief(audit.log, audit.plans, found)),
         "moved_by_strategy": audit.others,
     }
+
+
+def _gains(audit: Audit) -> list[dict[str, Any]] | None:
+    if audit.progress is None or audit.progress.found is None:
+        return None
+    return _rows(learning_progress.table(audit.progress.found))
 
 
 def _graders(audit: Audit) -> dict[str, Any]:

@@ -19,12 +19,19 @@ from knapsack_rl.experiments.audit.asked import Asked
 from knapsack_rl.experiments.audit.expectation import Expectation, expect
 from knapsack_rl.experiments.audit.files import find_files
 from knapsack_rl.experiments.audit.group_sizes import GroupSizes, group_sizes
+from knapsack_rl.experiments.audit.progress import Progress, progress
 from knapsack_rl.experiments.audit.reading import Reading
 from knapsack_rl.experiments.audit.replay import Replay, planner, replay
 
 DEFAULT_OUTPUT = Path("runs", "audit")
 FIGURES = "audit.json"
-_OTHERS = ("knapsack", "adaptive", "hora", "greso")  # strategies whose plans are compared with what was spent
+_OTHERS = (
+    "knapsack",
+    "adaptive",
+    "cautious",
+    "hora",
+    "greso",
+)  # strategies whose plans are compared with what was spent
 _GROUPS_OF_OTHERS = 20_000  # at the end of the log, which bounds what they cost
 
 
@@ -61,6 +68,7 @@ class Audit:
         plans: None where no prompt came twice, no group was mixed, or right is not known from wrong.
         expectation: of the plans; None with them.
         sizes: what groups of other sizes would have given; None where right is not known from wrong.
+        progress: what prompts gained from visit to visit; None where right is not known from wrong.
         others: by strategy, the share of the rollouts that its plans would have put elsewhere.
     """
 
@@ -71,6 +79,7 @@ class Audit:
     plans: Replay | None
     expectation: Expectation | None
     sizes: GroupSizes | None = None
+    progress: Progress | None = None
     others: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -123,7 +132,7 @@ def audit(logs: Sequence[str | Path], options: Options, on_rows: Callable[[int],
     found = Audit(logs, reading, log, options, None, None)
     if not found.knows_right:
         return found
-    found = replace(found, sizes=group_sizes(log))
+    found = replace(found, sizes=group_sizes(log), progress=progress(log))
     if len(log.step) > len(log.keys) and log.mixed.any():
         plans = replay(log, *bounds)
         expectation = expect(log, plans)

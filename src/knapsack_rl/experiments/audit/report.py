@@ -20,6 +20,7 @@ from knapsack_rl.experiments.audit.replay import Replay
 from knapsack_rl.experiments.disk import write_text
 from knapsack_rl.experiments.pages.page import Chart, DataTable, Facts, Note, Part, Section, alone, write_page
 from knapsack_rl.experiments.pages.wording import percent
+from knapsack_rl.experiments.report import learning_progress
 
 _SUSPECTS = 30  # rows of the table
 _PROMPT_WIDTH = 70
@@ -45,6 +46,7 @@ def write_report(audit: Audit, output: Path | None, command: str) -> Path:
     """
     sections = [
         Section("Gradients", [*_gradients(audit), *_expected_gradients(audit)]),
+        Section("What prompts gained", _gains(audit)),
         Section("What another allocation would have planned", _counterfactual(audit)),
         Section("Tokens", _tokens(audit)),
         Section("Graders to look at", _graders(audit)),
@@ -134,6 +136,14 @@ def _expected_gradients(audit: Audit) -> list[Part]:
             tables.expected_shares(audit.expectation),
         ),
     ]
+
+
+def _gains(audit: Audit) -> list[Part]:
+    if audit.progress is None:
+        return []
+    if audit.progress.found is None:
+        return [Note(f"What prompts gain from one visit to the next is not told: {audit.progress.why_not}.")]
+    return learning_progress.parts(audit.progress.found, _source(audit))
 
 
 def _counterfactual(audit: Audit) -> list[Part]:

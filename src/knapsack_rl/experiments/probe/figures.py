@@ -21,18 +21,3 @@ def statuses(table: pd.DataFrame) -> Figure:
     axes.set_xticks(place, [name.replace("extremely ", "extremely\n") for name in table["status"]])
     percent_axis(axes, "prompts (%)")
     return figure
-
-
-@styled
-def gains(table: pd.DataFrame) -> Figure:
-    """What prompts gain from visit to visit, with two standard errors. Columns: name, rise, error; all finite."""
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
-    axes = figure.subplots()
-    place, rise, reach = np.arange(len(table)), 100.0 * table["rise"], 200.0 * table["error"]
-    axes.axhline(0.0, color=INK, linewidth=0.9)
-    axes.errorbar(place, rise, yerr=reach, fmt="o", color=BLUE, elinewidth=1.3, markersize=5)
-    broken = (" than ", " than\n"), (" right", "\nright")
-    axes.set_xticks(place, [name.replace(*broken["than" not in name]) for name in table["name"]])
-    axes.set_xlim(-0.6, len(table) - 0.4)
-    axes.set_ylabel("rise (points)")
-    return figure

@@ -47,23 +47,6 @@ class Worth:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """How far prompts rose from one visit to the next (`metrics.learning_progress`).
-
-    Attributes:
-        name: which prompts, one of `metrics.PROGRESS`.
-        pairs: of visits; no whole number, since a group counts as each of its halves would.
-        rise: of the success rate, mean; NaN where there are no pairs.
-        error: its standard error; infinite where too little is known.
-    """
-
-    name: str
-    pairs: float
-    rise: float
-    error: float
-
-
-@dataclass(frozen=True)
 class Numbers:
     """Everything that a verdict goes by.
 
@@ -77,7 +60,7 @@ class Numbers:
         all_right: share of all groups without a failure.
         all_wrong: share of all groups without a success.
         learned: how far the success rate of a prompt rose from its first visit to its last, mean over prompts.
-        gains: how far prompts rose from one visit to the next, for each of `metrics.PROGRESS`.
+        gains: how far prompts rose from one visit to the next.
         noise_scale: prompts of a step from which more of them stop paying (`Influence.noise_scale`).
         common: mean influence of a group, in units of what its gradient has in common with itself; the unit of every
             worth.
@@ -97,7 +80,7 @@ class Numbers:
     all_right: Estimate
     all_wrong: Estimate
     learned: Estimate
-    gains: Sequence[Gain]
+    gains: metrics.LearningProgress
     noise_scale: Estimate
     common: Estimate
     hard: Worth
@@ -210,14 +193,13 @@ def _learned(table: pd.DataFrame) -> Estimate:
     return Estimate(mean, mean - error, mean + error)
 
 
-def _gains(table: pd.DataFrame) -> list[Gain]:
+def _gains(table: pd.DataFrame) -> metrics.LearningProgress:
     later = table.groupby("prompt")[["successes", "scored"]].shift(-1)
     first = table[later["scored"].notna()]
     later = later.loc[first.index].astype(np.int64)
-    found = metrics.learning_progress(
+    return metrics.learning_progress(
         first["successes"], first["scored"], later["successes"], later["scored"], first["step"]
     )
-    return [Gain(name, *map(float, gain)) for name, *gain in zip(metrics.PROGRESS, *found, strict=True)]
 
 
 def _columns(table: pd.DataFrame) -> list[str]:

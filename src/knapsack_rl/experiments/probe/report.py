@@ -18,7 +18,7 @@ from knapsack_rl.experiments.pages.wording import percent, plain, plural
 from knapsack_rl.experiments.probe import figures
 from knapsack_rl.experiments.probe.numbers import Estimate, Numbers, Visits
 from knapsack_rl.experiments.probe.verdict import Verdict
-from knapsack_rl.experiments.report import run_figures
+from knapsack_rl.experiments.report import learning_progress, run_figures
 
 FILE = "probe.json"
 _SHOWN = 20  # categories in a figure
@@ -40,7 +40,8 @@ def write_report(numbers: Numbers, verdict: Verdict, visits: Visits, folder: Pat
         InvalidInputError: the folder cannot be written.
     """
     with alone(folder):
-        content = {"name": name, "command": command, "verdict": asdict(verdict), "numbers": asdict(numbers)}
+        measured = asdict(numbers) | {"gains": learning_progress.table(numbers.gains).to_dict("records")}
+        content = {"name": name, "command": command, "verdict": asdict(verdict), "numbers": measured}
         write_text(folder / FILE, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
         return write_page(
             folder / "report.html",
@@ -54,7 +55,7 @@ def write_report(numbers: Numbers, verdict: Verdict, visits: Visits, folder: Pat
             sections=[
                 Section("Why", [Note(sentence) for sentence in verdict.reasons]),
                 Section("Success rates", [_statuses(numbers), _gradients(visits)]),
-                Section("What prompts gain", _gains(numbers)),
+                Section("What prompts gain", learning_progress.parts(numbers.gains, FILE)),
                 Section("Learning and noise", [_key_numbers(numbers)]),
                 Section("What gradients are worth", _worth(numbers)),
             ],
@@ -100,23 +101,6 @@ def _gradients(visits: Visits) -> Chart:
         run_figures.gradient_ratios,
         pd.concat(curves, ignore_index=True).assign(run="probe"),
     )
-
-
-def _gains(numbers: Numbers) -> list[Part]:
-    data = pd.DataFrame([vars(gain) for gain in numbers.gains])
-    known = data[np.isfinite(data["rise"]) & np.isfinite(data["error"])]
-    text = (
-        "Rise of the success rate from one visit to the next, by how well half of the group did at the first. The "
-        "other half tells the rate that it is compared with, so that nothing falls back to the mean by chance. "
-    )
-    data["error"] = data["error"].replace(math.inf, math.nan)
-    named = data.rename(columns={"name": "of that half", "pairs": "pairs of visits", "error": "standard error"})
-    if not len(known):
-        return [DataTable("gains-table", "From visit to visit", text, named, source=FILE)]
-    return [
-        Chart("gains", "From visit to visit", f"{text}Bars: two standard errors.", FILE, figures.gains, known),
-        DataTable("gains-table", "From visit to visit", "The figure in numbers.", named, source=FILE),
-    ]
 
 
 def _key_numbers(numbers: Numbers) -> DataTable:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from knapsack_rl import metrics
 from knapsack_rl.experiments.pages.wording import percent, plain
-from knapsack_rl.experiments.probe.numbers import Estimate, Gain, Numbers, Worth
+from knapsack_rl.experiments.probe.numbers import Estimate, Numbers, Worth
+from knapsack_rl.experiments.report import learning_progress
 
 Kind = Literal["solved", "unsolved", "more steps", "uniform", "adaptive", "unclear"]
 
@@ -45,7 +45,7 @@ def verdict(numbers: Numbers) -> Verdict:
     strategy, headline, advice = _SAID[kind]
     if kind == "unclear":
         advice = (*advice, *_longer(numbers))
-    reasons = [_gradients(numbers), _gained(numbers), _limits(numbers), *_who_pulls(numbers)]
+    reasons = [_gradients(numbers), learning_progress.sentence(numbers.gains), _limits(numbers), *_who_pulls(numbers)]
     return Verdict(kind, strategy, headline, reasons, advice)
 
 
@@ -56,24 +56,8 @@ def _kind(numbers: Numbers) -> Kind:
         return "unsolved"
     if numbers.noise_scale.high < numbers.prompts_per_step:
         return "more steps"
-    adaptive, even = _certainties(numbers)
+    adaptive, even = numbers.gains.lean
     return "adaptive" if adaptive > CLEARLY else "uniform" if even > CLEARLY else "unclear"
-
-
-def _certainties(numbers: Numbers) -> tuple[float, float]:
-    """By how many standard errors it is clear that hard prompts gain most, and that they do not.
-
-    That somebody gains at all has to be clear as well.
-    """
-    hard, easy = _hard_and_easy(numbers)
-    above = metrics.errors_above(hard.rise, hard.error, easy.rise, easy.error, metrics.FAVOURED)
-    some = [metrics.errors_above(one.rise, one.error, 0.0, 0.0, 1.0) for one in (hard, easy)]
-    return min(above, some[0]), min(-above, some[1])
-
-
-def _hard_and_easy(numbers: Numbers) -> tuple[Gain, Gain]:
-    """What prompts with less than half right gain, and those with more."""
-    return numbers.gains[1], numbers.gains[3]
 
 
 def _pulls(one: Worth, way: float) -> bool:
@@ -83,7 +67,7 @@ def _pulls(one: Worth, way: float) -> bool:
 
 def _longer(numbers: Numbers) -> list[str]:
     """How many steps it takes if what was seen is right: errors fall with the root of the steps."""
-    seen = max(_certainties(numbers))
+    seen = max(numbers.gains.lean)
     times = (CLEARLY / seen) ** 2 if seen > CLEARLY / _AT_MOST else math.inf
     if times > _AT_MOST:
         return ["More steps are not expected to tell: what was seen is too close, or nobody gains."]
@@ -124,9 +108,9 @@ _SAID: dict[Kind, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "unclear": (
-        "measured",
-        "So many steps cannot tell which allocation helps: probe longer, or begin with the strategy measured.",
-        ("Measured goes on measuring while it trains, and does as adaptive does as long as nothing is known.",),
+        "cautious",
+        "So many steps cannot tell which allocation helps: probe longer, or begin with the strategy cautious.",
+        ("Cautious keeps groups even until it is clear that hard prompts gain most, and does as adaptive does then.",),
     ),
 }
 """Kind -> strategy, headline, advice."""
@@ -144,20 +128,6 @@ def _gradients(numbers: Numbers) -> str:
     return (
         f"{percent(right + wrong)} of the groups had no gradient: {percent(right)} were all right and {percent(wrong)} "
         f"all wrong.{rose}"
-    )
-
-
-def _gained(numbers: Numbers) -> str:
-    """What prompts gain from one visit to the next."""
-    hard, easy = (
-        f"{100.0 * (one.rise - CLEARLY * one.error):+.1f} to {100.0 * (one.rise + CLEARLY * one.error):+.1f} points"
-        if math.isfinite(one.rise) and math.isfinite(one.error)
-        else "what is not known"
-        for one in _hard_and_easy(numbers)
-    )
-    return (
-        f"From one visit to the next a prompt with less than half right gains {hard}, and one with more than half "
-        f"right, but not all, {easy}."
     )
 
 

@@ -17,7 +17,9 @@ import pages
 from knapsack_rl.experiments.audit.audit import Options, audit
 from knapsack_rl.experiments.audit.report import write_report
 
+FIGURES = {"gradient-shares", "gains", "expected-gradients", "concentration"}
 TABLES = {
+    "gains-table",
     "plans-by-belief",
     "plans-by-window",
     "hungriest-prompts",
@@ -57,7 +59,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_reads_well_on_a_phone_and_on_a_screen(page: Path, tmp_path: Path, width: int) -> None:
     seen = pages.read_in_browser(page, tmp_path, width)
     pages.check_layout(seen, width)
-    assert {figure["name"] for figure in seen["figures"]} == {"gradient-shares", "expected-gradients", "concentration"}
+    assert {figure["name"] for figure in seen["figures"]} == FIGURES
     assert {table["name"] for table in seen["tables"]} == TABLES
     assert not seen["repeatedIds"]
     assert not seen["deadLinks"]

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("pandas", reason="the report extra is not installed")
 
 import knapsack_rl as kr
-from knapsack_rl.experiments.probe.numbers import Estimate, Gain, Numbers, Worth, share_of
+from knapsack_rl.experiments.probe.numbers import Estimate, Numbers, Worth, share_of
 from knapsack_rl.experiments.probe.verdict import verdict
 
 NOTHING = Estimate(math.nan, math.nan, math.nan)
@@ -25,10 +26,9 @@ def worth(value: float, error: float = 0.1) -> Worth:
     return Worth("some", 100, value, error)
 
 
-def gains(hard: float, easy: float, error: float = 0.01) -> list[Gain]:
+def gains(hard: float, easy: float, error: float = 0.01) -> kr.metrics.LearningProgress:
     """Rises of prompts with less than half right and of those with more, and their error."""
-    rises = zip(kr.metrics.PROGRESS, (0.02, hard, 0.2, easy, 0.0), strict=True)
-    return [Gain(name, 100.0, rise, error) for name, rise in rises]
+    return kr.metrics.LearningProgress(np.full(5, 100.0), np.array([0.02, hard, 0.2, easy, 0.0]), np.full(5, error))
 
 
 def numbers(**changes: Any) -> Numbers:
@@ -103,7 +103,7 @@ def test_hard_prompts_that_gain_nothing_are_no_reason_for_adaptive_where_easy_on
 
 def test_where_errors_are_large_the_verdict_is_that_nothing_is_clear() -> None:
     found = verdict(numbers(steps=40, gains=gains(0.3, 0.1, 0.055)))
-    assert (found.kind, found.strategy) == ("unclear", "measured")
+    assert (found.kind, found.strategy) == ("unclear", "cautious")
     assert "probe longer" in found.headline
     # .3 - 1.5 x .1 is 1.51 errors of .055 sqrt(1 + 1.5^2), and errors fall with the root of the steps.
     assert "70 steps would tell" in " ".join(found.advice)
@@ -118,9 +118,9 @@ def test_steps_that_no_probe_should_take_are_not_promised() -> None:
 def test_where_no_prompt_came_twice_nothing_is_clear() -> None:
     unknown = Worth("some", 0, math.nan, math.inf)
     nothing = dict.fromkeys(("common", "noise_scale", "learned"), NOTHING)
-    never = [Gain(name, 0.0, math.nan, math.inf) for name in kr.metrics.PROGRESS]
+    never = kr.metrics.LearningProgress(np.zeros(5), np.full(5, math.nan), np.full(5, math.inf))
     found = verdict(numbers(gains=never, hard=unknown, middle=unknown, solved=unknown, **nothing))
-    assert (found.kind, found.strategy) == ("unclear", "measured")
+    assert (found.kind, found.strategy) == ("unclear", "cautious")
     assert "could not be measured" in " ".join(found.reasons)
     assert "not known" in " ".join(found.reasons)
 
@@ -142,7 +142,7 @@ both = st.builds(gains, measurements, measurements, errors)
 
 @given(both, st.builds(worth, measurements, errors), shares, shares, st.builds(Estimate, scales, scales, scales))
 def test_whatever_was_measured_there_is_a_verdict_with_a_strategy_that_exists(
-    gained: list[Gain], worthy: Worth, right: Estimate, wrong: Estimate, noise: Estimate
+    gained: kr.metrics.LearningProgress, worthy: Worth, right: Estimate, wrong: Estimate, noise: Estimate
 ) -> None:
     found = verdict(
         numbers(
@@ -158,14 +158,14 @@ def test_whatever_was_measured_there_is_a_verdict_with_a_strategy_that_exists(
 
 
 @given(both)
-def test_more_certainty_never_changes_a_clear_verdict(gained: list[Gain]) -> None:
+def test_more_certainty_never_changes_a_clear_verdict(gained: kr.metrics.LearningProgress) -> None:
     before = verdict(numbers(gains=gained)).kind
-    after = verdict(numbers(gains=[replace(one, error=one.error / 2.0) for one in gained])).kind
+    after = verdict(numbers(gains=gained._replace(error=gained.error / 2.0))).kind
     assert before in ("unclear", after)
 
 
 @given(both)
-def test_hard_prompts_that_gain_more_never_turn_adaptive_into_uniform(gained: list[Gain]) -> None:
-    more = [replace(one, rise=one.rise + 0.1 * (one.name == "less than half right")) for one in gained]
+def test_hard_prompts_that_gain_more_never_turn_adaptive_into_uniform(gained: kr.metrics.LearningProgress) -> None:
+    more = gained._replace(rise=gained.rise + 0.1 * (np.array(kr.metrics.PROGRESS) == "less than half right"))
     if verdict(numbers(gains=gained)).kind == "adaptive":
         assert verdict(numbers(gains=more)).kind == "adaptive"

@@ -1,0 +1,72 @@
+"""How pages show `metrics.learning_progress`: a sentence, a figure and its table."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from knapsack_rl.experiments.pages.drawing import BLUE, INK, WIDTH, styled
+from knapsack_rl.experiments.pages.page import Chart, DataTable, Part
+from knapsack_rl.metrics import PROGRESS, LearningProgress
+
+_TITLE = "From visit to visit"
+_TEXT = (
+    "Rise of the success rate from one visit to the next, by how well half of the group did at the first. The other "
+    "half tells the rate that it is compared with, so that nothing falls back to the mean by chance."
+)
+
+
+def sentence(found: LearningProgress) -> str:
+    """What hard prompts gained, and easy ones, with intervals of two standard errors."""
+    hard, easy = (
+        f"{100.0 * (rise - 2.0 * error):+.1f} to {100.0 * (rise + 2.0 * error):+.1f} points"
+        if math.isfinite(rise) and math.isfinite(error)
+        else "what is not known"
+        for rise, error in ((float(found.rise[kind]), float(found.error[kind])) for kind in (1, 3))
+    )
+    return (
+        f"From one visit to the next a prompt with less than half right gains {hard}, and one with more than half "
+        f"right, but not all, {easy}."
+    )
+
+
+def table(found: LearningProgress) -> pd.DataFrame:
+    """Columns name, pairs, rise and error, as in `LearningProgress`; a row for each of `PROGRESS`."""
+    return pd.DataFrame({"name": PROGRESS, **found._asdict()})
+
+
+def parts(found: LearningProgress, source: str) -> list[Part]:
+    """The figure, of the classes in which something is known, and its table.
+
+    Args:
+        found: what to show.
+        source: file that the numbers are from.
+    """
+    data = table(found)
+    known = data[np.isfinite(data["rise"]) & np.isfinite(data["error"])]
+    named = data.rename(columns={"name": "of that half", "pairs": "pairs of visits", "error": "standard error"})
+    numbers = named.replace(math.inf, math.nan)
+    if not len(known):
+        return [DataTable("gains-table", _TITLE, _TEXT, numbers, source=source)]
+    return [
+        Chart("gains", _TITLE, f"{_TEXT} Bars: two standard errors.", source, _figure, known),
+        DataTable("gains-table", _TITLE, "The figure in numbers.", numbers, source=source),
+    ]
+
+
+@styled
+def _figure(table: pd.DataFrame) -> Figure:
+    """What prompts gain from visit to visit, with two standard errors. Columns: name, rise, error; all finite."""
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    axes = figure.subplots()
+    place, rise, reach = np.arange(len(table)), 100.0 * table["rise"], 200.0 * table["error"]
+    axes.axhline(0.0, color=INK, linewidth=0.9)
+    axes.errorbar(place, rise, yerr=reach, fmt="o", color=BLUE, elinewidth=1.3, markersize=5)
+    broken = (" than ", " than\n"), (" right", "\nright")
+    axes.set_xticks(place, [name.replace(*broken["than" not in name]) for name in table["name"]])
+    axes.set_xlim(-0.6, len(table) - 0.4)
+    axes.set_ylabel("rise (points)")
+    return figure
