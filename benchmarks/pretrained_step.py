@@ -3,7 +3,8 @@
     python benchmarks/pretrained_step.py recipes/smollm2-word-problems.yaml model.path=SmolLM2.gguf task.folder=DATA
 
 Makes `--steps` steps of the recipe and times reading the prompts, sampling, the verifier, forward and backward of the
-update, and the optimiser; then the forward and backward passes once more without sharing prompts, on the same rollouts.
+update, and the optimiser. Then the forward and backward passes are made again on the same rollouts: without sharing
+prompts, and twice as they are, without the measure of influence (docs/influence.md) and with it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from knapsack_rl.experiments.engines.minimal import attention, run
 from knapsack_rl.experiments.engines.minimal.grpo import Loop, Policy
 from knapsack_rl.experiments.recipe import recipe_file
 from knapsack_rl.experiments.runs.progress import Display
+from knapsack_rl.gradients import GroupGradients
 
 
 def main() -> None:
@@ -46,8 +48,9 @@ def main() -> None:
     timed(policy, "log_probabilities", "forward", spent)
     timed(policy.optimizer, "step", "optimiser", spent)
     timed(policy, "update", "update", spent)
+    watch = GroupGradients(policy.model)  # costs nothing until it is the policy's
     rollouts = with_gradient = tokens = 0
-    plain = 0.0
+    plain = unwatched = watched = 0.0
     for number in range(options.steps + 1):
         if number == 1:  # the first step warms up
             spent.clear()
@@ -61,6 +64,11 @@ def main() -> None:
         with_gradient += int(np.count_nonzero(advantages))
         tokens += int(collected.rollouts.lengths.sum())
         plain += without_sharing(loop, collected.rollouts, advantages)
+        unwatched += passes(loop, policy, collected.rollouts, advantages)
+        watch.begin(len(collected.rows))
+        policy.watch = watch
+        watched += passes(loop, policy, collected.rollouts, advantages)
+        policy.watch = watch.owners = None
 
     steps = options.steps
     print(
@@ -77,6 +85,8 @@ def main() -> None:
         "verifier, plan and the rest": spent["step"] - spent["sample"] - spent["update"],
         "the whole step": spent["step"],
         "update: forward and backward without sharing": plain,
+        "update: forward and backward once more": unwatched,
+        "the same, with the measure of influence": watched,
     }
     for name, seconds in rows.items():
         print(f"| {name} | {seconds / steps:.2f} |")
@@ -97,18 +107,25 @@ def timed(owner: Any, name: str, part: str, spent: dict[str, float]) -> None:
 
 
 def without_sharing(loop: Loop, rollouts: Any, advantages: Any) -> float:
-    """CPU seconds of the plain policy for the same passes; no weight changes."""
+    """CPU seconds of `passes` by the plain policy."""
     policy = loop.policy
     plain = Policy.__new__(Policy)
     vars(plain).update({name: value for name, value in vars(policy).items() if name not in ("log_probabilities",)})
-    prompts = [loop.columns["prompt"][row] for row in rollouts.rows]
     policy.model.set_attn_implementation("sdpa")
+    try:
+        return passes(loop, plain, rollouts, advantages)
+    finally:
+        policy.model.set_attn_implementation(attention.NAME)
+
+
+def passes(loop: Loop, policy: Policy, rollouts: Any, advantages: Any) -> float:
+    """CPU seconds of the forward and backward passes of an update; no weight changes."""
+    prompts = [loop.columns["prompt"][row] for row in rollouts.rows]
     began = time.process_time()
-    for chosen in plain.passes(prompts, np.flatnonzero(advantages)):
+    for chosen in policy.passes(prompts, np.flatnonzero(advantages)):
         weights = torch.from_numpy(advantages[chosen]).float()
-        plain._loss([prompts[row] for row in chosen], rollouts.of(chosen), weights, None).backward()  # type: ignore[no-untyped-call]
+        policy._loss([prompts[row] for row in chosen], rollouts.of(chosen), weights, None).backward()  # type: ignore[no-untyped-call]
     seconds = time.process_time() - began
-    policy.model.set_attn_implementation(attention.NAME)
     policy.optimizer.zero_grad()
     return seconds
 

@@ -2,7 +2,9 @@
 
     python docs/evidence/switched.py TABLE ... [--runs runs/arms]     TABLE: a folder here
 
-A row is a table: for each seed the first step with more than one wave, or "never".
+A row is a table: for each seed the first step with more than one wave, or "never". For a table without `cautious` it is
+the first step at which `cautious` would have left them in the run of `uniform`, by what had been seen before that step.
+Until then both are the same run.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from knapsack_rl.experiments.audit.audit import Options, audit
+
 HERE = Path(__file__).parent
 
 
@@ -20,6 +24,15 @@ def first_uneven(run: Path) -> str:
     """The first step of a run that took several waves."""
     records = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     return next((str(record["step"]) for record in records if record.get("waves", 1) > 1), "never")
+
+
+def would_be_uneven(run: Path) -> str:
+    """The first step of an even run that `cautious` would have planned otherwise."""
+    found = audit([run], Options(strategy="cautious"))
+    if found.plans is None:
+        return "never"
+    otherwise = found.log.step[found.plans.planned != found.log.rollouts]
+    return str(otherwise[0]) if len(otherwise) else "never"
 
 
 def main() -> None:
@@ -30,9 +43,11 @@ def main() -> None:
     words = parser.parse_args()
     for table in words.tables:
         runs = pd.read_csv(HERE / table / "runs.csv")
-        cautious = runs[runs["arm"] == "cautious"]
-        steps = [f"{seed}: {first_uneven(words.runs / folder)}" for seed, folder in cautious[["seed", "folder"]].values]
-        print(f"{table}: {', '.join(steps)}")
+        ran = "cautious" in set(runs["arm"])
+        told, when = ("left", first_uneven) if ran else ("would have left", would_be_uneven)
+        rows = runs[runs["arm"] == ("cautious" if ran else "uniform")]
+        steps = [f"{seed}: {when(words.runs / folder)}" for seed, folder in rows[["seed", "folder"]].values]
+        print(f"{table}, {told}: {', '.join(steps)}")
 
 
 if __name__ == "__main__":
