@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knapsack_rl.errors import InvalidInputError, StateError
+from knapsack_rl.step_means import StepMeans
 from knapsack_rl.validation import as_floats, as_successes
 
 Floats = NDArray[np.float64]
@@ -51,86 +52,6 @@ _SHOWN = 20  # categories of a column in the metrics; with more there are none o
 _MOST = 1000  # different values from which a column tells prompts apart and not kinds of prompts
 
 
-class _Means:
-    """Means of values in several classes over the steps of a run, older steps fading, with their standard errors.
-
-    Values of one step may depend on each other, within a class and across, so the errors come from the differences
-    between steps. Some classes together have in step t the sum x_t of n_t values; the step has the weight w_t. For
-    m = sum w_t x_t / sum w_t n_t,
-
-        var(m) = sum w_t^2 (x_t - m n_t)^2 / (sum w_t n_t)^2 / (1 - 1/T),    T = (sum w_t n_t)^2 / sum w_t^2 n_t^2,
-
-    where T is the effective number of steps (Kish): as many as there are where all weigh the same.
-    """
-
-    def __init__(self, sums: Floats, products: Floats) -> None:
-        self.sums = sums
-        """Shape (2, classes): sum of w_t times x_t, and times n_t."""
-        self.products = products
-        """Shape (2 classes, 2 classes): sum of w_t^2 v_t v_t', where v_t is x_t and n_t of all classes in a row."""
-
-    @classmethod
-    def nothing(cls, classes: int) -> _Means:
-        """Before the first step."""
-        return cls(np.zeros((2, classes)), np.zeros((2 * classes, 2 * classes)))
-
-    def observe(self, values: Floats, classes: Ints) -> None:
-        """Take in a step's values, each of one of the classes."""
-        number = self.sums.shape[1]
-        self.add(np.bincount(classes, values, number), np.bincount(classes, minlength=number))
-
-    def add(self, x: ArrayLike, n: ArrayLike) -> None:
-        """Take in a step's sums and counts (or whatever else they are to be divided by), shape (classes,)."""
-        now = np.array([x, n], dtype=np.float64)
-        self.sums = _KEPT * self.sums + now
-        self.products = _KEPT**2 * self.products + np.outer(now, now)
-
-    def of(self, classes: slice) -> tuple[float, float]:
-        """Mean of these classes as one, and the variance of its error.
-
-        The mean is NaN where nothing was seen, the variance infinite where too little was.
-        """
-        mean, residual, left = self._mean(classes)
-        return mean, self._square(residual) / left if left else math.inf
-
-    def ratio(self, classes: slice, unit: slice) -> tuple[float, float]:
-        """Mean of some classes over that of others, and the variance of its error, which both errors enter together.
-
-        NaN where nothing was seen of either, and an infinite variance where too little was.
-        """
-        (mean, residual, left), (under, under_residual, under_left) = self._mean(classes), self._mean(unit)
-        if math.isnan(mean) or math.isnan(under) or under == 0.0:
-            return math.nan, math.inf
-        ratio = mean / under
-        if not (left and under_left):
-            return ratio, math.inf
-        return ratio, self._square((residual - ratio * under_residual) / under) / min(left, under_left)
-
-    def _mean(self, classes: slice) -> tuple[float, Floats, float]:
-        """A mean; what its error is made of, as weights of v_t; and 1 - 1/T, or 0 where T is too small."""
-        number = self.sums.shape[1]
-        total, count = self.sums[:, classes].sum(axis=1).tolist()
-        weights = np.zeros((2, number))
-        if count == 0.0:
-            return math.nan, weights.ravel(), 0.0
-        mean = total / count
-        weights[:, classes] = [[1.0 / count], [-mean / count]]
-        share = float(self.products[number:, number:][classes, classes].sum()) / count**2  # 1/T
-        return mean, weights.ravel(), 1.0 - share if share * _STEPS <= 1.0 else 0.0
-
-    def _square(self, weights: Floats) -> float:
-        return max(float(weights @ self.products @ weights), 0.0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"sums": self.sums.tolist(), "products": self.products.tolist()}
-
-    @classmethod
-    def of_state(cls, state: Mapping[str, Any], classes: int) -> _Means:
-        """From what `state_dict` writes; a ValueError, TypeError or KeyError where it is something else."""
-        return cls(_numbers(state["sums"], (2, classes)), _numbers(state["products"], (2 * classes, 2 * classes)))
-
-
 class Influence:
     """Learns what gradients are worth, by believed success rate and by category, and how noisy they are.
 
@@ -142,9 +63,9 @@ class Influence:
 
     def __init__(self) -> None:
         self.steps = 0
-        self._bands = _Means.nothing(len(BANDS))
-        self._categories: dict[str, dict[str, _Means]] = {}
-        self._signal = _Means.nothing(1)  # |E g|^2, over the trace of the covariance
+        self._bands = _means(len(BANDS))
+        self._categories: dict[str, dict[str, StepMeans]] = {}
+        self._signal = _means(1)  # |E g|^2, over the trace of the covariance
 
     def observe(
         self,
@@ -205,20 +126,21 @@ class Influence:
         value = _influences(pull, _success_gradients(u, divided[live], tried[live]), groups) / size.sum()
         known = ~np.isnan(believed)
         self.steps += 1
-        self._bands.observe(value[known], np.searchsorted(EDGES[1:-1], believed[known], side="right"))
+        bands = np.searchsorted(EDGES[1:-1], believed[known], side="right")
+        self._bands.add(np.bincount(bands, value[known], len(BANDS)), np.bincount(bands, minlength=len(BANDS)))
         for name, column in columns.items():
             self._observe_column(self._categories.setdefault(name, {}), np.array(column, dtype=str)[live], value)
         self._signal.add(*_signal_and_noise(u, groups))
 
     @staticmethod
-    def _observe_column(known: dict[str, _Means], column: NDArray[np.str_], value: Floats) -> None:
+    def _observe_column(known: dict[str, StepMeans], column: NDArray[np.str_], value: Floats) -> None:
         new = set(column.tolist()) - known.keys()
         if len(known) + len(new) > _MOST:
             return
-        known |= {kind: _Means.nothing(1) for kind in sorted(new)}
+        known |= {kind: _means(1) for kind in sorted(new)}
         for kind, means in known.items():  # the others fade
-            here = value[column == kind]
-            means.observe(here, np.zeros(len(here), dtype=np.int64))
+            here = column == kind
+            means.add([value[here].sum()], [np.count_nonzero(here)])
 
     @property
     def worth(self) -> tuple[Floats, Floats]:
@@ -346,10 +268,10 @@ class Influence:
             StateError: the state is not what `state_dict` writes. Nothing has changed then.
         """
         try:
-            steps, signal = int(state["steps"]), _Means.of_state(state["signal"], 1)
-            bands = _Means.of_state(state["bands"], len(BANDS))
+            steps, signal = int(state["steps"]), _means(1, state["signal"])
+            bands = _means(len(BANDS), state["bands"])
             categories = {
-                str(column): {str(kind): _Means.of_state(sums, 1) for kind, sums in kinds.items()}
+                str(column): {str(kind): _means(1, sums) for kind, sums in kinds.items()}
                 for column, kinds in state["categories"].items()
             }
             if steps < 0:
@@ -357,6 +279,14 @@ class Influence:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"state: expected that of Influence as state_dict writes it, got {error!r}.") from error
         self.steps, self._bands, self._categories, self._signal = steps, bands, categories, signal
+
+
+def _means(classes: int, state: Mapping[str, Any] | None = None) -> StepMeans:
+    """Of nothing, or of a saved state."""
+    means = StepMeans(classes, _KEPT, _STEPS)
+    if state is not None:
+        means.load_state_dict(state)
+    return means
 
 
 def _between(low: float, high: float) -> slice:
@@ -391,10 +321,3 @@ def _signal_and_noise(u: Floats, groups: int) -> tuple[list[float], list[float]]
 def _inverse(signal: float) -> float:
     """The noise scale of a ratio of signal to noise."""
     return 1.0 / signal if signal > 0.0 else math.nan if math.isnan(signal) else math.inf
-
-
-def _numbers(values: Any, shape: tuple[int, ...]) -> Floats:
-    numbers = np.array(values, dtype=np.float64)
-    if numbers.shape != shape or not np.isfinite(numbers).all():
-        raise ValueError(f"expected finite numbers of shape {shape}, got shape {numbers.shape}")
-    return numbers

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.step_means import StepMeans
 from knapsack_rl.validation import as_counts, as_floats, as_rates, as_successes
 
 STATUSES = ("extremely hard", "hard", "medium", "easy", "extremely easy")
@@ -107,7 +108,8 @@ class LearningProgress(NamedTuple):
     Attributes:
         pairs: of visits; no whole numbers, since a group counts as each of its parts would.
         rise: of the success rate, mean; NaN where there are no pairs.
-        error: its standard error; infinite where the pairs are of fewer than two steps.
+        error: its standard error, from the differences between steps; infinite where there are fewer than eight, since
+            with two an error is exceeded three times by one chance in five.
     """
 
     pairs: NDArray[np.float64]
@@ -143,6 +145,7 @@ hard prompts can be expected to help (docs/probe.md). With as many prompts of ev
 of the first and the last, by ratio."""
 PROGRESS = ("none right", "less than half right", "half right", "more than half right", "all right")
 """Classes of `learning_progress`."""
+_STEPS = 8.0  # effective ones, from which a standard error is worth three of it
 _LARGEST = 4096  # rollouts of a group, beyond which its halves say no more than its whole
 _TELLING = 3  # rollouts of the smallest part that is less than half right, half right or more, and neither none nor all
 
@@ -186,16 +189,21 @@ def learning_progress(
             f"{later_won.shape} and {step.shape}."
         )
     weight, total = rises(won, tried, later_won, later_tried)
-    clusters = np.unique(step, return_inverse=True)[1]
-    pairs = weight.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        rise = total.sum(axis=1) / pairs
-    residuals = total - np.nan_to_num(rise)[:, None] * weight
-    between = np.stack([np.bincount(clusters, of_kind, 1) for of_kind in residuals])
-    seen = np.array([len(np.unique(clusters[of_kind > 0.0])) for of_kind in weight])
-    error, told = np.full(len(PROGRESS), np.inf), seen > 1
-    error[told] = np.sqrt(np.square(between[told]).sum(axis=1) * seen[told] / (seen[told] - 1)) / pairs[told]
-    return LearningProgress(pairs, rise, error)
+    of_step = np.unique(step, return_inverse=True)[1]
+    means = progress_means()
+    means.add(*(np.stack([np.bincount(of_step, kind) for kind in values], axis=1) for values in (total, weight)))
+    return progress_of(means)
+
+
+def progress_means() -> StepMeans:
+    """Where rises are added up step by step, before any."""
+    return StepMeans(len(PROGRESS), kept=1.0, least=_STEPS)
+
+
+def progress_of(means: StepMeans) -> LearningProgress:
+    """What was added up."""
+    rise, variance = np.transpose([means.of(slice(kind, kind + 1)) for kind in range(len(PROGRESS))])
+    return LearningProgress(means.sums[1].copy(), rise, np.sqrt(variance))
 
 
 def rises(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import knapsack_rl as kr
 from knapsack_rl.advantages import divisors, group_advantages, leave_one_out_advantages
 from knapsack_rl.errors import InvalidInputError, StateError
-from knapsack_rl.influence import BANDS, EDGES, Influence, _influences, _Means, _signal_and_noise, _success_gradients
+from knapsack_rl.influence import BANDS, EDGES, Influence, _influences, _signal_and_noise, _success_gradients
 
 MIDDLES = np.array([0.05, 0.175, 0.375, 0.625, 0.825, 0.95])
 
@@ -365,49 +365,7 @@ def test_the_allocators_file_holds_what_was_measured(tmp_path) -> None:
     assert allocator.copy().influence.state_dict() == allocator.influence.state_dict()
 
 
-@pytest.mark.parametrize("kept", [1.0, 0.985])
-def test_errors_of_pooled_bands_are_those_of_repeated_runs(kept: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps that lift or lower all bands together, uneven counts, fading: the error is the spread over many runs."""
-    monkeypatch.setattr("knapsack_rl.influence._KEPT", kept)
-    random = np.random.default_rng(0)
-    found = []
-    for _ in range(400):
-        means = _Means.nothing(3)
-        for _ in range(60):
-            counts = random.integers(1, 8, size=3)
-            common = random.normal()
-            means.add([common * n + random.normal(scale=math.sqrt(n)) for n in counts], counts)
-        found.append([means.of(slice(1, 3)), means.of(slice(0, 1))])
-    mean, variance = np.moveaxis(np.array(found), 2, 0)
-    for place in (0, 1):
-        scaled = mean[:, place] / np.sqrt(variance[:, place])
-        assert np.mean(scaled) == pytest.approx(0.0, abs=0.2)
-        assert np.std(scaled) == pytest.approx(1.0, abs=0.15)  # four standard errors of a deviation of 400
-
-
-def test_errors_of_ratios_are_those_of_repeated_runs() -> None:
-    """What lifts all bands of a step alike drops out of a ratio, and must drop out of its error."""
-    random = np.random.default_rng(1)
-    found = []
-    for _ in range(400):
-        means = _Means.nothing(3)
-        for _ in range(60):
-            counts, size = random.integers(1, 8, size=3), random.gamma(4.0)
-            means.add(size * (np.array([1, 3, 2]) * counts + random.normal(size=3) * np.sqrt(counts)), counts)
-        found.append(means.ratio(slice(0, 1), slice(1, 3)))
-    ratio, variance = np.array(found).T
-    assert np.mean(ratio) == pytest.approx(0.4, abs=0.02)  # 1 over the mean of 3 and 2
-    assert np.std((ratio - 0.4) / np.sqrt(variance)) == pytest.approx(1.0, abs=0.15)
-
-
 def test_all_bands_together_are_worth_one_without_an_error() -> None:
     worth, error = told([0, 1, 1, 1, 1, 1], 15).worth_between(0.0, 1.0)
     assert worth == pytest.approx(1.0)
     assert error == pytest.approx(0.0, abs=1e-6)
-
-
-def test_nothing_is_said_of_the_error_before_three_steps() -> None:
-    means = _Means.nothing(1)
-    for step in range(4):
-        assert math.isinf(means.of(slice(None))[1]) == (step < 3)
-        means.add([1.0 + step % 2], [2.0])
