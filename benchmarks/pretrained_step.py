@@ -63,12 +63,14 @@ def main() -> None:
         rollouts += len(advantages)
         with_gradient += int(np.count_nonzero(advantages))
         tokens += int(collected.rollouts.lengths.sum())
+        forward = spent["forward"]
         plain += without_sharing(loop, collected.rollouts, advantages)
         unwatched += passes(loop, policy, collected.rollouts, advantages)
         watch.begin(len(collected.rows))
         policy.watch = watch
         watched += passes(loop, policy, collected.rollouts, advantages)
         policy.watch = watch.owners = None
+        spent["forward"] = forward  # that of the step alone
 
     steps = options.steps
     print(

@@ -13,8 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+import knapsack_rl as kr
 from knapsack_rl.experiments.audit.audit import Options, audit
 
 HERE = Path(__file__).parent
@@ -28,11 +30,13 @@ def first_uneven(run: Path) -> str:
 
 def would_be_uneven(run: Path) -> str:
     """The first step of an even run that `cautious` would have planned otherwise."""
-    found = audit([run], Options(strategy="cautious"))
-    if found.plans is None:
-        return "never"
-    otherwise = found.log.step[found.plans.planned != found.log.rollouts]
-    return str(otherwise[0]) if len(otherwise) else "never"
+    log, allocator = audit([run], Options()).log, kr.BudgetAllocator("cautious")
+    for step in np.unique(log.step).tolist():
+        if allocator.estimator.hard_gain:
+            return str(step)
+        here = log.step == step
+        allocator.tell(log.prompt[here].tolist(), log.successes[here], log.rollouts[here])
+    return "never"
 
 
 def main() -> None:

@@ -276,7 +276,7 @@ class Influence:
             }
             if steps < 0:
                 raise ValueError("a count below 0")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StateError(f"state: expected that of Influence as state_dict writes it, got {error!r}.") from error
         self.steps, self._bands, self._categories, self._signal = steps, bands, categories, signal
 

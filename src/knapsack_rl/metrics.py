@@ -108,8 +108,8 @@ class LearningProgress(NamedTuple):
     Attributes:
         pairs: of visits; no whole numbers, since a group counts as each of its parts would.
         rise: of the success rate, mean; NaN where there are no pairs.
-        error: its standard error, from the differences between steps; infinite where there are fewer than eight, since
-            with two an error is exceeded three times by one chance in five.
+        error: its standard error, from the differences between steps; infinite with fewer than eight effective ones
+            (Kish: fewer than there are where their numbers of pairs differ), since it is not to be trusted then.
     """
 
     pairs: NDArray[np.float64]

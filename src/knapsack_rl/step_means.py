@@ -101,4 +101,7 @@ class StepMeans:
         for found, expected in ((sums, self.sums), (products, self.products)):
             if found.shape != expected.shape or not np.isfinite(found).all():
                 raise ValueError(f"expected finite numbers of shape {expected.shape}, got shape {found.shape}")
+        count, squares = sums[1], np.diag(products)
+        if np.any(count < 0.0) or np.any(squares < 0.0) or np.any((count > 0.0) & (squares[len(count) :] == 0.0)):
+            raise ValueError("expected counts and squares of 0 or more, and a square wherever there is a count")
         self.sums, self.products = sums, products

@@ -12,7 +12,7 @@ from knapsack_rl import metrics
 from knapsack_rl.errors import StateError
 from knapsack_rl.estimators.base import Visits
 from knapsack_rl.estimators.regression import Regression
-from knapsack_rl.estimators.state import numbers, whole_number
+from knapsack_rl.estimators.state import whole_number
 
 Floats = NDArray[np.float64]
 
@@ -22,6 +22,7 @@ _CERTAIN = 3.0  # standard errors: it is asked at every step, and two would be r
 class Gaining(Regression):
     """`Regression`, which also watches `metrics.learning_progress` until it is clear that hard prompts gain most.
 
+    The steps that its errors come from are those of the later visits, since an update is told no others.
     Groups have to be even as long as it watches. Memory and cost are those of `Regression`, and O(V N) an update for
     groups of N.
 
@@ -59,9 +60,13 @@ class Gaining(Regression):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As in `Estimator`."""
         rises, known = metrics.progress_means(), whole_number(state, "hard_gain")
-        rises.sums = numbers(state, "gain_sums", rises.sums.shape)
-        rises.products = numbers(state, "gain_products", rises.products.shape)
-        if known > 1 or np.any(rises.sums[1] < 0.0) or np.any(np.diag(rises.products) < 0.0):
-            raise StateError("state: expected hard_gain of 0 or 1, and gains with counts and squares of 0 or more.")
+        try:
+            rises.load_state_dict({"sums": state["gain_sums"], "products": state["gain_products"]})
+            if known > 1:
+                raise ValueError(f"hard_gain of {known}")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StateError(
+                f"state: expected what was seen of gains, as state_dict writes it, got {error!r}."
+            ) from error
         super().load_state_dict(state)
         self.hard_gain, self._rises = bool(known), rises

@@ -70,7 +70,8 @@ def test_a_saved_state_goes_on_and_a_damaged_one_changes_nothing() -> None:
     means.add([1.0, 2.0], [3.0, 4.0])
     again.load_state_dict(means.state_dict())
     assert again.state_dict() == means.state_dict()
-    for damage in ({"sums": [[1.0]]}, {"products": [[math.nan] * 4] * 4}, {"sums": "many"}):
+    wrong = ([[1.0]], "many", [[1.0] * 2, [-5.0] * 2])
+    for damage in (*({"sums": sums} for sums in wrong), {"products": [[math.nan] * 4] * 4}):
         with pytest.raises((TypeError, ValueError)):
             again.load_state_dict(means.state_dict() | damage)
         assert again.state_dict() == means.state_dict()

@@ -142,8 +142,8 @@ def _gains(audit: Audit) -> list[str]:
         return []
     if audit.progress.found is None:
         return [
-            f"Whether hard prompts gain most from their visits is not told, since {audit.progress.why_not}. That would "
-            "say whether an allocation helps: knapsack-rl probe."
+            f"Whether hard prompts gain most from their visits, which says whether an allocation helps, is not told: "
+            f"{audit.progress.why_not}. knapsack-rl probe measures it."
         ]
     most, not_most = audit.progress.found.lean
     if most > _CLEARLY:

@@ -25,13 +25,7 @@ from knapsack_rl.experiments.audit.replay import Replay, planner, replay
 
 DEFAULT_OUTPUT = Path("runs", "audit")
 FIGURES = "audit.json"
-_OTHERS = (
-    "knapsack",
-    "adaptive",
-    "cautious",
-    "hora",
-    "greso",
-)  # strategies whose plans are compared with what was spent
+_OTHERS = ("knapsack", "adaptive", "hora", "greso")  # strategies whose plans are compared with what was spent
 _GROUPS_OF_OTHERS = 20_000  # at the end of the log, which bounds what they cost
 
 
@@ -132,7 +126,8 @@ def audit(logs: Sequence[str | Path], options: Options, on_rows: Callable[[int],
     found = Audit(logs, reading, log, options, None, None)
     if not found.knows_right:
         return found
-    found = replace(found, sizes=group_sizes(log), progress=progress(log))
+    runs = max((len(values) for values in reading.runs.values()), default=1)
+    found = replace(found, sizes=group_sizes(log), progress=progress(log, runs))
     if len(log.step) > len(log.keys) and log.mixed.any():
         plans = replay(log, *bounds)
         expectation = expect(log, plans)

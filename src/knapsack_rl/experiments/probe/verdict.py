@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from knapsack_rl.experiments.pages.wording import percent, plain
 from knapsack_rl.experiments.probe.numbers import Estimate, Numbers, Worth
 from knapsack_rl.experiments.report import learning_progress
@@ -67,6 +69,8 @@ def _pulls(one: Worth, way: float) -> bool:
 
 def _longer(numbers: Numbers) -> list[str]:
     """How many steps it takes if what was seen is right: errors fall with the root of the steps."""
+    if not np.isfinite(numbers.gains.error[[1, 3]]).all():
+        return ["Too few steps had prompts that came again: a probe of two epochs or more tells."]
     seen = max(numbers.gains.lean)
     times = (CLEARLY / seen) ** 2 if seen > CLEARLY / _AT_MOST else math.inf
     if times > _AT_MOST:

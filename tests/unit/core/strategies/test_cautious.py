@@ -123,13 +123,14 @@ def test_a_step_that_began_even_stays_even_and_so_it_does_when_restored() -> Non
 def test_a_saved_state_goes_on_as_the_original(seed: int) -> None:
     random = np.random.default_rng(seed)
     original, copy = kr.BudgetAllocator("cautious"), kr.BudgetAllocator("cautious")
-    for number in range(6):
+    for number in range(14):
         won = random.integers(0, 9, 20)
         for allocator in (original, copy):
             allocator.tell(list(range(20)), won, np.full(20, 8))
-        if number == 2:
+        if number == 5:
             copy = kr.BudgetAllocator("cautious")
             copy.load_state_dict(original.state_dict())
+    assert np.isfinite(original.estimator.progress.error).any()
     for name in ("pairs", "rise", "error"):
         np.testing.assert_array_equal(*(getattr(one.estimator.progress, name) for one in (original, copy)))
 
@@ -143,6 +144,7 @@ def test_a_saved_state_goes_on_as_the_original(seed: int) -> None:
         {"gain_sums": np.full((2, 5), -1.0)},
         {"gain_products": np.full((10, 10), np.nan)},
         {"gain_products": np.full((10, 10), -1.0)},
+        {"gain_products": np.zeros((10, 10))},
     ],
 )
 def test_a_damaged_state_is_refused_and_changes_nothing(damage: dict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,21 +67,99 @@ def test_the_pairs_are_the_visits_of_a_prompt_in_a_row() -> None:
         np.testing.assert_allclose(one, other)
 
 
+def standing_still(chosen: Callable[[np.ndarray], np.ndarray] | None = None, seed: int = 0) -> np.ndarray:
+    """Visits of 1,000 prompts of which nobody learns, of those groups whose successes are chosen."""
+    random = np.random.default_rng(seed)
+    rates = random.beta(0.5, 0.5, 1000)
+    rows = [
+        (step, prompt, 8, random.binomial(8, rates[prompt]))
+        for step in range(40)
+        for prompt in random.permutation(1000)[:200].tolist()
+    ]
+    table = np.array(rows)
+    return table if chosen is None else table[chosen(table[:, 3])]
+
+
+def coming_again(keep: Callable[[int], bool], seed: int) -> np.ndarray:
+    """Visits of prompts of which nobody learns, and that come again ten times less often unless they are kept."""
+    random = np.random.default_rng(seed)
+    rates, weight, rows = random.beta(0.5, 0.5, 1000), np.ones(1000), []
+    for step in range(40):
+        for prompt in random.choice(1000, 200, replace=False, p=weight / weight.sum()).tolist():
+            won = random.binomial(8, rates[prompt])
+            weight[prompt] = 1.0 if keep(won) else 0.1
+            rows.append((step, prompt, 8, won))
+    return np.array(rows)
+
+
+def mixed_and_a_few(won: np.ndarray) -> np.ndarray:
+    return ((won > 0) & (won < 8)) | (np.random.default_rng(1).random(len(won)) < 0.005)
+
+
+def uneven() -> np.ndarray:
+    rows = visits()
+    rows[:, 2] *= 1 + rows[:, 1] % 2
+    return rows
+
+
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
         (visits(size=3), "groups of 3 rollouts are too small"),
-        (visits(steps=6), "after fewer than 8 steps"),
-        (visits(steps=2), "after fewer than 8 steps"),
-        (np.array([row for row in visits() if 0 < row[3] < row[2]]), "groups without gradient are not in the log"),
-        (visits() * np.array([1, 1, 2, 1])[None] - np.array([0, 0, 1, 0])[None] * (visits()[:, [1]] % 3), "different"),
+        (visits(steps=2), "no prompt comes again"),
+        (visits(steps=6), "too few steps"),
+        (visits(steps=9), "too few steps"),
+        (standing_still(lambda won: (won > 0) & (won < 8)), "nearly all groups are mixed"),
+        (standing_still(mixed_and_a_few), "nearly all groups are mixed"),
+        (standing_still(lambda won: won > 0), "no group is all wrong"),
+        (standing_still(lambda won: won < 8), "no group is all right"),
+        (coming_again(lambda won: 2 <= won <= 6, 0), "who comes again goes by how well"),
+        (coming_again(lambda won: won < 7, 0), "who comes again goes by how well"),
+        (uneven(), "different sizes"),
     ],
-    ids=["small groups", "few steps", "nothing comes again", "survivors", "uneven groups"],
+    ids=[
+        "small groups",
+        "nothing comes again",
+        "few steps",
+        "a few more steps",
+        "mixed groups",
+        "mixed groups and a few others",
+        "all wrong left out",
+        "all right left out",
+        "the middle comes again",
+        "the solved retire",
+        "uneven groups",
+    ],
 )
 def test_what_would_mislead_is_not_told(rows: np.ndarray, why: str) -> None:
     found = progress(log_of(rows))
     assert found.found is None
     assert why in found.why_not
+
+
+def test_several_runs_are_not_told_as_one() -> None:
+    assert progress(log_of(visits()), runs=2).why_not == "the log holds 2 runs"
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "rows",
+    [lambda seed: standing_still(seed=seed), lambda seed: coming_again(lambda won: 0 < won < 8, seed)],
+    ids=["everybody comes again", "the mixed come again more often"],
+)
+def test_where_nobody_learns_nobody_is_said_to_gain(rows: Callable[[int], np.ndarray], seed: int) -> None:
+    found = progress(log_of(rows(seed))).found
+    assert found is not None
+    assert np.all(np.abs(found.rise[[1, 3]]) < 4.0 * found.error[[1, 3]])
+    assert max(found.lean) < 2.0
+
+
+def test_one_group_in_twenty_may_be_of_another_size() -> None:
+    rows = visits()
+    rows[np.random.default_rng(0).choice(len(rows), len(rows) // 20 - 1, replace=False), 2] = 16
+    assert progress(log_of(rows)).found is not None
+    rows[::10, 2] = 16
+    assert "different sizes" in progress(log_of(rows)).why_not
 
 
 def test_a_group_that_lost_a_rollout_is_no_first_visit_and_tells_of_the_one_before() -> None:
@@ -105,4 +184,4 @@ def test_the_advice_follows_who_gains(tmp_path: Path, gains: tuple[float, float]
 def test_the_advice_says_why_nothing_is_told_of_gains(tmp_path: Path) -> None:
     found = audit([written(visits(size=3), tmp_path)], Options())
     assert any("too small to be parted" in sentence for sentence in advice(found))
-    assert not any("From one visit" in sentence for sentence in advice(replace(found, progress=None)))
+    assert not any("gain most" in sentence for sentence in advice(replace(found, progress=None)))

@@ -67,9 +67,12 @@ def test_every_group_with_a_gradient_counts_in_its_band_but_at_first_visits() ->
 
 def test_gains_are_those_of_consecutive_visits() -> None:
     visits = Visits()
-    for right in ((2, 6), (5, 7), (7, 3)):
-        visits.add(["a", "b"], right, [8, 8], [0.5, 0.5], {})
-    expected = metrics.learning_progress([2, 6, 5, 7], [8] * 4, [5, 7, 7, 3], [8] * 4, [1, 1, 2, 2])
+    right = np.random.default_rng(0).integers(1, 8, size=(30, 2))
+    for step in right:
+        visits.add(["a", "b"], step, [8, 8], [0.5, 0.5], {})
+    steps = np.repeat(np.arange(29), 2)
+    expected = metrics.learning_progress(right[:-1].ravel(), [8] * 58, right[1:].ravel(), [8] * 58, steps)
+    assert np.isfinite(expected.error[[1, 3]]).all()
     found = measured(visits, Influence(), group_size=8).gains
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other)

@@ -121,6 +121,7 @@ def test_where_no_prompt_came_twice_nothing_is_clear() -> None:
     never = kr.metrics.LearningProgress(np.zeros(5), np.full(5, math.nan), np.full(5, math.inf))
     found = verdict(numbers(gains=never, hard=unknown, middle=unknown, solved=unknown, **nothing))
     assert (found.kind, found.strategy) == ("unclear", "cautious")
+    assert any("Too few steps had prompts that came again" in one for one in found.advice)
     assert "could not be measured" in " ".join(found.reasons)
     assert "not known" in " ".join(found.reasons)
 
