@@ -143,6 +143,10 @@ FAVOURED = 1.5
 hard prompts can be expected to help (docs/probe.md). With as many prompts of every success rate a gain of p (1 - p) is
 1, the paper's p (1 - p)^2 is 1.7, and p^(1/2) (1 - p)^2, which `adaptive` assumes, is 2.3. The limit is in the middle
 of the first and the last, by ratio."""
+EARLY = 3
+"""Pairs of a prompt's visits, from its first visit on, that say what a task is like. As a run converges, easy prompts
+stop gaining on every task, so that over more visits hard ones seem to gain most everywhere (docs/evidence/measured.md).
+"""
 PROGRESS = ("none right", "less than half right", "half right", "more than half right", "all right")
 """Classes of `learning_progress`."""
 _STEPS = 8.0  # effective ones, from which a standard error is worth three of it

@@ -22,13 +22,14 @@ _CERTAIN = 3.0  # standard errors: it is asked at every step, and two would be r
 class Gaining(Regression):
     """`Regression`, which also watches `metrics.learning_progress` until it is clear that hard prompts gain most.
 
-    The steps that its errors come from are those of the later visits, since an update is told no others.
-    Groups have to be even as long as it watches. Memory and cost are those of `Regression`, and O(V N) an update for
-    groups of N.
+    It watches the first `metrics.EARLY` pairs of visits of a prompt, on average over those that it knows; if it is not
+    clear by then, it never will be. The steps that its errors come from are those of the later visits, since an update
+    is told no others. Groups have to be even as long as it watches. Memory and cost are those of `Regression`, and
+    O(V N) an update for groups of N.
 
     Attributes:
         hard_gain: whether prompts with less than half right were seen to gain more than `metrics.FAVOURED` times what
-            those with more gain, by three standard errors. It stays true.
+            those with more gain, by three standard errors. It stays true, or false once the watch is over.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,8 @@ class Gaining(Regression):
         """As in `Regression`; and from the pairs of visits, until it is clear."""
         super().learn(visits)
         again = visits.known & visits.newest
-        if self.hard_gain or not again.any():
+        over = self._rises.sums[1].sum() >= metrics.EARLY * len(self)
+        if self.hard_gain or over or not again.any():
             return
         won, tried = (self.read(column, visits.keys[again]).astype(np.int64) for column in ("won", "tried"))
         weight, total = metrics.rises(won, tried, visits.won[again], visits.tried[again])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl.experiments.audit.accounting import Log
 from knapsack_rl.experiments.pages.wording import percent
-from knapsack_rl.metrics import LearningProgress, learning_progress
+from knapsack_rl.metrics import EARLY, LearningProgress, learning_progress
 
 _UNEVEN = 0.05  # share of the groups that are not of the usual size, from which sizes may go by outcomes
 _ALL_MIXED = 0.95  # share of the groups from which the others may have been left out
@@ -25,7 +25,8 @@ class Progress:
     """What prompts gained.
 
     Attributes:
-        found: over all pairs of visits in a row whose first was of the usual size; None where that would mislead.
+        found: over the first `metrics.EARLY` pairs of visits of each prompt, those whose first group was of the usual
+            size; None where that would mislead.
         why_not: the reason then, as a part of a sentence; otherwise empty.
     """
 
@@ -55,10 +56,11 @@ def progress(log: Log, runs: int = 1) -> Progress:
         return Progress(None, f"groups have different sizes ({percent(uneven)} are not of {usual:,} rollouts)")
     if usual < _SMALLEST:
         return Progress(None, f"groups of {usual:,} rollouts are too small to be parted")
-    first, later = _pairs(log, usual)
+    counts_as_first = (log.rollouts == usual) & (_visit(log) < EARLY)
+    first, later = _pairs(log, counts_as_first)
     if not len(first):
         return Progress(None, "no prompt comes again")
-    if reason := _left_out(log) or _chosen(log, usual, first):
+    if reason := _left_out(log) or _chosen(log, counts_as_first, first):
         return Progress(None, reason)
     found = learning_progress(
         log.successes[first], log.rollouts[first], log.successes[later], log.rollouts[later], log.step[first]
@@ -68,12 +70,20 @@ def progress(log: Log, runs: int = 1) -> Progress:
     return Progress(found)
 
 
-def _pairs(log: Log, usual: int) -> tuple[Ints, Ints]:
-    """Groups of the usual size that were not the last of their prompt, and the next ones."""
+def _visit(log: Log) -> Ints:
+    """The how-manieth group of its prompt each is, from 0."""
+    by_prompt = np.lexsort((log.step, log.prompt))
+    of_prompt = log.prompt[by_prompt]
+    visit = np.empty_like(by_prompt)
+    visit[by_prompt] = np.arange(len(by_prompt)) - np.searchsorted(of_prompt, of_prompt)
+    return visit
+
+
+def _pairs(log: Log, counts_as_first: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Groups that were not the last of their prompt, and the next ones."""
     by_prompt = np.lexsort((log.step, log.prompt))
     first, later = by_prompt[:-1], by_prompt[1:]
-    pairs = (log.prompt[first] == log.prompt[later]) & (log.step[first] < log.step[later])
-    pairs &= log.rollouts[first] == usual
+    pairs = (log.prompt[first] == log.prompt[later]) & (log.step[first] < log.step[later]) & counts_as_first[first]
     return first[pairs], later[pairs]
 
 
@@ -85,16 +95,16 @@ def _left_out(log: Log) -> str:
     return "" if right.any() and wrong.any() else f"no group is all {'wrong' if right.any() else 'right'}"
 
 
-def _chosen(log: Log, usual: int, first: Ints) -> str:
+def _chosen(log: Log, counts_as_first: NDArray[np.bool_], first: Ints) -> str:
     """Whether mixed groups come again by how well they did, or by how far from half right, against those of their step.
 
     By whether a group is mixed they may: each of its halves is mixed as well where it tells anything.
     """
     comes = np.zeros(len(log.step))
     comes[first] = 1.0
-    use = log.mixed & (log.rollouts == usual)
+    use = log.mixed & counts_as_first
     steps, of_step = np.unique(log.step[use], return_inverse=True)
-    rate, again = log.successes[use] / usual, comes[use]
+    rate, again = log.successes[use] / log.rollouts[use], comes[use]
     again = again - (np.bincount(of_step, again) / np.bincount(of_step))[of_step]
     for what in (rate, np.abs(rate - 0.5)):
         by_step = np.bincount(of_step, (what - what.mean()) * again, len(steps))

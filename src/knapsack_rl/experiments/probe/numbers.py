@@ -195,7 +195,8 @@ def _learned(table: pd.DataFrame) -> Estimate:
 
 def _gains(table: pd.DataFrame) -> metrics.LearningProgress:
     later = table.groupby("prompt")[["successes", "scored"]].shift(-1)
-    first = table[later["scored"].notna()]
+    early = table.groupby("prompt").cumcount() < metrics.EARLY
+    first = table[later["scored"].notna() & early]
     later = later.loc[first.index].astype(np.int64)
     return metrics.learning_progress(
         first["successes"], first["scored"], later["successes"], later["scored"], first["step"]

@@ -58,13 +58,31 @@ def test_chance_alone_hardly_ever_makes_it_switch() -> None:
     switched = 0
     for seed in range(120):
         random, estimator = np.random.default_rng(seed), Gaining()
-        rates = random.beta(0.4, 0.4, 64)
-        for _ in range(20):
-            won = random.binomial(SIZE, rates)
-            estimator.update(np.arange(64, dtype=np.uint64), won, np.full(64, SIZE))
-            rates = rates + 0.3 * (seed % 2) * rates * (1 - rates)
+        rates = random.beta(0.4, 0.4, 256)
+        for number in range(32):
+            here = np.arange(256)[64 * number % 256 :][:64]
+            estimator.update(here.astype(np.uint64), random.binomial(SIZE, rates[here]), np.full(64, SIZE))
+            rates[here] += 0.3 * (seed % 2) * rates[here] * (1 - rates[here])
         switched += estimator.hard_gain
+        assert np.isfinite(estimator.progress.error[[1, 3]]).all()
     assert switched <= 1
+
+
+def test_what_prompts_gain_after_their_first_visits_is_not_looked_at() -> None:
+    """As runs converge: at first all gain p (1 - p), later only hard prompts do."""
+    random, estimator = np.random.default_rng(0), Gaining()
+    rates = random.beta(0.6, 0.6, 1024)
+    for number in range(160):
+        here = np.arange(1024)[64 * number % 1024 :][:64]
+        won = random.binomial(SIZE, rates[here])
+        estimator.update(here.astype(np.uint64), won, np.full(64, SIZE))
+        learns = (number < 64) | (rates[here] < 0.5)
+        rates[here] += 0.1 * learns * rates[here] * (1 - rates[here])
+        if number == 64:
+            before = estimator.progress
+    assert not estimator.hard_gain
+    for one, other in zip(before, estimator.progress, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0, 2]), st.sampled_from([None, 1.0]), st.integers(0, 9))
@@ -124,9 +142,9 @@ def test_a_saved_state_goes_on_as_the_original(seed: int) -> None:
     random = np.random.default_rng(seed)
     original, copy = kr.BudgetAllocator("cautious"), kr.BudgetAllocator("cautious")
     for number in range(14):
-        won = random.integers(0, 9, 20)
+        won, ids = random.integers(0, 9, 20), [20 * (number % 4) + place for place in range(20)]
         for allocator in (original, copy):
-            allocator.tell(list(range(20)), won, np.full(20, 8))
+            allocator.tell(ids, won, np.full(20, 8))
         if number == 5:
             copy = kr.BudgetAllocator("cautious")
             copy.load_state_dict(original.state_dict())

@@ -18,18 +18,18 @@ from knapsack_rl.experiments.audit.audit import Options, audit
 from knapsack_rl.experiments.audit.progress import progress
 from knapsack_rl.experiments.audit.rows import Batch
 from knapsack_rl.experiments.audit.values import Encoded
-from knapsack_rl.metrics import learning_progress
+from knapsack_rl.metrics import EARLY, learning_progress
 
 
 def visits(steps: int = 24, size: int = 8, hard: float = 0.3, easy: float = 0.02) -> np.ndarray:
-    """Rows of step, prompt, rollouts and successes: 600 prompts of which half come at each step.
+    """Rows of step, prompt, rollouts and successes: 1,200 prompts of which a sixth come at each step.
 
     A visit takes the rates of hard prompts so far towards 1, and those of easy ones.
     """
     random = np.random.default_rng(3)
-    rates, rows = random.beta(1.0, 1.0, 600), []
+    rates, rows = random.beta(1.0, 1.0, 1200), []
     for step in range(steps):
-        seen = np.arange(step % 2, 600, 2)
+        seen = np.arange(step % 6, 1200, 6)
         rows += [(step, prompt, size, random.binomial(size, rates[prompt])) for prompt in seen.tolist()]
         rates[seen] += np.where(rates[seen] < 0.5, hard, easy) * rates[seen] * (1 - rates[seen])
     return np.array(rows)
@@ -52,14 +52,16 @@ def written(rows: np.ndarray, folder: Path) -> Path:
     return path
 
 
-def test_the_pairs_are_the_visits_of_a_prompt_in_a_row() -> None:
-    rows = visits()
+def test_the_pairs_are_the_first_visits_of_a_prompt_in_a_row() -> None:
+    rows = visits(steps=40)
     last, pairs = {}, []
     for step, prompt, n, right in rows.tolist():
-        if prompt in last:
-            pairs.append((*last[prompt][1:], right, n, last[prompt][0]))
-        last[prompt] = (step, right, n)
+        seen, before = last.get(prompt, (0, ()))
+        if 0 < seen <= EARLY:
+            pairs.append((*before[1:], right, n, before[0]))
+        last[prompt] = (seen + 1, (step, right, n))
     *counts, steps = np.transpose(pairs)
+    assert len(pairs) == EARLY * 1200
     expected, found = learning_progress(*counts, steps=steps), progress(log_of(rows))
     assert found.why_not == ""
     assert found.found is not None
@@ -106,9 +108,9 @@ def uneven() -> np.ndarray:
     ("rows", "why"),
     [
         (visits(size=3), "groups of 3 rollouts are too small"),
-        (visits(steps=2), "no prompt comes again"),
-        (visits(steps=6), "too few steps"),
+        (visits(steps=6), "no prompt comes again"),
         (visits(steps=9), "too few steps"),
+        (visits(steps=13), "too few steps"),
         (standing_still(lambda won: (won > 0) & (won < 8)), "nearly all groups are mixed"),
         (standing_still(mixed_and_a_few), "nearly all groups are mixed"),
         (standing_still(lambda won: won > 0), "no group is all wrong"),

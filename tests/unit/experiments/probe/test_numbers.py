@@ -65,13 +65,14 @@ def test_every_group_with_a_gradient_counts_in_its_band_but_at_first_visits() ->
     assert sum(kind.groups for kind in numbers.categories["kind"]) == len(visits.table.query("0 < successes < 8"))
 
 
-def test_gains_are_those_of_consecutive_visits() -> None:
+def test_gains_are_those_of_the_first_visits_in_a_row() -> None:
+    """Twenty-four prompts, two at a step, five times each: the first three pairs count."""
     visits = Visits()
-    right = np.random.default_rng(0).integers(1, 8, size=(30, 2))
-    for step in right:
-        visits.add(["a", "b"], step, [8, 8], [0.5, 0.5], {})
-    steps = np.repeat(np.arange(29), 2)
-    expected = metrics.learning_progress(right[:-1].ravel(), [8] * 58, right[1:].ravel(), [8] * 58, steps)
+    right = np.random.default_rng(0).integers(1, 8, size=(60, 2))
+    for step, won in enumerate(right):
+        visits.add([f"{step % 12}, {place}" for place in range(2)], won, [8, 8], [0.5, 0.5], {})
+    first, later = right[:36].ravel(), right[12:48].ravel()
+    expected = metrics.learning_progress(first, [8] * 72, later, [8] * 72, np.repeat(np.arange(36), 2))
     assert np.isfinite(expected.error[[1, 3]]).all()
     found = measured(visits, Influence(), group_size=8).gains
     for one, other in zip(found, expected, strict=True):
