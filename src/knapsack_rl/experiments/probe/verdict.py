@@ -70,7 +70,10 @@ def _pulls(one: Worth, way: float) -> bool:
 def _longer(numbers: Numbers) -> list[str]:
     """How many steps it takes if what was seen is right: errors fall with the root of the steps."""
     if not np.isfinite(numbers.gains.error[[1, 3]]).all():
-        return ["Too few steps had prompts that came again: a probe of two epochs or more tells."]
+        return [
+            "Too few steps had prompts that came again. It takes eight, among the first four visits of each prompt: "
+            "probe longer, or with fewer prompts in a step."
+        ]
     seen = max(numbers.gains.lean)
     times = (CLEARLY / seen) ** 2 if seen > CLEARLY / _AT_MOST else math.inf
     if times > _AT_MOST:
