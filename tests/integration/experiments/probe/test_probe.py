@@ -77,10 +77,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rates = np.tile([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], 8)
     kinds = {"kind": [f"kind {number % 5}" for number in range(48)]}
     visits, influence = Visits(), Influence()
-    for _ in range(20):
+    for step in range(20):
         won, gradients = random.binomial(size, rates), random.normal(size=(48, 20)) + rates[:, None]
         influence.observe(gradients, won, np.full(48, size), rates, kinds)
-        visits.add([str(number) for number in range(48)], won, np.full(48, size), rates, kinds)
+        visits.add([f"{step % 5}, {number}" for number in range(48)], won, np.full(48, size), rates, kinds)
     numbers = measured(visits, influence, size)
     folder = tmp_path_factory.mktemp("page")
     return write_report(numbers, verdict(numbers), visits, folder, "synthetic", "knapsack-rl probe")
