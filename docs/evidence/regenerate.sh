@@ -95,7 +95,8 @@ probes() {
 [ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive half-the-rollouts half-the-group rivals adaptive-parts learning-rates \
   adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes skip-idle \
   skip-idle-string-operations skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out measured-demonstration measured-sorting \
-  measured-reasoning-gym measured-wrong-keys measured-string-operations simulate probes smollm2-gate smollm2-word-problems
+  measured-reasoning-gym measured-wrong-keys measured-string-operations \
+  rates-demonstration group-sizes-demonstration simulate probes smollm2-gate smollm2-word-problems
 for wanted in "$@"; do
   case "$wanted" in
     simulate) simulations ;;
