@@ -2,23 +2,22 @@
 
     python docs/evidence/ratios.py TABLE ... [--runs runs/arms]     TABLE: a folder here
 
-A row is a table: the ratio over all visits up to some steps, mean over seeds.
+A row is a table: the ratio over all visits up to some steps, mean over seeds +- two standard errors.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from finished import asked, runs_of
 from numpy.typing import NDArray
 
 from knapsack_rl import metrics
 from knapsack_rl.experiments.audit.audit import Options, audit
 
-HERE = Path(__file__).parent
-STEPS = (40, 80, 120, 200)
+STEPS = (40, 60, 80, 120, 200)
 
 
 def ratios(run: Path) -> NDArray[np.float64]:
@@ -31,20 +30,21 @@ def ratios(run: Path) -> NDArray[np.float64]:
     for step in STEPS:
         pairs = visits[visits["at"] <= step].astype(np.int64)
         rise = metrics.learning_progress(*(pairs[name] for name in ("won", "tried", "next", "of", "step"))).rise
-        found.append(rise[1] / rise[3] if step <= log.step.max() else np.nan)
+        found.append(rise[metrics.HARD] / rise[metrics.EASY] if step <= log.step.max() else np.nan)
     return np.array(found)
 
 
 def main() -> None:
     """Print the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="+")
-    parser.add_argument("--runs", type=Path, default=Path("runs/arms"))
-    words = parser.parse_args()
+    words = asked(__doc__)
     for table in words.tables:
-        runs = pd.read_csv(HERE / table / "runs.csv")
-        means = np.mean([ratios(words.runs / folder) for folder in runs[runs["arm"] == "uniform"]["folder"]], axis=0)
-        told = (f"step {step}: {mean:.1f}" for step, mean in zip(STEPS, means, strict=True) if np.isfinite(mean))
+        found = np.array([ratios(run) for _, run in runs_of(table, "uniform", words.runs)])
+        mean, error = found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(len(found))
+        told = [
+            f"step {step}: {mean[place]:.1f} +- {2.0 * error[place]:.1f}"
+            for place, step in enumerate(STEPS)
+            if np.isfinite(mean[place])
+        ]
         print(f"{table}: {', '.join(told)}")
 
 

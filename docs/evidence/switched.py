@@ -9,17 +9,14 @@ Until then both are the same run.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from finished import asked, runs_of
 
 import knapsack_rl as kr
 from knapsack_rl.experiments.audit.audit import Options, audit
-
-HERE = Path(__file__).parent
 
 
 def first_uneven(run: Path) -> str:
@@ -41,17 +38,12 @@ def would_be_uneven(run: Path) -> str:
 
 def main() -> None:
     """Print the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="+")
-    parser.add_argument("--runs", type=Path, default=Path("runs/arms"))
-    words = parser.parse_args()
+    words = asked(__doc__)
     for table in words.tables:
-        runs = pd.read_csv(HERE / table / "runs.csv")
-        ran = "cautious" in set(runs["arm"])
-        told, when = ("left", first_uneven) if ran else ("would have left", would_be_uneven)
-        rows = runs[runs["arm"] == ("cautious" if ran else "uniform")]
-        steps = [f"{seed}: {when(words.runs / folder)}" for seed, folder in rows[["seed", "folder"]].values]
-        print(f"{table}, {told}: {', '.join(steps)}")
+        told, when, runs = "left", first_uneven, runs_of(table, "cautious", words.runs)
+        if not runs:
+            told, when, runs = "would have left", would_be_uneven, runs_of(table, "uniform", words.runs)
+        print(f"{table}, {told}: {', '.join(f'{seed}: {when(run)}' for seed, run in runs)}")
 
 
 if __name__ == "__main__":

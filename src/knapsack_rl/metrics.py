@@ -125,9 +125,14 @@ class LearningProgress(NamedTuple):
         one of the rises is not known.
         """
         rise, error = (values.tolist() for values in (self.rise, self.error))
-        above = _errors_above(rise[1], error[1], FAVOURED * rise[3], FAVOURED * error[3])
-        hard, easy = (_errors_above(rise[kind], error[kind], 0.0, 0.0) for kind in (1, 3))
+        above = _errors_above(rise[HARD], error[HARD], FAVOURED * rise[EASY], FAVOURED * error[EASY])
+        hard, easy = (_errors_above(rise[kind], error[kind], 0.0, 0.0) for kind in (HARD, EASY))
         return min(above, hard), min(-above, easy)
+
+    @property
+    def told(self) -> bool:
+        """Whether the rises of hard and of easy prompts have errors."""
+        return bool(np.isfinite(self.error[[HARD, EASY]]).all())
 
 
 def _errors_above(value: float, error: float, other: float, other_error: float) -> float:
@@ -149,6 +154,7 @@ stop gaining on every task, so that over more visits hard ones seem to gain most
 """
 PROGRESS = ("none right", "less than half right", "half right", "more than half right", "all right")
 """Classes of `learning_progress`."""
+HARD, EASY = PROGRESS.index("less than half right"), PROGRESS.index("more than half right")
 _STEPS = 8.0  # effective ones, from which a standard error is worth three of it
 _LARGEST = 4096  # rollouts of a group, beyond which its halves say no more than its whole
 _TELLING = 3  # rollouts of the smallest part that is less than half right, half right or more, and neither none nor all

@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from knapsack_rl import metrics
 from knapsack_rl.errors import StateError
 from knapsack_rl.estimators.base import Visits
 from knapsack_rl.estimators.regression import Regression
 from knapsack_rl.estimators.state import whole_number
-
-Floats = NDArray[np.float64]
 
 _CERTAIN = 3.0  # standard errors: it is asked at every step, and two would be reached by chance sooner or later
 

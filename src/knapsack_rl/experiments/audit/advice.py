@@ -13,7 +13,6 @@ from knapsack_rl.experiments.report import learning_progress
 
 _LITTLE = 0.2  # share of the rollouts without gradient below which they are not what holds a run up
 _MUCH = 0.5
-_CLEARLY = 2.0  # standard errors
 _WORTH = 0.02  # difference in shares that is worth a sentence
 
 
@@ -145,13 +144,11 @@ def _gains(audit: Audit) -> list[str]:
             f"Whether hard prompts gain most from their visits, which says whether an allocation helps, is not told: "
             f"{audit.progress.why_not}. knapsack-rl probe measures it."
         ]
-    most, not_most = audit.progress.found.lean
-    if most > _CLEARLY:
-        follows = "Hard prompts gain most, so that adaptive, which favours them, can be expected to help."
-    elif not_most > _CLEARLY:
-        follows = "That is too little for an allocation that favours hard prompts: keep groups even."
-    else:
-        follows = "Whether an allocation helps cannot be told from that; cautious begins even, and goes on watching."
+    follows = {
+        "hard": "Hard prompts gain most, so that adaptive, which favours them, can be expected to help.",
+        "even": "That is too little for an allocation that favours hard prompts: keep groups even.",
+        "unclear": "Whether an allocation helps cannot be told from that; cautious begins even, and goes on watching.",
+    }[learning_progress.favoured(audit.progress.found)]
     return [f"{learning_progress.sentence(audit.progress.found)} {follows}"]
 
 

@@ -56,35 +56,29 @@ def progress(log: Log, runs: int = 1) -> Progress:
         return Progress(None, f"groups have different sizes ({percent(uneven)} are not of {usual:,} rollouts)")
     if usual < _SMALLEST:
         return Progress(None, f"groups of {usual:,} rollouts are too small to be parted")
-    counts_as_first = (log.rollouts == usual) & (_visit(log) < EARLY)
-    first, later = _pairs(log, counts_as_first)
+    early, first, later = _visits(log, usual)
     if not len(first):
         return Progress(None, "no prompt comes again")
-    if reason := _left_out(log) or _chosen(log, counts_as_first, first):
+    if reason := _left_out(log) or _chosen(log, early, first):
         return Progress(None, reason)
     found = learning_progress(
         log.successes[first], log.rollouts[first], log.successes[later], log.rollouts[later], log.step[first]
     )
-    if not np.isfinite(found.error[[1, 3]]).all():
+    if not found.told:
         return Progress(None, "too few steps have prompts that come again after they were partly right")
     return Progress(found)
 
 
-def _visit(log: Log) -> Ints:
-    """The how-manieth group of its prompt each is, from 0."""
+def _visits(log: Log, usual: int) -> tuple[NDArray[np.bool_], Ints, Ints]:
+    """Which groups are of the usual size and among the first of their prompt; those that come again; their next ones."""
     by_prompt = np.lexsort((log.step, log.prompt))
-    of_prompt = log.prompt[by_prompt]
-    visit = np.empty_like(by_prompt)
-    visit[by_prompt] = np.arange(len(by_prompt)) - np.searchsorted(of_prompt, of_prompt)
-    return visit
-
-
-def _pairs(log: Log, counts_as_first: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """Groups that were not the last of their prompt, and the next ones."""
-    by_prompt = np.lexsort((log.step, log.prompt))
-    first, later = by_prompt[:-1], by_prompt[1:]
-    pairs = (log.prompt[first] == log.prompt[later]) & (log.step[first] < log.step[later]) & counts_as_first[first]
-    return first[pairs], later[pairs]
+    prompt, step = log.prompt[by_prompt], log.step[by_prompt]
+    early = np.arange(len(prompt)) - np.searchsorted(prompt, prompt) < EARLY
+    early &= log.rollouts[by_prompt] == usual
+    again = early[:-1] & (prompt[:-1] == prompt[1:]) & (step[:-1] < step[1:])
+    of_group = np.empty_like(early)
+    of_group[by_prompt] = early
+    return of_group, by_prompt[:-1][again], by_prompt[1:][again]
 
 
 def _left_out(log: Log) -> str:
@@ -95,14 +89,14 @@ def _left_out(log: Log) -> str:
     return "" if right.any() and wrong.any() else f"no group is all {'wrong' if right.any() else 'right'}"
 
 
-def _chosen(log: Log, counts_as_first: NDArray[np.bool_], first: Ints) -> str:
+def _chosen(log: Log, early: NDArray[np.bool_], first: Ints) -> str:
     """Whether mixed groups come again by how well they did, or by how far from half right, against those of their step.
 
     By whether a group is mixed they may: each of its halves is mixed as well where it tells anything.
     """
     comes = np.zeros(len(log.step))
     comes[first] = 1.0
-    use = log.mixed & counts_as_first
+    use = log.mixed & early
     steps, of_step = np.unique(log.step[use], return_inverse=True)
     rate, again = log.successes[use] / log.rollouts[use], comes[use]
     again = again - (np.bincount(of_step, again) / np.bincount(of_step))[of_step]

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from knapsack_rl.experiments.pages.wording import percent, plain
 from knapsack_rl.experiments.probe.numbers import Estimate, Numbers, Worth
 from knapsack_rl.experiments.report import learning_progress
+from knapsack_rl.experiments.report.learning_progress import CLEARLY
 
 Kind = Literal["solved", "unsolved", "more steps", "uniform", "adaptive", "unclear"]
 
 NEARLY_ALL = 0.9
 """Share of prompts that counts as nearly all of them: of the others a step has too few for an allocation to matter."""
-CLEARLY = 2.0
-"""Standard errors by which numbers differ clearly."""
+_FAVOURING: dict[str, Kind] = {"hard": "adaptive", "even": "uniform", "unclear": "unclear"}
 _AT_MOST = 10  # times the steps that were made; a probe is meant to be short
 
 
@@ -58,8 +56,7 @@ def _kind(numbers: Numbers) -> Kind:
         return "unsolved"
     if numbers.noise_scale.high < numbers.prompts_per_step:
         return "more steps"
-    adaptive, even = numbers.gains.lean
-    return "adaptive" if adaptive > CLEARLY else "uniform" if even > CLEARLY else "unclear"
+    return _FAVOURING[learning_progress.favoured(numbers.gains)]
 
 
 def _pulls(one: Worth, way: float) -> bool:
@@ -69,7 +66,7 @@ def _pulls(one: Worth, way: float) -> bool:
 
 def _longer(numbers: Numbers) -> list[str]:
     """How many steps it takes if what was seen is right: errors fall with the root of the steps."""
-    if not np.isfinite(numbers.gains.error[[1, 3]]).all():
+    if not numbers.gains.told:
         return [
             "Too few steps had prompts that came again. It takes eight, among the first four visits of each prompt: "
             "probe longer, or with fewer prompts in a step."

@@ -1,8 +1,9 @@
-"""How pages show `metrics.learning_progress`: a sentence, a figure and its table."""
+"""What follows from `metrics.learning_progress`, and how pages show it: a sentence, a figure and its table."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,10 @@ from matplotlib.figure import Figure
 
 from knapsack_rl.experiments.pages.drawing import BLUE, INK, WIDTH, styled
 from knapsack_rl.experiments.pages.page import Chart, DataTable, Part
-from knapsack_rl.metrics import PROGRESS, LearningProgress
+from knapsack_rl.metrics import EASY, HARD, PROGRESS, LearningProgress
 
+CLEARLY = 2.0
+"""Standard errors by which numbers differ clearly."""
 _TITLE = "From visit to visit"
 _TEXT = (
     "Rise of the success rate from one visit to the next, by how well half of the group did at the first. The other "
@@ -19,13 +22,19 @@ _TEXT = (
 )
 
 
+def favoured(found: LearningProgress) -> Literal["hard", "even", "unclear"]:
+    """Who should get more rollouts: hard prompts, since they clearly gain most; nobody, since they clearly do not."""
+    most, not_most = found.lean
+    return "hard" if most > CLEARLY else "even" if not_most > CLEARLY else "unclear"
+
+
 def sentence(found: LearningProgress) -> str:
     """What hard prompts gained, and easy ones, with intervals of two standard errors."""
     hard, easy = (
-        f"{100.0 * (rise - 2.0 * error):+.1f} to {100.0 * (rise + 2.0 * error):+.1f} points"
+        f"{100.0 * (rise - CLEARLY * error):+.1f} to {100.0 * (rise + CLEARLY * error):+.1f} points"
         if math.isfinite(rise) and math.isfinite(error)
         else "what is not known"
-        for rise, error in ((float(found.rise[kind]), float(found.error[kind])) for kind in (1, 3))
+        for rise, error in ((float(found.rise[kind]), float(found.error[kind])) for kind in (HARD, EASY))
     )
     return (
         f"From one visit to the next a prompt with less than half right gains {hard}, and one with more than half "
