@@ -315,7 +315,7 @@ def _signal_and_noise(u: Floats, groups: int) -> tuple[list[float], list[float]]
     """Unbiased estimates, from a step's gradients, of |E u|^2 and of the trace of their covariance; one each."""
     squares, total = float(np.square(u).sum()), u.sum(axis=0)
     signal = (float(total @ total) - squares) / (groups * (groups - 1))
-    return [signal], [squares / groups - signal]
+    return [signal], [max(squares / groups - signal, 0.0)]  # equal gradients leave less than 0 by rounding
 
 
 def _inverse(signal: float) -> float:

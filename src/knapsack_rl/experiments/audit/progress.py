@@ -70,7 +70,7 @@ def progress(log: Log, runs: int = 1) -> Progress:
 
 
 def _visits(log: Log, usual: int) -> tuple[NDArray[np.bool_], Ints, Ints]:
-    """Which groups are of the usual size and among the first of their prompt; those that come again; their next ones."""
+    """Which groups are of the usual size and among the first of their prompt; those that come again; the next ones."""
     by_prompt = np.lexsort((log.step, log.prompt))
     prompt, step = log.prompt[by_prompt], log.step[by_prompt]
     early = np.arange(len(prompt)) - np.searchsorted(prompt, prompt) < EARLY
