@@ -1,6 +1,8 @@
 """The difference of two arms over the seeds of several tables, which were all run at one learning rate.
 
-    python docs/evidence/pooled.py ARM BASELINE TABLE ...     TABLE: a folder here, or FOLDER:VARIATION
+    python docs/evidence/pooled.py ARM BASELINE TABLE ...     TABLE: a folder here, FOLDER:VARIATION, or FOLDER+FOLDER
+
+FOLDER+FOLDER are two comparisons with the same settings and seeds, of which one has ARM and the other BASELINE.
 
 A row is a table: seeds, mean difference in points of accuracy, seeds above; then all seeds together, with the 95 %
 bootstrap interval of the mean and p of a paired t-test. Seeds that two tables share count once. With `--of solved` the
@@ -22,9 +24,9 @@ HERE = Path(__file__).parent
 
 def differences(table: str, arm: str, baseline: str, column: str) -> pd.Series:
     """Points of accuracy, or of another column, by which `arm` is above `baseline`, by seed."""
-    folder, _, variation = table.partition(":")
-    runs = pd.read_csv(HERE / folder / "runs.csv", keep_default_na=False)
-    runs = runs[runs["variation"] == variation]
+    folders, _, variation = table.partition(":")
+    runs = pd.concat(pd.read_csv(HERE / folder / "runs.csv", keep_default_na=False) for folder in folders.split("+"))
+    runs = runs[runs["variation"] == variation].drop_duplicates(["arm", "seed"])
     values = runs.pivot_table(index="seed", columns="arm", values=column)
     return (100.0 * (values[arm] - values[baseline])).dropna()
 
