@@ -88,6 +88,7 @@ probes() {
   probed string-operations recipes/string-operations.yaml
   probed everything-solved recipes/string-operations.yaml 'task.supervised_shares=[0.5, 0.5]'
   probed sorting recipes/sorting.yaml training.learning_rate=1e-3
+  probed guessing recipes/guessing.yaml training.learning_rate=1e-3
   probed reasoning-gym recipes/reasoning-gym.yaml training.learning_rate=3e-4
   .venv/bin/python docs/evidence/probes.py
 }
@@ -95,7 +96,7 @@ probes() {
 [ $# -gt 0 ] || set -- adaptive-fresh-seeds adaptive half-the-rollouts half-the-group rivals adaptive-parts learning-rates \
   adaptive-group-sizes string-operations reasoning-gym demonstration-trl demonstration ablations group-sizes skip-idle \
   skip-idle-string-operations skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out measured-demonstration measured-sorting \
-  measured-reasoning-gym measured-wrong-keys measured-string-operations \
+  measured-reasoning-gym measured-wrong-keys measured-string-operations measured-guessing \
   rates-demonstration group-sizes-demonstration simulate probes smollm2-gate smollm2-word-problems
 for wanted in "$@"; do
   case "$wanted" in
