@@ -175,7 +175,8 @@ def learning_progress(
 
         P(a) = C(k, a) C(N - k, m - a) / C(N, m),    rise = later rate - (k - a) / (N - m).
 
-    It is unbiased where the size of a group was settled before its first outcome, as with even groups.
+    It is unbiased where the size of a group was settled before its first outcome, as with even groups. All pairs count
+    that are given; to judge a task give those of the first visits alone (`EARLY`).
 
     Args:
         successes: shape (pairs,), of a visit.

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from knapsack_rl.belief import Belief
 from knapsack_rl.beta import digamma
@@ -60,8 +60,8 @@ class Regression(Estimator):
     costs O(M d), an update O(M d^2 + d^3) for M prompts and d = 9 + categories + numbers.
     """
 
-    def __init__(self) -> None:
-        super().__init__(wins=np.float32, losses=np.float32, visited=np.int64)
+    def __init__(self, **columns: DTypeLike) -> None:
+        super().__init__(wins=np.float32, losses=np.float32, visited=np.int64, **columns)
         self._categories = Table(rate=np.float64, weight=np.float64, visited=np.int64)
         self._everyone = np.array([1.0, 2.0])  # sum and weight of recent posterior means
         self._moments = np.zeros((3, 0))  # of the numbers: weight, mean, mean square
@@ -106,15 +106,16 @@ class Regression(Estimator):
         """x_i, shape (M, d)."""
         rows = self.table.find(keys)
         seen = (rows >= 0).astype(np.float64)
-        won, tried, wins, losses, visited, _ = (self.table.read(name, rows) for name in self.table.columns)
+        history = ("won", "tried", "wins", "losses", "visited")
+        won, tried, wins, losses, visited = (self.table.read(name, rows) for name in history)
         last = _logit((won + 0.5) / (tried + 1.0))
         memory = _logit((wins + 0.5) / (wins + losses + 1.0))
         # 0 after a whole epoch, so that where every prompt is visited once an epoch this column is idle.
         age = np.log1p((self.clock - visited) / max(len(self), 1)) - np.log(2.0)
         never_solved = wins == 0.0
-        history = (last, memory, won == 0.0, won == tried, never_solved, age, age * memory)
+        shown = (last, memory, won == 0.0, won == tried, never_solved, age, age * memory)
         everyone = self._everyone[0] / self._everyone[1]
-        columns = [np.ones(len(keys)), seen, *(seen * column for column in history)]
+        columns = [np.ones(len(keys)), seen, *(seen * column for column in shown)]
         for category in features.categories.values():
             rate = self._category_rates(category, everyone)
             columns.append(_logit(np.clip(rate, 0.005, 0.995)) - _logit(np.clip(everyone, 0.01, 0.99)))

@@ -147,9 +147,17 @@ def _gains(audit: Audit) -> list[str]:
     follows = {
         "hard": "Hard prompts gain most, so that adaptive, which favours them, can be expected to help.",
         "even": "That is too little for an allocation that favours hard prompts: keep groups even.",
-        "unclear": "Whether an allocation helps cannot be told from that; cautious begins even, and goes on watching.",
+        "unclear": "Whether an allocation helps cannot be told from that; cautious begins even, and watches "
+        "the first four visits of each prompt.",
     }[learning_progress.favoured(audit.progress.found)]
-    return [f"{learning_progress.sentence(audit.progress.found)} {follows}"]
+    begins = int(audit.log.step.min())
+    late = (
+        f" But the log begins at step {begins:,}. If the run had steps before, these are not the first visits of its "
+        "prompts, and hard ones seem to gain most in every run that has gone on for long."
+        if begins > 1
+        else ""
+    )
+    return [f"{learning_progress.sentence(audit.progress.found)} {follows}{late}"]
 
 
 def _plans(audit: Audit) -> list[str]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from knapsack_rl.experiments.audit.accounting import Log
 from knapsack_rl.experiments.pages.wording import percent
-from knapsack_rl.metrics import EARLY, LearningProgress, learning_progress
+from knapsack_rl.experiments.report.learning_progress import early_visits
+from knapsack_rl.metrics import LearningProgress, learning_progress
 
 _UNEVEN = 0.05  # share of the groups that are not of the usual size, from which sizes may go by outcomes
 _ALL_MIXED = 0.95  # share of the groups from which the others may have been left out
@@ -56,7 +57,10 @@ def progress(log: Log, runs: int = 1) -> Progress:
         return Progress(None, f"groups have different sizes ({percent(uneven)} are not of {usual:,} rollouts)")
     if usual < _SMALLEST:
         return Progress(None, f"groups of {usual:,} rollouts are too small to be parted")
-    early, first, later = _visits(log, usual)
+    early, following = early_visits(log.prompt, log.step)
+    early &= log.rollouts == usual
+    first = np.flatnonzero(early & (following >= 0))
+    later = following[first]
     if not len(first):
         return Progress(None, "no prompt comes again")
     if reason := _left_out(log) or _chosen(log, early, first):
@@ -67,18 +71,6 @@ def progress(log: Log, runs: int = 1) -> Progress:
     if not found.told:
         return Progress(None, "too few steps have prompts that come again after they were partly right")
     return Progress(found)
-
-
-def _visits(log: Log, usual: int) -> tuple[NDArray[np.bool_], Ints, Ints]:
-    """Which groups are of the usual size and among the first of their prompt; those that come again; the next ones."""
-    by_prompt = np.lexsort((log.step, log.prompt))
-    prompt, step = log.prompt[by_prompt], log.step[by_prompt]
-    early = np.arange(len(prompt)) - np.searchsorted(prompt, prompt) < EARLY
-    early &= log.rollouts[by_prompt] == usual
-    again = early[:-1] & (prompt[:-1] == prompt[1:]) & (step[:-1] < step[1:])
-    of_group = np.empty_like(early)
-    of_group[by_prompt] = early
-    return of_group, by_prompt[:-1][again], by_prompt[1:][again]
 
 
 def _left_out(log: Log) -> str:

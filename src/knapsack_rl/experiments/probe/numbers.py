@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from knapsack_rl import metrics
 from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.experiments.report.learning_progress import early_visits
 from knapsack_rl.influence import EDGES, Influence
 
 HARD_BELOW, SOLVED_ABOVE = 0.25, 0.9
@@ -194,13 +195,12 @@ def _learned(table: pd.DataFrame) -> Estimate:
 
 
 def _gains(table: pd.DataFrame) -> metrics.LearningProgress:
-    later = table.groupby("prompt")[["successes", "scored"]].shift(-1)
-    early = table.groupby("prompt").cumcount() < metrics.EARLY
-    first = table[later["scored"].notna() & early]
-    later = later.loc[first.index].astype(np.int64)
-    return metrics.learning_progress(
-        first["successes"], first["scored"], later["successes"], later["scored"], first["step"]
-    )
+    visits = table.groupby(["step", "prompt"], as_index=False)[["successes", "scored"]].sum()
+    early, following = early_visits(visits["prompt"], visits["step"])
+    first = np.flatnonzero(early & (following >= 0))
+    won, tried = visits["successes"].to_numpy(), visits["scored"].to_numpy()
+    later, steps = following[first], visits["step"].to_numpy()[first]
+    return metrics.learning_progress(won[first], tried[first], won[later], tried[later], steps)
 
 
 def _columns(table: pd.DataFrame) -> list[str]:

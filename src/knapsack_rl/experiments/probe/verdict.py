@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from knapsack_rl import metrics
 from knapsack_rl.experiments.pages.wording import percent, plain
 from knapsack_rl.experiments.probe.numbers import Estimate, Numbers, Worth
 from knapsack_rl.experiments.report import learning_progress
@@ -17,7 +18,7 @@ Kind = Literal["solved", "unsolved", "more steps", "uniform", "adaptive", "uncle
 NEARLY_ALL = 0.9
 """Share of prompts that counts as nearly all of them: of the others a step has too few for an allocation to matter."""
 _FAVOURING: dict[str, Kind] = {"hard": "adaptive", "even": "uniform", "unclear": "unclear"}
-_AT_MOST = 10  # times the steps that were made; a probe is meant to be short
+_AT_MOST = 10  # times the prompts that were visited; a probe is meant to be short
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,22 @@ def _pulls(one: Worth, way: float) -> bool:
 
 
 def _longer(numbers: Numbers) -> list[str]:
-    """How many steps it takes if what was seen is right: errors fall with the root of the steps."""
+    """How many prompts it takes if what was seen is right: errors fall with the root of their number."""
     if not numbers.gains.told:
         return [
             "Too few steps had prompts that came again. It takes eight, among the first four visits of each prompt: "
-            "probe longer, or with fewer prompts in a step."
+            "take more prompts, and steps enough for four visits to each, or fewer prompts in a step."
         ]
     seen = max(numbers.gains.lean)
     times = (CLEARLY / seen) ** 2 if seen > CLEARLY / _AT_MOST else math.inf
     if times > _AT_MOST:
-        return ["More steps are not expected to tell: what was seen is too close, or nobody gains."]
-    steps = plain(10 * math.ceil(times * numbers.steps / 10))
-    return [f"If what was seen is right, {steps} steps would tell."]
+        return ["A longer probe is not expected to tell: what was seen is too close, or nobody gains."]
+    prompts = times * numbers.prompts
+    steps = 10 * math.ceil((metrics.EARLY + 1) * prompts / numbers.prompts_per_step / 10)
+    return [
+        f"If what was seen is right, {plain(math.ceil(prompts))} prompts would tell, visited four times each: "
+        f"{plain(steps)} steps. The same prompts once more would not."
+    ]
 
 
 _SAID: dict[Kind, tuple[str, str, tuple[str, ...]]] = {

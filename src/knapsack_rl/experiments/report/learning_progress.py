@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
 
 from knapsack_rl.experiments.pages.drawing import BLUE, INK, WIDTH, styled
 from knapsack_rl.experiments.pages.page import Chart, DataTable, Part
-from knapsack_rl.metrics import EASY, HARD, PROGRESS, LearningProgress
+from knapsack_rl.metrics import EARLY, EASY, HARD, PROGRESS, LearningProgress
 
 CLEARLY = 2.0
 """Standard errors by which numbers differ clearly."""
@@ -20,6 +21,24 @@ _TEXT = (
     "Rise of the success rate from one visit to the next, by how well half of the group did at the first. The other "
     "half tells the rate that it is compared with, so that nothing falls back to the mean by chance."
 )
+
+
+def early_visits(prompt: ArrayLike, step: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which visits are among the first `metrics.EARLY` of their prompt, and which one is its next; -1 where none is.
+
+    Args:
+        prompt: shape (V,), who was visited.
+        step: shape (V,), when; in any order, no prompt twice in a step.
+
+    Cost: O(V log V).
+    """
+    who = np.unique(prompt, return_inverse=True)[1]
+    order = np.lexsort((np.asarray(step), who))
+    in_order, again = who[order], np.diff(who[order]) == 0
+    early, following = np.empty(len(who), dtype=bool), np.full(len(who), -1)
+    early[order] = np.arange(len(who)) - np.searchsorted(in_order, in_order) < EARLY
+    following[order[:-1][again]] = order[1:][again]
+    return early, following
 
 
 def favoured(found: LearningProgress) -> Literal["hard", "even", "unclear"]:

@@ -68,6 +68,38 @@ def test_chance_alone_hardly_ever_makes_it_switch() -> None:
     assert switched <= 1
 
 
+def test_it_switches_at_the_step_that_makes_it_three_standard_errors() -> None:
+    near, switched = [], 0
+    for seed in range(6):
+        random, estimator, seen = np.random.default_rng(seed), Gaining(), []
+        rates = random.beta(0.6, 0.6, 1024)
+        for number in range(64):
+            here = np.arange(1024)[64 * number % 1024 :][:64]
+            estimator.update(here.astype(np.uint64), random.binomial(SIZE, rates[here]), np.full(64, SIZE))
+            seen.append(estimator.progress.lean[0])
+            if estimator.hard_gain:
+                break
+            rates[here] += 1.2 * rates[here] * (1 - rates[here]) ** 3
+        assert max(seen[:-1]) <= 3.0
+        assert estimator.hard_gain == (seen[-1] > 3.0)
+        near += [one for one in seen[:-1] if one > 2.0]
+        switched += estimator.hard_gain
+    assert switched > 2
+    assert len(near) > 3
+
+
+def test_hard_prompts_that_gain_more_but_not_half_as_much_again_are_no_reason() -> None:
+    random, estimator = np.random.default_rng(0), Gaining()
+    rates = random.beta(0.6, 0.6, 16384)
+    for number in range(256):
+        here = np.arange(16384)[256 * number % 16384 :][:256]
+        estimator.update(here.astype(np.uint64), random.binomial(SIZE, rates[here]), np.full(256, SIZE))
+        rates[here] += np.where(rates[here] < 0.5, 0.28, 0.2) * rates[here] * (1 - rates[here])
+    rise, error = (getattr(estimator.progress, name)[[metrics.HARD, metrics.EASY]] for name in ("rise", "error"))
+    assert rise[0] - rise[1] > 3.0 * np.hypot(*error)
+    assert not estimator.hard_gain
+
+
 def test_what_prompts_gain_after_their_first_visits_is_not_looked_at() -> None:
     """As runs converge: at first all gain p (1 - p), later only hard prompts do."""
     random, estimator = np.random.default_rng(0), Gaining()
@@ -78,7 +110,7 @@ def test_what_prompts_gain_after_their_first_visits_is_not_looked_at() -> None:
         estimator.update(here.astype(np.uint64), won, np.full(64, SIZE))
         learns = (number < 64) | (rates[here] < 0.5)
         rates[here] += 0.1 * learns * rates[here] * (1 - rates[here])
-        if number == 64:
+        if number == 63:
             before = estimator.progress
     assert not estimator.hard_gain
     for one, other in zip(before, estimator.progress, strict=True):
@@ -158,6 +190,8 @@ def test_a_saved_state_goes_on_as_the_original(seed: int) -> None:
     [
         {"hard_gain": 2},
         {"hard_gain": None},
+        {"times": np.zeros(1024, dtype=np.uint8)},
+        {"times": np.full(1024, 5)},
         {"gain_sums": np.zeros((2, 4))},
         {"gain_sums": np.full((2, 5), -1.0)},
         {"gain_products": np.full((10, 10), np.nan)},

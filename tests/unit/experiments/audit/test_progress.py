@@ -12,12 +12,15 @@ import pytest
 pytest.importorskip("scipy", reason="the report extra is not installed")
 pytest.importorskip("pyarrow", reason="the report extra is not installed")
 
+from knapsack_rl.estimators import Gaining
 from knapsack_rl.experiments.audit.accounting import Accounts, Log
 from knapsack_rl.experiments.audit.advice import advice
 from knapsack_rl.experiments.audit.audit import Options, audit
 from knapsack_rl.experiments.audit.progress import progress
 from knapsack_rl.experiments.audit.rows import Batch
 from knapsack_rl.experiments.audit.values import Encoded
+from knapsack_rl.experiments.probe.numbers import Visits, measured
+from knapsack_rl.influence import Influence
 from knapsack_rl.metrics import EARLY, learning_progress
 
 
@@ -67,6 +70,40 @@ def test_the_pairs_are_the_first_visits_of_a_prompt_in_a_row() -> None:
     assert found.found is not None
     for one, other in zip(found.found, expected, strict=True):
         np.testing.assert_allclose(one, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_audit_probe_and_cautious_see_the_same_pairs_however_prompts_come(seed: int) -> None:
+    """Some prompts come at every step, some seldom, and new ones all the time."""
+    random = np.random.default_rng(seed)
+    weight, rates, rows = 1.0 / np.arange(1, 401), random.beta(0.5, 0.5, 400), []
+    visits, estimator = Visits(), Gaining()
+    for step in range(40):
+        known = 40 + 9 * step
+        here = random.choice(known, 32, replace=False, p=weight[:known] / weight[:known].sum())
+        won, tried = random.binomial(8, rates[here]), np.full(32, 8)
+        rows += [(step, prompt, 8, right) for prompt, right in zip(here.tolist(), won.tolist(), strict=True)]
+        visits.add([f"p{prompt}" for prompt in here], won, tried, rates[here], {})
+        estimator.update(here.astype(np.uint64), won, tried)
+    audited, probed = progress(log_of(np.array(rows))).found, measured(visits, Influence(), group_size=8).gains
+    assert audited is not None
+    seen = np.unique(np.array(rows)[:, 1], return_counts=True)[1]
+    assert seen.max() > 20
+    assert audited.pairs.sum() == pytest.approx(np.minimum(seen - 1, EARLY).sum())
+    for one in (probed, estimator.progress):
+        np.testing.assert_allclose(one.pairs, audited.pairs)
+        np.testing.assert_allclose(one.rise, audited.rise)
+    np.testing.assert_allclose(probed.error, audited.error)
+
+
+def test_a_log_that_begins_late_is_said_to_be_of_later_visits(tmp_path: Path) -> None:
+    rows = visits(hard=0.4, easy=0.02)
+    rows[:, 0] += 100
+    late = [
+        sentence for sentence in advice(audit([written(rows, tmp_path)], Options())) if "begins at step 100" in sentence
+    ]
+    assert len(late) == 1
+    assert "adaptive, which favours them" in late[0]
 
 
 def standing_still(chosen: Callable[[np.ndarray], np.ndarray] | None = None, seed: int = 0) -> np.ndarray:

@@ -79,6 +79,17 @@ def test_gains_are_those_of_the_first_visits_in_a_row() -> None:
         np.testing.assert_allclose(one, other)
 
 
+def test_two_groups_of_a_prompt_in_a_step_are_one_visit() -> None:
+    apart, together = Visits(), Visits()
+    for won in np.random.default_rng(0).integers(0, 9, size=(20, 6, 2)):
+        prompts = [f"{place}" for place in range(6)]
+        apart.add(prompts * 2, won.T.ravel(), [8] * 12, [0.5] * 12, {})
+        together.add(prompts, won.sum(axis=1), [16] * 6, [0.5] * 6, {})
+    found, expected = (measured(visits, Influence(), group_size=8).gains for visits in (apart, together))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_where_nothing_came_twice_bands_are_not_known() -> None:
     visits, influence = Visits(), Influence()
     for step in range(5):

@@ -98,21 +98,27 @@ def test_where_hard_prompts_gain_little_more_than_easy_ones_groups_stay_even(har
 def test_hard_prompts_that_gain_nothing_are_no_reason_for_adaptive_where_easy_ones_lose() -> None:
     found = verdict(numbers(gains=gains(0.0, -0.3)))
     assert found.kind == "unclear"
-    assert "More steps are not expected to tell" in " ".join(found.advice)
+    assert "A longer probe is not expected to tell" in " ".join(found.advice)
 
 
 def test_where_errors_are_large_the_verdict_is_that_nothing_is_clear() -> None:
     found = verdict(numbers(steps=40, gains=gains(0.3, 0.1, 0.055)))
     assert (found.kind, found.strategy) == ("unclear", "cautious")
     assert "probe longer" in found.headline
-    # .3 - 1.5 x .1 is 1.51 errors of .055 sqrt(1 + 1.5^2), and errors fall with the root of the steps.
-    assert "70 steps would tell" in " ".join(found.advice)
+    # .3 - 1.5 x .1 is 1.51 errors of .055 sqrt(1 + 1.5^2), and errors fall with the root of the prompts.
+    assert "1,119 prompts would tell, visited four times each: 70 steps" in " ".join(found.advice)
+
+
+def test_visits_after_the_fourth_are_no_reason_to_probe_longer() -> None:
+    """As in TRL, where the data are given: 80 prompts at ten steps of eight, over and over."""
+    few = numbers(steps=400, prompts=80, prompts_per_step=8, gains=gains(0.3, 0.1, 0.055))
+    assert "140 prompts would tell, visited four times each: 70 steps" in " ".join(verdict(few).advice)
 
 
 def test_steps_that_no_probe_should_take_are_not_promised() -> None:
     found = verdict(numbers(steps=40, gains=gains(0.16, 0.1, 0.2)))
     assert found.kind == "unclear"
-    assert "More steps are not expected to tell" in " ".join(found.advice)
+    assert "A longer probe is not expected to tell" in " ".join(found.advice)
 
 
 def test_where_no_prompt_came_twice_nothing_is_clear() -> None:
