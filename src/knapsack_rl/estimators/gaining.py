@@ -42,10 +42,13 @@ class Gaining(Regression):
     def learn(self, visits: Visits) -> None:
         """As in `Regression`; and from the pairs of visits, until it is clear."""
         super().learn(visits)
-        again = visits.known & visits.newest & (self.read("times", visits.keys) <= metrics.EARLY)
-        if self.hard_gain or not again.any():
+        if self.hard_gain:
             return
-        won, tried = (self.read(column, visits.keys[again]).astype(np.int64) for column in ("won", "tried"))
+        rows = self.table.find(visits.keys)
+        again = visits.known & visits.newest & (self.table.read("times", rows) <= metrics.EARLY)
+        if not again.any():
+            return
+        won, tried = (self.table.read(column, rows[again]).astype(np.int64) for column in ("won", "tried"))
         weight, total = metrics.rises(won, tried, visits.won[again], visits.tried[again])
         self._rises.add(total.sum(axis=1), weight.sum(axis=1))
         self.hard_gain = self.progress.lean[0] > _CERTAIN

@@ -1,4 +1,4 @@
-"""What follows from `metrics.learning_progress`, and how pages show it: a sentence, a figure and its table."""
+"""What goes into `metrics.learning_progress`, what follows from it, and how pages show it."""
 
 from __future__ import annotations
 
