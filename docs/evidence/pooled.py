@@ -26,7 +26,9 @@ def differences(table: str, arm: str, baseline: str, column: str) -> pd.Series:
     """Points of accuracy, or of another column, by which `arm` is above `baseline`, by seed."""
     folders, _, variation = table.partition(":")
     runs = pd.concat(pd.read_csv(HERE / folder / "runs.csv", keep_default_na=False) for folder in folders.split("+"))
-    runs = runs[runs["variation"] == variation].drop_duplicates(["arm", "seed"])
+    runs = runs[runs["variation"] == variation].drop_duplicates(["arm", "seed", column])
+    if runs.duplicated(["arm", "seed"]).any():
+        raise SystemExit(f"{table}: the same arm and seed has two values of {column}. Make both comparisons again.")
     values = runs.pivot_table(index="seed", columns="arm", values=column)
     return (100.0 * (values[arm] - values[baseline])).dropna()
 
