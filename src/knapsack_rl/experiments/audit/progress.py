@@ -89,6 +89,8 @@ def _chosen(log: Log, early: NDArray[np.bool_], first: Ints) -> str:
     comes = np.zeros(len(log.step))
     comes[first] = 1.0
     use = log.mixed & early
+    if not use.any():
+        return ""
     steps, of_step = np.unique(log.step[use], return_inverse=True)
     rate, again = log.successes[use] / log.rollouts[use], comes[use]
     again = again - (np.bincount(of_step, again) / np.bincount(of_step))[of_step]

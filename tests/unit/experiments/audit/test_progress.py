@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("scipy", reason="the report extra is not installed")
 pytest.importorskip("pyarrow", reason="the report extra is not installed")
@@ -224,3 +226,19 @@ def test_the_advice_says_why_nothing_is_told_of_gains(tmp_path: Path) -> None:
     found = audit([written(visits(size=3), tmp_path)], Options())
     assert any("too small to be parted" in sentence for sentence in advice(found))
     assert not any("gain most" in sentence for sentence in advice(replace(found, progress=None)))
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 12), st.integers(0, 5), st.integers(0, 4)), min_size=1, unique_by=lambda row: row[:2]
+    ),
+    outcomes=st.sets(st.integers(0, 4), min_size=1),
+)
+def test_any_log_of_even_groups_is_judged_or_said_to_tell_nothing(
+    rows: list[tuple[int, int, int]], outcomes: set[int]
+) -> None:
+    """Few groups, few kinds of outcome, prompts that never come again: without a warning."""
+    kinds = sorted(outcomes)
+    table = np.array([(step, prompt, 4, kinds[right % len(kinds)]) for step, prompt, right in rows])
+    found = progress(log_of(table))
+    assert (found.found is None) == bool(found.why_not)
