@@ -198,7 +198,7 @@ def overhead(prompts: int, length: int, pairs: int) -> None:
             prompts,
             length,
             folder,
-            allocator=BudgetAllocator(group_size=8),
+            allocator=BudgetAllocator("knapsack", group_size=8),
             skip_idle=False,
         )
         trainers, rows = [plain_trainer, ours], rows_of(plain_trainer)

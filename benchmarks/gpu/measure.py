@@ -151,7 +151,7 @@ def checks(size: Size, folder: str, cuda: bool) -> dict[str, Any]:
     advantages, updates = [], []
     for dtype in (torch.float32, torch.bfloat16):
         here = common | {"dtype": dtype, "use_cpu": not cuda}
-        ours = build(Kept, **here, allocator=BudgetAllocator(group_size=8))
+        ours = build(Kept, **here, allocator=BudgetAllocator("knapsack", group_size=8))
         seconds_of_a_step(ours, rows_of(ours))  # the first plan is even
         weights = {name: value.clone() for name, value in ours.model.state_dict().items()}
         found = {"ours": gradient(ours)}

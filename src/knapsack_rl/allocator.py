@@ -73,7 +73,8 @@ class BudgetAllocator:
     docs/rivals.md describe all.
 
     Args:
-        strategy: one of `strategies()`, or a `Strategy`; `module:NAME` names one of your own.
+        strategy: one of `strategies()`, or a `Strategy`; `module:NAME` names one of your own. The default
+            leaves the updates what they are without us; docs/how-to/decide.md says when to switch on which other.
         group_size: mean rollouts per prompt; a step of M prompts has the budget M * group_size, unless told otherwise.
         min_rollouts: fewest rollouts a prompt gets. With 0 it may sit out a step: it gets none, or 2 and more (with
             `reinforce` 1 and more).
@@ -101,7 +102,7 @@ class BudgetAllocator:
 
     def __init__(
         self,
-        strategy: str | AnyStrategy = "knapsack",
+        strategy: str | AnyStrategy = "uniform",
         group_size: int = 8,
         min_rollouts: int = 2,
         max_rollouts: int = 128,

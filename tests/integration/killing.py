@@ -23,7 +23,7 @@ name: tiny
 trainer: {trainer}
 task: {{kind: chain-arithmetic, train_problems: 24, eval_problems: 6, operations: 1}}
 model: {{kind: scratch, layers: 1, width: 32, heads: 2, warm_start: {{steps: 40, batch_size: 64}}}}
-allocator: {{max_rollouts: 16}}
+allocator: {{strategy: knapsack, max_rollouts: 16}}
 training:
   steps: 5
   prompts_per_step: 8

@@ -103,7 +103,7 @@ class KnapsackTrainer(IdleTrainer):
     Takes what TRL's trainer takes, and trains on exactly as many rollouts.
 
     Args:
-        allocator: whose `group_size` is `args.num_generations`; by default `BudgetAllocator(strategy="knapsack")`. It
+        allocator: whose `group_size` is `args.num_generations`; by default `BudgetAllocator(strategy="uniform")`. It
             is told the completion tokens of every prompt, so that a `cost_limit` bounds those of a step.
         success_threshold: a rollout is a success when its reward is above this.
         success_reward: name of the reward function that decides success; by default the weighted sum of all. Give it

@@ -100,7 +100,7 @@ class KnapsackOptions:
         skip_idle: whether rollouts without gradient may be left out of updates, where the update stays the same.
     """
 
-    strategy: str = "knapsack"
+    strategy: str = "uniform"
     min_rollouts: int = 2
     max_rollouts: int = 128
     min_returned: int = 2

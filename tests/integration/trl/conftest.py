@@ -31,7 +31,7 @@ def make(tmp_path: Path) -> Callable[..., Any]:
         settings = ({"beta": 0.0} if rloo else {}) | (options or {})
         args = small.config(tmp_path, RLOOConfig if rloo else GRPOConfig, **settings)
         if issubclass(kind, KnapsackTrainer):
-            more.setdefault("allocator", BudgetAllocator(group_size=args.num_generations, max_rollouts=64))
+            more.setdefault("allocator", BudgetAllocator("knapsack", args.num_generations, max_rollouts=64))
         arguments = {
             "model": small.model(),
             "reward_funcs": small.luck,

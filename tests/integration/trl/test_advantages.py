@@ -152,7 +152,7 @@ def test_advantages_are_clipped_as_in_the_paper_and_the_bound_can_be_changed(mak
             {"num_generations": 64, "per_device_train_batch_size": 128, "max_steps": 1},
             kind=observed,
             reward_funcs=once,
-            allocator=BudgetAllocator(group_size=64),
+            allocator=BudgetAllocator("knapsack", group_size=64),
             advantage_clip=clip,
         )
         trainer.train()

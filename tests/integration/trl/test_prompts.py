@@ -153,9 +153,9 @@ def test_lora_adapters_train(make):
     assert any(not np.array_equal(before[n], p.detach()) for n, p in trainer.model.named_parameters() if n in before)
 
 
-def test_the_default_allocator_is_the_papers(make):
+def test_the_default_allocator_leaves_groups_even(make):
     trainer = make({"max_steps": 1}, allocator=None)
-    assert trainer.allocator.strategy == "knapsack"
+    assert trainer.allocator.strategy == "uniform"
     assert trainer.allocator.settings.group_size == 4
 
 

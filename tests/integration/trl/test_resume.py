@@ -120,7 +120,7 @@ def test_damaged_beliefs_stop_a_resume_with_the_name_of_the_file(make, tmp_path)
 def test_beliefs_in_a_checkpoint_can_be_read_without_the_trainer(make, tmp_path):
     trainer = make(SCHEDULE | {"save_steps": 4, "max_steps": 4})
     trainer.train()
-    allocator = BudgetAllocator(group_size=4)
+    allocator = BudgetAllocator("knapsack", group_size=4)
     allocator.load(tmp_path / "checkpoint-4" / STATE_FILE)
     assert allocator.metrics() == trainer.allocator.metrics()
     assert len(small.rows()) == allocator.metrics()["known_prompts"]

@@ -47,7 +47,7 @@ def test_one_prompt_in_a_generation_batch_is_said_with_the_change_to_make(make) 
 
 def test_a_bound_at_the_mean_is_said_with_the_change_to_make(make) -> None:
     with pytest.warns(UserWarning, match=r"no plan can be uneven\. min_rollouts .* both 4.*Lower min_rollouts"):
-        make(allocator=kr.BudgetAllocator(group_size=4, min_rollouts=4))
+        make(allocator=kr.BudgetAllocator("knapsack", group_size=4, min_rollouts=4))
 
 
 def test_uniform_is_even_without_a_word(make) -> None:

@@ -156,7 +156,12 @@ def test_beliefs_are_those_of_an_allocator_that_was_told_what_verl_trained_on(ad
 @pytest.mark.slow
 def test_sixty_steps_generate_what_an_allocator_plans_that_is_told_what_they_trained_on(tmp_path: Path) -> None:
     """Which of two prompts with equal rates gets the odd rollout depends on their order, which verl's log has not."""
-    run = trained(tmp_path, f"trainer.rollout_data_dir={tmp_path / 'rollouts'}", steps=60)
+    run = trained(
+        tmp_path,
+        "+trainer.v1.knapsack.strategy=knapsack",
+        f"trainer.rollout_data_dir={tmp_path / 'rollouts'}",
+        steps=60,
+    )
     allocator = kr.BudgetAllocator("knapsack", 4)
     steps = dumped(tmp_path)
     assert sorted(steps) == list(range(1, 61))
@@ -489,7 +494,7 @@ def test_an_entry_that_no_reward_has_stops_the_run_and_is_named(tmp_path: Path) 
 def test_what_only_data_or_a_checkpoint_tell_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     run = runs.run(tmp_path, "+trainer.v1.knapsack.id_field=name")
     assert run.code != 0
-    assert "knapsack-rl: knapsack with groups of 4 on average, KnapsackOptions(strategy='knapsack'" in run.output
+    assert "knapsack-rl: knapsack with groups of 4 on average, KnapsackOptions(strategy='uniform'" in run.output
     assert "trainer.v1.knapsack.id_field: expected a column of the data set" in run.output
     assert "model engine initialized" not in run.output
 
@@ -499,5 +504,5 @@ def test_what_only_data_or_a_checkpoint_tell_is_refused_before_a_model_is_loaded
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("2")
     run = runs.run(tmp_path)
     assert run.code != 0
-    assert "expected the state of strategy 'knapsack', got the state of 'adaptive'" in run.output
+    assert "expected the state of strategy 'uniform', got the state of 'adaptive'" in run.output
     assert "model engine initialized" not in run.output

@@ -732,13 +732,13 @@ class TestPlansThatCannotDiffer:
         ],
     )
     def test_are_explained_with_the_change_to_make(self, bounds: dict[str, int], prompts: int, message: str) -> None:
-        said = kr.BudgetAllocator(**bounds).explain_even(prompts, "More prompts, please.")
+        said = kr.BudgetAllocator("knapsack", **bounds).explain_even(prompts, "More prompts, please.")
         assert said is not None
         assert re.search(message, said)
         assert kr.BudgetAllocator("uniform", **bounds).explain_even(prompts) is None
 
     def test_others_are_not(self) -> None:
-        assert kr.BudgetAllocator().explain_even(2) is None
+        assert kr.BudgetAllocator("knapsack").explain_even(2) is None
 
 
 def test_keys_in_a_saved_state_never_change_silently() -> None:

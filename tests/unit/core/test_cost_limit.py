@@ -142,7 +142,7 @@ def test_truncated_rollouts_that_make_no_sense_are_refused_and_nothing_is_learne
 def test_a_saved_state_has_the_costs(tmp_path: Path) -> None:
     original = allocator(cost_limit=1.0)
     original.save(tmp_path / "state.npz")
-    from_file, from_state = (kr.BudgetAllocator(cost_limit=1.0) for _ in range(2))
+    from_file, from_state = (kr.BudgetAllocator("knapsack", cost_limit=1.0) for _ in range(2))
     from_file.load(tmp_path / "state.npz")
     from_state.load_state_dict(original.state_dict())
     for restored in (from_file, from_state):

@@ -33,9 +33,9 @@ def test_allocate_has_the_signature_of_the_contract() -> None:
     assert expected.items() <= defaults.items()
 
 
-def test_budget_allocator_has_the_defaults_of_the_contract() -> None:
+def test_budget_allocator_has_the_defaults_of_the_contract_and_leaves_groups_even_unless_told() -> None:
     parameters = inspect.signature(kr.BudgetAllocator).parameters
-    expected = {"strategy": "knapsack", "group_size": 8, "min_rollouts": 2, "max_rollouts": 128, "seed": 0}
+    expected = {"strategy": "uniform", "group_size": 8, "min_rollouts": 2, "max_rollouts": 128, "seed": 0}
     assert expected.items() <= {name: parameter.default for name, parameter in parameters.items()}.items()
 
 

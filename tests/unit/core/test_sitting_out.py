@@ -160,7 +160,7 @@ class TestRevisits:
         allocator = told(revisit=1)
         allocator.tell(IDS, [0] * 6, [0, 2, 2, 2, 2, 2])
         allocator.save(tmp_path / "state.npz")
-        resumed = kr.BudgetAllocator(min_rollouts=0, revisit=1)
+        resumed = kr.BudgetAllocator("knapsack", min_rollouts=0, revisit=1)
         resumed.load(tmp_path / "state.npz")
         assert resumed.sitting_out(IDS).tolist() == [1, 0, 0, 0, 0, 0]
         assert resumed.ask(IDS).rollouts.tobytes() == allocator.ask(IDS).rollouts.tobytes()
@@ -181,7 +181,7 @@ class TestRevisits:
         assert allocator.sitting_out(IDS).tolist() == [1, 0, 0, 0, 0, 0]
 
     def test_a_minimum_above_0_counts_nobody(self) -> None:
-        allocator = kr.BudgetAllocator()
+        allocator = kr.BudgetAllocator("knapsack")
         allocator.tell(IDS, [0] * 6, [0] * 6)
         assert allocator.sitting_out(IDS).tolist() == [0] * 6
         assert "sitting_out" not in allocator.state_dict()

@@ -75,11 +75,14 @@ def test_a_run_without_anything_of_knapsack_rl_is_none_of_our_business() -> None
         ),
         ({"actor_rollout_ref.rollout.n": 1}, r"actor_rollout_ref\.rollout\.n: expected a value between .*, got 1"),
         (
-            {"actor_rollout_ref.rollout.n": 2},
+            {"actor_rollout_ref.rollout.n": 2, "trainer.v1.knapsack.strategy": "knapsack"},
             r"actor_rollout_ref\.rollout\.n: expected more than trainer\.v1\.knapsack\.min_rollouts=2 .*got 2: every "
             r"prompt would get 2 .*nothing to allocate",
         ),
-        ({"trainer.v1.knapsack.max_rollouts": 8}, r"less than max_rollouts=8, got 8"),
+        (
+            {"trainer.v1.knapsack.max_rollouts": 8, "trainer.v1.knapsack.strategy": "knapsack"},
+            r"less than max_rollouts=8, got 8",
+        ),
         (
             {"trainer.v1.knapsack.strategy": "measured"},
             r"knapsack\.strategy: 'measured' goes by .* nothing measures in verl yet.* Set strategy=adaptive",

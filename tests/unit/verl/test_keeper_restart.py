@@ -28,7 +28,7 @@ WORKERS = ("one", "two")
 
 
 def keeper_in(folder: Path | None, options: dict[str, Any], run: str = "run", early: bool = False) -> BudgetKeeper:
-    given = KnapsackOptions.read({"max_rollouts": 16, **options})
+    given = KnapsackOptions.read({"strategy": "knapsack", "max_rollouts": 16, **options})
     return BudgetKeeper(given, 4, "grpo", early=early, folder=None if folder is None else str(folder), run=run)
 
 

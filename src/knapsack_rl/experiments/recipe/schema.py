@@ -46,7 +46,7 @@ class Allocator(Config):
     `features` are columns of the problems that a strategy may learn from; by default `category`, where there is one.
     """
 
-    strategy: Annotated[str, AfterValidator(_known_strategy), _OFFERED] = "knapsack"
+    strategy: Annotated[str, AfterValidator(_known_strategy), _OFFERED] = "uniform"
     """Who decides: any of `kr.strategies()`, `module:NAME` for one of your own, or `oracle`, a reference that needs
     `trainer: minimal`."""
     waves: bool = True

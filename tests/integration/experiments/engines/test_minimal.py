@@ -52,7 +52,7 @@ name: tiny
 trainer: minimal
 task: {{kind: chain-arithmetic, train_problems: 26, eval_problems: 10, operations: 1}}
 model: {{kind: scratch, layers: 1, width: 32, heads: 2, warm_start: {{steps: 60, batch_size: 64}}}}
-allocator: {{max_rollouts: 16}}
+allocator: {{strategy: knapsack, max_rollouts: 16}}
 training:
   steps: {STEPS}
   prompts_per_step: 8

@@ -18,7 +18,7 @@ name: tiny
 trainer: minimal
 task: {kind: chain-arithmetic, train_problems: 16, eval_problems: 4, operations: 1}
 model: {kind: scratch, layers: 1, width: 32, heads: 2, warm_start: {steps: 60, batch_size: 64}}
-allocator: {min_rollouts: 0, revisit: 1, max_rollouts: 16}
+allocator: {strategy: knapsack, min_rollouts: 0, revisit: 1, max_rollouts: 16}
 training:
   steps: 12
   prompts_per_step: 8

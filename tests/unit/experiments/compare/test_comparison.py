@@ -220,7 +220,7 @@ def test_an_arm_with_settings_is_the_recipe_with_them_and_a_name_of_a_preset_kee
     )
     assert found["uniform"].recipe.allocator.strategy == "uniform"
     assert found["uniform"].recipe.allocator.max_rollouts == 16
-    assert found["no fallback"].recipe.allocator.strategy == "knapsack"
+    assert found["no fallback"].recipe.allocator.strategy == "uniform"
     assert not found["no fallback"].recipe.allocator.fallback
 
 
@@ -269,12 +269,12 @@ def test_the_same_recipe_has_the_same_folder_in_another_comparison_and_under_ano
     other.write_text(
         COMPARISON.replace("name: small", "name: other").replace(
             "[uniform, knapsack]",
-            "{the usual: {allocator.strategy: uniform}, uniform: , default: {allocator.min_rollouts: 2}}",
+            "{default: {allocator.min_rollouts: 2}, uniform: , the paper: {allocator.strategy: knapsack}}",
         )
     )
     ours, theirs = arms(comparison.read(file)), arms(comparison.read(other))
-    assert theirs["the usual"].folder == theirs["uniform"].folder == ours["uniform"].folder
-    assert theirs["default"].folder == ours["knapsack"].folder
+    assert theirs["default"].folder == theirs["uniform"].folder == ours["uniform"].folder
+    assert theirs["the paper"].folder == ours["knapsack"].folder
 
 
 def test_anything_that_decides_on_a_run_changes_its_folder(file: Path) -> None:
@@ -324,8 +324,8 @@ def test_a_folder_says_strategy_and_seed(file: Path) -> None:
         (["arms=[uniform, uniform]"], "arms: expected every arm once, got ['uniform', 'uniform']."),
         (["arms={uniform: , v1.0: {allocator.fallback: false}}"], "arms.v1.0"),
         (
-            ["arms={uniform: {allocator: {max_rollouts: 16}}}"],
-            "arms.uniform: expected allocator.strategy to be 'uniform', got 'knapsack', because another setting",
+            ["arms={knapsack: {allocator: {max_rollouts: 16}}}", "baseline=knapsack"],
+            "arms.knapsack: expected allocator.strategy to be 'knapsack', got 'uniform', because another setting",
         ),
         (
             [
