@@ -72,7 +72,7 @@ def check_options(
     if not isinstance(allocator, BudgetAllocator):
         raise InvalidInputError(
             f"allocator: expected a BudgetAllocator, got {allocator!r}. Pass knapsack_rl.BudgetAllocator("
-            f"{allocator if isinstance(allocator, str) else 'knapsack'!r}, group_size={args.num_generations})."
+            f"{allocator if isinstance(allocator, str) else 'uniform'!r}, group_size={args.num_generations})."
         )
     settings = allocator.settings
     if settings.group_size != args.num_generations:

@@ -80,12 +80,12 @@ def test_07_memory_grows_with_prompts_and_budget_not_with_their_product() -> Non
 def test_08_defaults_work_and_any_feasible_total_is_accepted() -> None:
     assert kr.allocate([0.5, 0.2], 16).rollouts.sum() == 16
     assert kr.allocate([0.5, 0.2], 17).rollouts.sum() == 17
-    assert kr.BudgetAllocator("knapsack").ask(["a", "b"]).rollouts.tolist() == [8, 8]
+    assert kr.BudgetAllocator().ask(["a", "b"]).rollouts.tolist() == [8, 8]
 
 
 def test_08_impossible_bounds_are_explained_rather_than_asserted() -> None:
     with pytest.raises(kr.InfeasibleBudgetError, match=r"group_size: .*min_rollouts=9"):
-        kr.BudgetAllocator("knapsack", group_size=8, min_rollouts=9)
+        kr.BudgetAllocator(group_size=8, min_rollouts=9)
 
 
 def test_09_a_window_of_rewards_remembers_a_success_that_the_last_visit_missed() -> None:
@@ -98,20 +98,20 @@ def test_09_a_window_of_rewards_remembers_a_success_that_the_last_visit_missed()
 
 
 def test_10_any_count_of_successes_is_legal() -> None:
-    allocator = kr.BudgetAllocator("knapsack")
+    allocator = kr.BudgetAllocator()
     allocator.tell(["a"], [37], [101])
     assert allocator.success_rates(["a"]) == 37 / 101
 
 
 def test_11_identities_do_not_collide_between_types_files_or_missing_indices() -> None:
-    allocator = kr.BudgetAllocator("knapsack")
+    allocator = kr.BudgetAllocator()
     allocator.tell(["0", 0, ""], [1, 2, 3], [4, 4, 4])
     assert allocator.success_rates([0, "", "0"]).tolist() == [0.5, 0.75, 0.25]
     assert kr.prompt_id("2 + 2 = ?") != kr.prompt_id("2 + 3 = ?")
 
 
 def test_12_the_state_after_tell_holds_the_outcome_of_the_step() -> None:
-    allocator, resumed = kr.BudgetAllocator("knapsack"), kr.BudgetAllocator("knapsack")
+    allocator, resumed = kr.BudgetAllocator(), kr.BudgetAllocator()
     allocator.tell(["a", "b"], [0, 3], [8, 8])
     resumed.load_state_dict(allocator.state_dict())
     assert resumed.success_rates(["a", "b"]).tolist() == [0.0, 0.375]

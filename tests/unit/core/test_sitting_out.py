@@ -181,7 +181,7 @@ class TestRevisits:
         assert allocator.sitting_out(IDS).tolist() == [1, 0, 0, 0, 0, 0]
 
     def test_a_minimum_above_0_counts_nobody(self) -> None:
-        allocator = kr.BudgetAllocator("knapsack")
+        allocator = kr.BudgetAllocator()
         allocator.tell(IDS, [0] * 6, [0] * 6)
         assert allocator.sitting_out(IDS).tolist() == [0] * 6
         assert "sitting_out" not in allocator.state_dict()

@@ -39,6 +39,10 @@ def test_what_no_run_can_use_is_refused_by_its_name_in_verls_configuration(given
         KnapsackOptions.read(given)
 
 
+def test_who_names_no_strategy_gets_that_of_an_allocator() -> None:
+    assert KnapsackOptions.read({}).allocator(8, "grpo").strategy == kr.BudgetAllocator().strategy
+
+
 def test_bounds_and_strategies_are_checked_as_those_of_an_allocator() -> None:
     with pytest.raises(kr.InvalidInputError, match=r"trainer\.v1\.knapsack\.strategy: expected one of uniform"):
         KnapsackOptions.read({"strategy": "adaptiv"}).allocator(8, "grpo")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from knapsack_rl import BudgetAllocator
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.recipe import recipe_file, yaml_text
 from knapsack_rl.experiments.recipe.model_schema import PretrainedModelConfig, ScratchModelConfig
@@ -309,6 +310,10 @@ def test_differences_between_recipes_name_dotted_keys_and_both_values() -> None:
         f"training.steps: {before.training.steps} there, 3 here",
         'trl.loss_type: "grpo" there, absent here',
     ]
+
+
+def test_a_recipe_that_names_no_strategy_has_that_of_an_allocator() -> None:
+    assert Allocator().strategy == BudgetAllocator().strategy
 
 
 def test_the_documentation_has_the_right_defaults() -> None:
