@@ -79,7 +79,7 @@ same command again goes on from there.
 _COMPARE_HELP = """\
 Compare strategies at equal cost: every arm with the same tuning, on several seeds, with intervals.
 
-FILE is a comparison (recipes/comparisons has some) or a recipe, on which uniform and knapsack are compared.
+FILE is a comparison (recipes/comparisons has some) or a recipe, on which uniform and adaptive are compared.
 Without FILE: the demonstration, on the CPU, in a few minutes. KEY=VALUE sets a key of the comparison, or one of the
 recipe for all arms:
 

@@ -129,7 +129,7 @@ def test_a_dry_run_of_a_comparison_tells_what_it_would_run(capsys: pytest.Captur
     words = ["compare", "seeds=[4, 5]", "--output", str(tmp_path / "runs"), "--dry-run", "equal=tokens"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    for part in ("demo-comparison", "uniform, knapsack", "tokens", "4, 5", "12 runs", "then  4 runs"):
+    for part in ("demo-comparison", "uniform, adaptive", "tokens", "4, 5", "12 runs", "then  4 runs"):
         assert part in said
     assert list(tmp_path.iterdir()) == []
 

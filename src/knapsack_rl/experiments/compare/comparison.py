@@ -298,7 +298,7 @@ def read(path: Path | None, overrides: Sequence[str] = ()) -> ComparisonRuns:
 
 
 def _default(recipe: Mapping[str, Any], rate: Any) -> dict[str, Any]:
-    """Uniform against knapsack on three seeds, at half, the same and twice a learning rate: `rate` or the recipe's."""
+    """Uniform against adaptive on three seeds, at half, the same and twice a learning rate: `rate` or the recipe's."""
     if rate is None:
         rate = _block(recipe, "training").get("learning_rate", Training.model_fields["learning_rate"].default)
     rates = [rate / 2, rate, 2 * rate] if isinstance(rate, int | float) else [rate]
@@ -306,7 +306,7 @@ def _default(recipe: Mapping[str, Any], rate: Any) -> dict[str, Any]:
     return {
         "name": f"{recipe.get('name', 'recipe')}-comparison",
         "settings": {"trainer": "minimal"} if small and "trainer" not in recipe else {},
-        "arms": {"uniform": None, "knapsack": None},
+        "arms": {"uniform": None, "adaptive": None},
         "seeds": [1, 2, 3],
         "tuning": {"grid": {"training.learning_rate": rates}, "seeds": [101, 102]},
     }

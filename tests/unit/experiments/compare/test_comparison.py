@@ -92,10 +92,10 @@ def test_a_file_without_a_recipe_compares_on_the_demonstration(tmp_path: Path) -
     assert arm.recipe.model_copy(update={"name": "demo"}) == demonstration
 
 
-def test_without_a_file_uniform_and_knapsack_are_tuned_and_compared_on_the_demonstration() -> None:
+def test_without_a_file_uniform_and_adaptive_are_tuned_and_compared_on_the_demonstration() -> None:
     grid = comparison.read(None)
     rate = recipe_file.read(None).training.learning_rate
-    assert list(grid.comparison.arms) == ["uniform", "knapsack"]
+    assert list(grid.comparison.arms) == ["uniform", "adaptive"]
     assert grid.comparison.tuning is not None
     assert grid.comparison.tuning.grid == {"training.learning_rate": [rate / 2, rate, 2 * rate]}
     assert {arm.recipe.trainer for arm in grid.tuning()} == {"minimal"}
