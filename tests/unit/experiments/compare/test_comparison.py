@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from knapsack_rl.experiments.compare.arms import _stages
 from knapsack_rl.experiments.compare.comparison import ArmRun, ComparisonRuns, presets
 from knapsack_rl.experiments.recipe import recipe_file
 
-RECIPES = Path(__file__).parents[4] / "recipes"
+ROOT = Path(__file__).parents[4]
+RECIPES = ROOT / "recipes"
 COMPARISONS = sorted((RECIPES / "comparisons").glob("*.yaml"))
+EVIDENCE = sorted((ROOT / "docs" / "evidence").glob("*/runs.csv"))
 RECIPE = """
 name: tiny
 task: {kind: chain-arithmetic, train_problems: 24, eval_problems: 10, operations: 1}
@@ -395,3 +398,16 @@ def test_every_comparison_of_the_project_is_valid_with_all_its_arms(path: Path) 
     first, others = _stages(reported)
     assert len(first) == len({arm.recipe.model_dump_json(include={"model", "task", "seed"}) for arm in reported})
     assert len(first) + len(others) == len(reported)
+
+
+@pytest.mark.parametrize("runs", EVIDENCE, ids=lambda path: path.parent.name)
+def test_a_comparison_trains_the_strategies_that_its_committed_runs_had(runs: Path) -> None:
+    """So that no default which changes makes another experiment of it."""
+    with runs.open(encoding="utf-8", newline="") as file:
+        had = {(row["arm"], row["folder"].partition("-seed")[0]) for row in csv.DictReader(file)}
+    grid = comparison.read(RECIPES / "comparisons" / f"{runs.parent.name}.yaml")
+    points = {(arm.variation, arm.name): arm.choice for arm in grid.tuning()}
+    given_up = {"adaptive with belief baseline", "belief baseline", "belief baseline and even groups"}
+    assert {arm for arm in had if arm[0] not in given_up} == {
+        (arm.name, arm.recipe.allocator.strategy) for arm in grid.reported(points)
+    }
