@@ -106,7 +106,7 @@ for wanted in "$@"; do
     smollm2-gate) gate ;;
     *) comparison "$wanted" ;;
   esac
-  if [[ "$wanted" = *cost-limit ]]; then taken_at cost-limit tokens && taken_at cost-limit seconds; fi
+  if [[ "$wanted" = *cost-limit ]]; then taken_at "$wanted" tokens && taken_at "$wanted" seconds; fi
   if [ "$wanted" = smollm2-word-problems ]; then
     for cost in tokens seconds; do taken_at "$wanted" "$cost" "${smollm2[@]}"; done
     side_by_side "$wanted" 201 uniform knapsack

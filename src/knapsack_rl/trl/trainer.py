@@ -113,8 +113,9 @@ class KnapsackTrainer(IdleTrainer):
         outcome_gate: `success` takes the advantages from groups without a success, `both` also from those without a
             failure, whatever other functions reward; `none` leaves them.
         advantage_clip: bound on the absolute advantage (paper, appendix C), None for none. By default ("auto") 5 where
-            advantages are normalised, since one success in 128 then has one of 11, and None where they are in the unit
-            of the rewards (`scale_rewards="none"`; RLOO without `normalize_advantages`), which no bound must bend.
+            advantages are normalised, since one success in 128 then has one of 11. None where they are in the unit of
+            the rewards (`scale_rewards="none"`; RLOO without `normalize_advantages`), which no bound must bend, and
+            under the strategy `uniform`, which leaves TRL's updates as they are.
         id_column: a column that tells prompts with the same text apart. A prompt is its content and images, and this.
         waves: whether a strategy with several waves may generate several times in a step; False plans every step in one
             shot, for engines where waiting for the last rollout of each wave costs too much.
@@ -124,7 +125,8 @@ class KnapsackTrainer(IdleTrainer):
             watches text among the `feature_columns` as well.
         rollout_weights: `sqrt` multiplies the clipped advantage of each rollout by sqrt(num_generations / N_i), so that
             a prompt weighs in the gradient with the root of its rollouts and not with their number; `none` does not.
-            By default what suits the strategy: `sqrt` for `adaptive` and `measured`, `none` for all others.
+            By default what suits the strategy: `sqrt` for `adaptive`, `adaptive-learnability`, `cautious` and
+            `measured`, `none` for all others.
         skip_idle: whether rollouts without gradient are left out of the update, which stays the same (`idle`). Where
             it would not, this is off, and a message says why.
         measure_influence: whether to measure what gradients are worth, for the allocator's `influence` and the logs.
@@ -167,7 +169,9 @@ class KnapsackTrainer(IdleTrainer):
         if args is None:
             args = self._default_args()
         if allocator is None:
-            allocator = BudgetAllocator(group_size=args.num_generations)
+            allocator = BudgetAllocator(
+                group_size=args.num_generations, max_rollouts=max(args.num_generations, 128)
+            )
         compatibility.check_options(args, allocator, id_column, feature_columns, watch_columns, train_dataset)
         compatibility.check_success(success_threshold, graded_rewards, outcome_gate)
         weights = allocator.rollout_weights if rollout_weights is None else rollout_weights
@@ -184,7 +188,8 @@ class KnapsackTrainer(IdleTrainer):
         self.success_reward = success_reward
         self.graded_rewards = graded_rewards
         self.outcome_gate = outcome_gate
-        self.advantage_clip = (5.0 if self._normalises else None) if advantage_clip == "auto" else advantage_clip
+        bends = self._normalises and allocator.strategy != "uniform"
+        self.advantage_clip = (5.0 if bends else None) if advantage_clip == "auto" else advantage_clip
         self.id_column = id_column
         self.waves = waves
         self.feature_columns, self.watch_columns = tuple(feature_columns), tuple(watch_columns)

@@ -140,6 +140,13 @@ def check_options(config: Any) -> None:
         raise InvalidInputError(
             "critic.enable: the estimators that these trainer modes take have no critic. Leave it out."
         )
+    strategy = read_options(config).strategy
+    if config.algorithm.get("use_kl_in_reward") and strategy != "uniform":
+        raise InvalidInputError(
+            f"algorithm.use_kl_in_reward: expected False with {SETTINGS}.strategy={strategy}, got True. It takes the "
+            "KL term from the reward, so that groups of equal rewards have a gradient too, and no allocation can spare "
+            "them. Use actor_rollout_ref.actor.use_kl_loss, or strategy=uniform."
+        )
     manager = config.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class")
     if manager not in (None, MANAGER):
         raise InvalidInputError(

@@ -142,6 +142,8 @@ class KnapsackOptions:
     def bound(self, estimator: str, by_deviation: bool = True) -> float | None:
         """The `advantage_clip`; of `auto` 5 where a deviation divides advantages, so that they have no unit, else none.
 
+        It is none under the strategy `uniform` too, which leaves verl's updates as they are.
+
         Args:
             estimator: verl's `algorithm.adv_estimator`.
             by_deviation: its `algorithm.norm_adv_by_std_in_grpo`.
@@ -149,7 +151,7 @@ class KnapsackOptions:
         if self.advantage_clip != "auto":
             return self.advantage_clip
         unscaled = estimator in UNSCALED or (estimator.startswith("grpo") and not by_deviation)
-        return None if unscaled else 5.0
+        return None if unscaled or self.strategy == "uniform" else 5.0
 
     def allocator(self, group_size: int, estimator: str) -> BudgetAllocator:
         """The allocator of a run with this mean group size and this `algorithm.adv_estimator`.

@@ -30,8 +30,8 @@ def make(tmp_path: Path) -> Callable[..., Any]:
         rloo = issubclass(kind, RLOOTrainer)
         settings = ({"beta": 0.0} if rloo else {}) | (options or {})
         args = small.config(tmp_path, RLOOConfig if rloo else GRPOConfig, **settings)
-        if issubclass(kind, KnapsackTrainer):
-            more.setdefault("allocator", BudgetAllocator("knapsack", args.num_generations, max_rollouts=64))
+        if issubclass(kind, KnapsackTrainer) and "allocator" not in more:
+            more["allocator"] = BudgetAllocator("knapsack", args.num_generations, max_rollouts=64)
         arguments = {
             "model": small.model(),
             "reward_funcs": small.luck,

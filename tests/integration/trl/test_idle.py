@@ -78,11 +78,27 @@ def both(make, options, **more):
     plain = make(STEEP | options, kind=GRPOTrainer, **more)
     start = weights_of(plain)
     plain.train()  # before the next one is built, since building seeds the generators
-    ours = make(STEEP | options, kind=Watched, allocator=uniform(), advantage_clip=None, **more)
+    ours = make(STEEP | options, kind=Watched, allocator=uniform(), **more)
     assert ours.skip_idle
     ours.train()
     assert any(not torch.equal(weight, start[name]) for name, weight in weights_of(plain).items())
     return plain, ours
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_the_default_makes_the_update_of_plain_trl_where_successes_are_rare_too(make, scale):
+    def once(completion_ids, **_):
+        return [float(row == 3) for row in range(len(completion_ids))]
+
+    def run(kind, **more):
+        options = {"num_generations": 32, "per_device_train_batch_size": 64, "scale_rewards": scale, "max_steps": 2}
+        trainer = make(STEEP | options, kind, reward_funcs=once, **more)
+        trainer.train()
+        return trainer
+
+    plain, ours = run(GRPOTrainer), run(KnapsackGRPOTrainer, allocator=None)
+    assert max(plain._logs["advantages"]) > 5.0
+    assert_same(weights_of(ours), weights_of(plain))
 
 
 @pytest.mark.parametrize("cut", ["one batch", "everything at once"])
@@ -254,7 +270,7 @@ def test_where_idle_rollouts_have_a_gradient_they_are_trained_on_and_one_sentenc
     plain = make(options, kind=GRPOTrainer, **adapter)
     plain.train()
     with caplog.at_level(logging.WARNING, logger="knapsack_rl.trl.idle"):
-        ours = make(options, allocator=uniform(), advantage_clip=None, **adapter)
+        ours = make(options, allocator=uniform(), **adapter)
     assert [record.message.count(reason) for record in caplog.records] == [1]
     assert not ours.skip_idle
     ours.train()
@@ -307,7 +323,7 @@ def test_a_mixture_of_experts_skips_only_without_the_loss_of_its_router(make, we
     plain.train()
     again = Qwen3MoeForCausalLM(config)
     again.load_state_dict(start)
-    ours = make(options, model=again, allocator=uniform(), advantage_clip=None)
+    ours = make(options, model=again, allocator=uniform())
     assert ours.skip_idle == (weight == 0.0)
     ours.train()
     assert_same(weights_of(ours), weights_of(plain))

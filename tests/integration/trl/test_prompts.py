@@ -159,6 +159,11 @@ def test_the_default_allocator_leaves_groups_even(make):
     assert trainer.allocator.settings.group_size == 4
 
 
+def test_the_default_allocator_takes_groups_of_any_size(make):
+    trainer = make({"num_generations": 256, "per_device_train_batch_size": 512}, allocator=None)
+    assert trainer.allocator.settings.group_size == 256
+
+
 def test_the_uniform_strategy_stays_uniform(make):
     trainer = make({"max_steps": 8}, allocator=BudgetAllocator("uniform", group_size=4))
     trainer.train()

@@ -145,12 +145,17 @@ def test_a_kl_term_in_the_reward_is_refused_in_words(make):
         make({"beta": 0.05}, KnapsackRLOOTrainer)
 
 
-def test_only_normalised_advantages_are_clipped_unless_told_otherwise(make):
+def test_only_normalised_advantages_of_groups_that_may_be_uneven_are_clipped_unless_told_otherwise(make):
     def clip(kind=KnapsackGRPOTrainer, bound="auto", **options):
         return make(options, kind, advantage_clip=bound).advantage_clip
 
+    def of_uniform(bound="auto"):
+        return make({}, allocator=BudgetAllocator("uniform", group_size=4), advantage_clip=bound).advantage_clip
+
     assert clip(scale_rewards="group") == clip(scale_rewards="batch") == 5.0
     assert clip(scale_rewards="none", multi_objective_aggregation="normalize_then_sum") == 5.0
+    assert of_uniform() is None
+    assert of_uniform(2.0) == 2.0
     assert clip(scale_rewards="none") is None
     assert clip(scale_rewards="none", bound=2.0) == 2.0
     assert clip(KnapsackRLOOTrainer) is None

@@ -93,6 +93,10 @@ def test_a_run_without_anything_of_knapsack_rl_is_none_of_our_business() -> None
             r"trainer\.v1\.knapsack\.cost_limit: .*Lower actor_rollout_ref\.rollout\.n to spend less",
         ),
         ({"algorithm.adv_estimator": "remax"}, r"algorithm\.adv_estimator: expected one .*got 'remax'"),
+        (
+            {"algorithm.use_kl_in_reward": True, "trainer.v1.knapsack.strategy": "cautious"},
+            r"algorithm\.use_kl_in_reward: expected False with .*strategy=cautious, got True.* or strategy=uniform",
+        ),
         ({"critic.enable": True}, r"critic\.enable"),
         ({"reward.reward_model.enable": True}, r"reward\.reward_model: a colocated reward model"),
         ({"trainer.v1.sampler.custom_sampler.path": "mine.py"}, r"custom_sampler: expected none"),
@@ -109,6 +113,10 @@ def test_what_could_only_be_found_out_later_is_refused(settings: dict[str, Any],
 
 def test_even_groups_have_nothing_to_allocate_and_may_be_of_any_size() -> None:
     check(config({"actor_rollout_ref.rollout.n": 2, "trainer.v1.knapsack.strategy": "uniform"}))
+
+
+def test_uniform_takes_a_kl_term_in_the_reward_as_verl_does() -> None:
+    check(config({"algorithm.use_kl_in_reward": True}))
 
 
 def test_the_installed_verl_is_a_tested_one_a_newer_one_is_warned_of_and_an_older_one_refused() -> None:

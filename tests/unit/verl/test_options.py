@@ -101,16 +101,20 @@ def test_one_rollout_that_returned_is_enough_only_where_no_mean_of_the_group_is_
 @pytest.mark.parametrize(
     ("given", "estimator", "by_deviation", "bound"),
     [
-        ({}, "grpo", True, 5.0),
-        ({}, "grpo_vectorized", False, None),
-        ({}, "rloo", True, None),
-        ({}, "opo", True, None),
-        ({}, "reinforce_plus_plus", False, 5.0),
+        ({"strategy": "adaptive"}, "grpo", True, 5.0),
+        ({"strategy": "cautious"}, "grpo", True, 5.0),
+        ({}, "grpo", True, None),
+        ({"advantage_clip": 3.0}, "grpo", True, 3.0),
+        ({"strategy": "adaptive"}, "grpo_vectorized", False, None),
+        ({"strategy": "adaptive"}, "rloo", True, None),
+        ({"strategy": "adaptive"}, "opo", True, None),
+        ({"strategy": "adaptive"}, "reinforce_plus_plus", False, 5.0),
+        ({}, "reinforce_plus_plus", False, None),
         ({"advantage_clip": 3.0}, "rloo", True, 3.0),
         ({"advantage_clip": None}, "grpo", True, None),
     ],
 )
-def test_advantages_in_the_unit_of_the_rewards_are_not_bounded_unless_asked(
+def test_advantages_of_uniform_or_in_the_unit_of_the_rewards_are_not_bounded_unless_asked(
     given: dict[str, object], estimator: str, by_deviation: bool, bound: float | None
 ) -> None:
     assert KnapsackOptions.read(given).bound(estimator, by_deviation) == bound

@@ -111,8 +111,8 @@ class Training(Config):
     """Bound of the absolute advantage; `null` for none."""
     rollout_weights: Literal["none", "sqrt"] | None = None
     """`sqrt` multiplies the advantages of a group of N rollouts by sqrt(group_size / N), so that large groups
-    weigh less; `none` does not. `null` takes what suits the strategy: `sqrt` for `adaptive`, `cautious` and `measured`,
-    `none` for all others."""
+    weigh less; `none` does not. `null` takes what suits the strategy: `sqrt` for `adaptive`, `cautious`, `measured`
+    and `adaptive-learnability`, `none` for all others."""
     measure_influence: bool = False
     """Whether to measure what gradients are worth (docs/influence.md), for strategies that do not need it."""
     temperature: PositiveFloat = 1.0
