@@ -66,11 +66,11 @@ class BudgetAllocator:
     Every method may be called from any thread.
 
     Strategies to consider: `uniform` (every prompt the same, the baseline), `knapsack` (the paper's: success rate of
-    the last visit, uniform on the first, fallback for the never-solved; it made no model better in docs/evidence), `adaptive` (a learned belief, a flatter value
-    and three waves in a step), `cautious` (uniform until hard prompts are seen to gain most, then adaptive), `measured`
-    (as `adaptive`, half way to what gradients are measured to be worth), `hora` (of another paper: the chance of a
-    success in the rollouts after the first ones). The others are there to compare with; docs/beliefs.md and
-    docs/rivals.md describe all.
+    the last visit, uniform on the first, fallback for the never-solved; it made no model better in docs/evidence),
+    `adaptive` (a learned belief, a flatter value and three waves in a step), `cautious` (uniform until hard prompts
+    are seen to gain most, then adaptive), `measured` (as `adaptive`, half way to what gradients are measured to be
+    worth), `hora` (of another paper: the chance of a success in the rollouts after the first ones). The others are
+    there to compare with; docs/beliefs.md and docs/rivals.md describe all.
 
     Args:
         strategy: one of `strategies()`, or a `Strategy`; `module:NAME` names one of your own. The default

@@ -169,9 +169,7 @@ class KnapsackTrainer(IdleTrainer):
         if args is None:
             args = self._default_args()
         if allocator is None:
-            allocator = BudgetAllocator(
-                group_size=args.num_generations, max_rollouts=max(args.num_generations, 128)
-            )
+            allocator = BudgetAllocator(group_size=args.num_generations, max_rollouts=max(args.num_generations, 128))
         compatibility.check_options(args, allocator, id_column, feature_columns, watch_columns, train_dataset)
         compatibility.check_success(success_threshold, graded_rewards, outcome_gate)
         weights = allocator.rollout_weights if rollout_weights is None else rollout_weights

@@ -66,7 +66,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, place: Path, mo
     trainer = namespace.get("trainer")
     if trainer is not None and type(trainer).__name__ == "KnapsackGRPOTrainer":
         uneven = len(set(trainer.last_step.plan.rollouts.tolist())) > 1
-        assert uneven == (trainer.allocator.strategy not in EVEN_AT_FIRST), "the page's trainer made other plans than it says"
+        as_said = trainer.allocator.strategy not in EVEN_AT_FIRST
+        assert uneven == as_said, "the page's trainer made other plans than it says"
 
 
 def run(block: Block, namespace: dict[str, Any]) -> None:
