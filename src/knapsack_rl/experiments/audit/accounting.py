@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.experiments.audit.answers import Agreement, final_answer, same_answer
-from knapsack_rl.experiments.audit.attempts import MOST, Attempts, Resumption, superseded
+from knapsack_rl.experiments.audit.attempts import MOST, Attempts, Descent, Resumption, superseded
 from knapsack_rl.experiments.audit.rows import Batch
 from knapsack_rl.experiments.audit.sums import SHOWN, Labels, Sums
 from knapsack_rl.experiments.audit.values import Encoded, Floats, Ints, Keys, joined, mixed
@@ -188,6 +188,7 @@ class Log:
         repeated_steps: steps left out, since they hold the same rollouts as the step before them.
         with_advantages: whether advantages decided on gradients.
         resumption: what became of steps that were logged again; None where steps never go back.
+        in_doubt: where all steps come again with the same groups, which count as parts of them.
         told: how prompts were told apart.
         fine: what answers and completions are kept by, sorted.
         prompt_of_fine: the prompt of each of these.
@@ -212,6 +213,7 @@ class Log:
     repeated_steps: list[int]
     with_advantages: bool
     resumption: Resumption | None
+    in_doubt: tuple[Descent, ...]
     told: Told
     fine: Keys = field(repr=False)
     prompt_of_fine: Ints = field(repr=False)
@@ -343,7 +345,7 @@ class Accounts:
 
     def log(self) -> Log:
         """Everything so far, as groups."""
-        groups, resumption = self._of_last_attempt()
+        groups, resumption, in_doubt = self._of_last_attempt()
         step, _, fine, rollouts, successes, low, high, advantage, tokens, measured, matched, arguments, files = groups
         repeated = self._repeated()
         kept = ~np.isin(step, repeated)
@@ -374,6 +376,7 @@ class Accounts:
             repeated_steps=repeated,
             with_advantages=self._advantages,
             resumption=resumption,
+            in_doubt=in_doubt,
             told=told,
             fine=of_fine,
             prompt_of_fine=prompt_of_fine,
@@ -381,21 +384,22 @@ class Accounts:
             completions=self.completions,
         )
 
-    def _of_last_attempt(self) -> tuple[list[NDArray[Any]], Resumption | None]:
+    def _of_last_attempt(self) -> tuple[list[NDArray[Any]], Resumption | None, tuple[Descent, ...]]:
         """The groups: of steps that were logged again the last ones, of steps in parts the sum."""
         first, group, *values = self._groups.columns()
         step, attempt = first >> 8, first & MOST
         if not self._attempts.descents:
-            return [step, group, *values], None
+            return [step, group, *values], None, ()
         _, rollouts, _, low, high, advantage = values[:6]
-        gone = superseded(self._attempts, step, attempt, group, rollouts.astype(np.int64))
+        repeats = superseded(self._attempts, step, attempt, group, rollouts.astype(np.int64))
+        gone = repeats.gone
         without = _without_gradient(_equal(low, high), advantage)
         share = float(rollouts[without].sum() / rollouts.sum())
         resumption = Resumption(tuple(self._attempts.descents), int(rollouts.sum()), share) if gone.any() else None
         whole = self._groups.like()
         named = dict(zip(self._groups.names, values, strict=True))
         whole.add(step[~gone], group[~gone], **{name: value[~gone] for name, value in named.items()})
-        return whole.columns(), resumption
+        return whole.columns(), resumption, repeats.in_doubt
 
     def _seen(self, fine: Keys, prompt_of_fine: Ints, prompts: int) -> Ints:
         """Rollouts of each prompt, those of repeated steps and attempts included."""

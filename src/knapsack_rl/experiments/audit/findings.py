@@ -310,6 +310,12 @@ def _time_remarks(audit: Audit) -> list[str]:
             f"gradient. With all attempts it is {percent(log.resumption.all_without_gradient)} of "
             f"{plural(log.resumption.all_rollouts, 'rollout')}."
         )
+    said += [
+        f"Steps go back at row {one.row:,} of {one.path.name}, to step {one.step:,}, and all steps come again with the "
+        "same groups. They were taken for parts of the same groups, as where the logs of several ranks were put "
+        "together. If the run was started a second time instead, audit the rows of one start alone."
+        for one in log.in_doubt[:1]
+    ]
     return said
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("pyarrow", reason="the report extra is not installed")
 pytest.importorskip("matplotlib", reason="the report extra is not installed")
 pytest.importorskip("scipy", reason="the report extra is not installed")
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -505,6 +506,53 @@ def test_shards_and_writers_that_take_turns_are_parts_of_the_same_steps(tmp_path
     late = turns[:20] + turns[21:30] + turns[20:21] + turns[30:]
     assert figures(audited(write(tmp_path / "turns.jsonl", late))) == (48, 12, 0.5)
     assert figures(audited(write(tmp_path / "one.jsonl", shards[0] + shards[1]))) == (48, 12, 0.5)
+
+
+def by_prompt(row: Row) -> tuple[str, int]:
+    return row["prompt"], row["step"]
+
+
+@pytest.mark.parametrize("order", [None, by_prompt, lambda row: (row["reward"], row["step"])])
+def test_logs_of_one_run_in_another_order_are_not_taken_for_a_resumed_run(tmp_path: Path, order: Any) -> None:
+    rng = np.random.default_rng(3)
+    groups = [(step, prompt) for step in range(1, 41) for prompt in rng.permutation(12)[: rng.integers(1, 5)].tolist()]
+    rows = [
+        {"step": step, "prompt": f"question {prompt}", "reward": float(i < won)}
+        for step, prompt in groups
+        for won in [rng.choice([0, 4, 8])]
+        for i in range(8)
+    ]
+    in_time = audited(write(tmp_path / "time.jsonl", rows))
+    late = np.argsort([row["step"] for row in rows] + np.repeat(rng.normal(0, 1, len(groups)), 8), kind="stable")
+    moved = sorted(rows, key=order) if order else [rows[place] for place in late]
+    found = audited(write(tmp_path / "log.jsonl", moved))
+    assert figures(found) == figures(in_time)
+    assert "resumed" not in said(found)
+
+
+def test_a_rank_that_begins_later_than_another_holds_parts_of_its_groups(tmp_path: Path) -> None:
+    parts = [attempt(range(1, 6), first=RIGHT), attempt(range(2, 6), first=WRONG)]
+    for rank, rows in enumerate(parts):
+        write(tmp_path / "ranks" / f"rank{rank}.jsonl", rows)
+    found = audited(tmp_path / "ranks")
+    assert figures(found) == (72, 10, (72 - 32) / 72)
+    assert "Steps go back" not in said(found)
+
+
+def test_a_resumed_run_of_several_ranks_counts_once(tmp_path: Path) -> None:
+    for rank, prompts in enumerate(("ab", "cd")):
+        rows = [*attempt([1, 2, 3], prompts=prompts), *attempt([2, 3, 4, 5], prompts=prompts, first=RIGHT)]
+        write(tmp_path / f"rank{rank}.jsonl", rows)
+    found = audited(tmp_path)
+    assert figures(found) == (80, 20, 0.9)
+    assert "the run was resumed" in said(found)
+
+
+def test_where_all_groups_come_again_as_far_as_before_they_are_parts_and_that_is_said(tmp_path: Path) -> None:
+    rows = [*attempt([1, 2, 3], first=RIGHT), *attempt([1, 2, 3], first=WRONG)]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (48, 6, 0.5)
+    assert "all steps come again with the same groups. They were taken for parts" in said(found)
 
 
 def test_files_of_several_runs_with_the_same_steps_are_said_to_be_merged_before_the_headline(tmp_path: Path) -> None:
