@@ -18,7 +18,8 @@ from knapsack_rl.experiments.audit.readers import DAMAGE, Look, Part, Problems
 from knapsack_rl.experiments.audit.readers.base import first_line
 from knapsack_rl.experiments.audit.rows import Batch, Rows
 from knapsack_rl.experiments.audit.shapes import value
-from knapsack_rl.experiments.audit.values import encoded
+from knapsack_rl.experiments.audit.times import Seen, choose
+from knapsack_rl.experiments.audit.values import encoded, joined
 
 _FEW = 20  # values of a column that are kept
 
@@ -109,7 +110,24 @@ class Reading:
             read.append((found, replace(look, rows=[]), known[signature]))
         if refusal is not None and not self.columns:
             raise refusal
-        return self._with_steps(read, only)
+        return self._with_steps(self._with_time(read), only)
+
+    def _with_time(self, read: list[tuple[Found, Look, Columns]]) -> list[tuple[Found, Look, Columns]]:
+        """The files, with the column of steps chosen where all rows have to tell which it is."""
+        if self.pooled:
+            return read
+        chosen: dict[Columns, Columns] = {}
+        for columns in dict.fromkeys(one for *_, one in read if one.perhaps_step):
+            seen = Seen(columns.perhaps_step)
+            for found, look, of_file in read:
+                if of_file == columns:
+                    names = [*columns.perhaps_step, *columns.identity.ids, *columns.identity.texts]
+                    for part in self._parts(_Understood(found, look, columns, "", None), names, Problems()):
+                        keys = (encoded(part.columns[name]).row_keys() for name in names[len(seen.names) :])
+                        seen.add([part.columns[name] for name in seen.names], joined(list(keys)))
+            chosen[columns] = columns.at(choose(seen))
+        self.columns = {chosen.get(columns, columns): file for columns, file in self.columns.items()}
+        return [(found, look, chosen.get(columns, columns)) for found, look, columns in read]
 
     def _with_steps(self, read: list[tuple[Found, Look, Columns]], only: dict[Path, str | None]) -> list[_Understood]:
         """Where the steps of each file come from; `only` is the prompt of files that hold but one."""

@@ -595,6 +595,137 @@ def test_steps_come_from_the_names_of_folders(tmp_path: Path, names: tuple[str, 
     assert "step: folder names (guessed)" in said(found)
 
 
+# Columns that may all be the step.
+
+
+def three_epochs(counted: str = "step", in_all: bool = False) -> list[Row]:
+    """Three epochs of two steps with two prompts each; "a" is mixed in the first epoch only."""
+    return [
+        {"epoch": epoch, counted: step, "prompt": prompt, "reward": reward}
+        | ({"global_step": 2 * epoch + step} if in_all else {})
+        for epoch in range(3)
+        for step, prompts in enumerate(("ab", "cd"))
+        for prompt in prompts
+        for reward in (MIXED if prompt == "a" and not epoch else WRONG)
+    ]
+
+
+ORDERS: dict[str, Callable[[Row], Any]] = {
+    "time": lambda row: 0,
+    "prompt": lambda row: row["prompt"],
+    "none": lambda row: (5 * row["epoch"] + 3 * ord(row["prompt"])) % 7,
+    "outcome": lambda row: row["reward"],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("counted", ["step", "iteration", "update"])
+def test_a_step_that_begins_anew_in_every_epoch_is_counted_on(tmp_path: Path, counted: str, order: str) -> None:
+    rows = sorted(three_epochs(counted), key=ORDERS[order])
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (48, 4, 44 / 48)
+    assert sorted(set(found.log.step.tolist())) == list(range(6))
+    assert f"step: epoch + {counted} (guessed)" in said(found)
+    assert f"{counted} begins anew in each epoch: both together are the step" in said(found)
+    named = audited(tmp_path / "log.jsonl", step=counted)
+    assert sorted(set(named.log.step.tolist())) == [0, 1]
+
+
+def test_a_step_within_the_epoch_gives_way_to_one_that_goes_on(tmp_path: Path) -> None:
+    found = audited(write(tmp_path / "log.jsonl", three_epochs(in_all=True)))
+    assert figures(found) == (48, 4, 44 / 48)
+    assert "step begins anew while global_step goes on: global_step was taken for the step" in said(found)
+
+
+@pytest.mark.parametrize(
+    ("outer", "together"), [("global_step", True), ("global_step", False), ("training_step", True), ("iteration", True)]
+)
+def test_a_step_that_counts_turns_is_not_the_time_of_the_update(tmp_path: Path, outer: str, together: bool) -> None:
+    rows = [
+        {outer: time, "step": turn, "prompt": prompt, "reward": float(prompt == "a" and time % 2)}
+        for time in range(1, 5)
+        for prompt in "abc"
+        for _ in range(4)
+        for turn in range(3)
+    ]
+    if not together:
+        rows.sort(key=lambda row: row["step"])
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (144, 3, 1.0)
+    assert f"as turns of an episode do: {outer} was taken for the step (--step step says otherwise)" in said(found)
+
+
+def test_an_iteration_with_steps_inside_counts_both(tmp_path: Path) -> None:
+    rows = [
+        row | {"iteration": iteration, "step": step}
+        for iteration in range(1, 4)
+        for step in range(2)
+        for row in rollouts([(f"{step}{prompt}", RIGHT if iteration == 2 else WRONG) for prompt in "ab"])
+    ]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (48, 4, 1.0)
+    assert len(set(found.log.step.tolist())) == 6
+
+
+@pytest.mark.parametrize("other", [{"epoch": 0}, {"policy_version": 2}, {"rollout_id": 7}])
+def test_a_step_that_says_when_all_else_was_is_taken_alone(tmp_path: Path, other: Row) -> None:
+    rows = attempt(range(1, 7))
+    held = {name: lambda row: row["step"] // 4 for name in other}
+    found = audited(write(tmp_path / "log.jsonl", [row | {name: held[name](row) for name in other} for row in rows]))
+    assert figures(found) == (48, 12, 0.5)
+    assert "step: step (guessed)" in said(found)
+    assert "--step" not in said(found)
+
+
+def test_rollouts_of_several_policy_versions_in_one_step_stay_together(tmp_path: Path) -> None:
+    rows = [
+        row | {"policy_version": row["step"] - place % 2} for place, row in enumerate(attempt(range(1, 7), first=MIXED))
+    ]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (48, 12, 0.5)
+    assert "step: step (guessed)" in said(found)
+
+
+def test_epochs_that_are_fractions_are_no_steps(tmp_path: Path) -> None:
+    def rows(more: Callable[[int], Row]) -> list[Row]:
+        return [row | more(row.pop("step")) for row in attempt(range(1, 11))]
+
+    found = audited(write(tmp_path / "log.jsonl", rows(lambda step: {"epoch": step / 10})))
+    assert figures(found) == (80, 20, 0.5)
+    assert found.reading.steps_from == "order"
+    assert "epoch holds fractions, which are no steps" in said(found)
+    found = audited(write(tmp_path / "log.jsonl", rows(lambda step: {"step": step / 10, "global_step": step})))
+    assert figures(found) == (80, 20, 0.5)
+    assert "step: global_step (guessed)" in said(found)
+
+
+def test_a_step_without_a_value_is_none(tmp_path: Path) -> None:
+    empty = [row | {"step": None} for row in attempt([1])]
+    assert audited(write(tmp_path / "log.jsonl", empty)).reading.steps_from == "order"
+    both = [row | {"step": None, "iteration": row["step"]} for row in attempt([1, 2])]
+    found = audited(write(tmp_path / "log.jsonl", both))
+    assert figures(found) == (16, 4, 0.5)
+    assert found.log.step.tolist() == [1, 1, 2, 2]
+    late = [row | {"step": None} for row in attempt(range(30))] + attempt([3, 4])
+    assert set(audited(write(tmp_path / "late.jsonl", late)).log.step.tolist()) == {3, 4}
+
+
+@pytest.mark.parametrize("written", ["step_{}", "global_step_{}", "Step {}", "iter={}"])
+def test_steps_may_be_written_with_a_word(tmp_path: Path, written: str) -> None:
+    rows = [row | {"step": written.format(row["step"])} for row in attempt([1, 2, 12])]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (24, 6, 0.5)
+    assert found.log.step.tolist() == [1, 1, 2, 2, 12, 12]
+
+
+@pytest.mark.parametrize("held", ["1,000", "2026-01-01", "warm-up"])
+def test_steps_that_are_no_numbers_are_refused_with_the_option_that_names_others(tmp_path: Path, held: str) -> None:
+    log = write(tmp_path / "log.jsonl", [row | {"step": held, "when": 3} for row in attempt([1])])
+    with pytest.raises(InvalidInputError, match=f"step holds '{held}'; --step COLUMN names a column of whole numbers"):
+        audited(log)
+    assert figures(audited(log, step="when")) == (8, 2, 0.5)
+
+
 # Several things in one log.
 
 
