@@ -54,6 +54,7 @@ class Batch:
         argument: position of the argument that led to the file.
         file: position of the file.
         path: the file.
+        writer: which of several writers at the same time the file is of.
         rows: numbers of the rows in the file.
         timed: whether steps keep rows of different files apart.
     """
@@ -78,6 +79,7 @@ class Batch:
     argument: int = 0
     file: int = 0
     path: Path = Path()
+    writer: str = ""
     rows: Ints | None = None
     timed: bool = True
 

@@ -564,6 +564,13 @@ def test_files_of_several_runs_with_the_same_steps_are_said_to_be_merged_before_
     assert "Look at the grouping" not in said(audited(tmp_path / "shards"))
 
 
+def test_shards_that_are_named_one_by_one_are_no_reason_to_look_at_the_grouping(tmp_path: Path) -> None:
+    ranks = [write(tmp_path / f"rank{rank}.jsonl", attempt([1, 2, 3], first=(RIGHT, WRONG)[rank])) for rank in (0, 1)]
+    assert "Look at the grouping" not in said(audited(*ranks))
+    runs = [write(tmp_path / run / "rank0.jsonl", attempt([1, 2, 3])) for run in ("base", "tuned")]
+    assert "came from several of the LOGS" in summary(audited(*runs))[0]
+
+
 def test_folders_of_ranks_hold_parts_of_each_step(tmp_path: Path) -> None:
     for rank, prompts in enumerate(("ab", "cd")):
         for step in (1, 2):
@@ -593,6 +600,98 @@ def test_steps_come_from_the_names_of_folders(tmp_path: Path, names: tuple[str, 
     assert figures(found) == (16, 2, 0.5)
     assert found.log.step.tolist() == [5, 5, 10, 10]
     assert "step: folder names (guessed)" in said(found)
+
+
+def without_steps(rows: Sequence[Row]) -> list[Row]:
+    return [{name: held for name, held in row.items() if name != "step"} for row in rows]
+
+
+VISITS = rollouts([("a", RIGHT), ("b", WRONG), ("a", WRONG), ("b", RIGHT)])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "exp/log.jsonl",
+        "exp_v2/log.jsonl",
+        "checkpoint-500/x/out.jsonl",
+        "rollouts_1.jsonl",
+        "step_5/log.jsonl",
+        "7.jsonl",
+    ],
+)
+def test_the_number_in_the_name_of_a_log_of_several_visits_is_no_step(tmp_path: Path, name: str) -> None:
+    found = audited(write(tmp_path / name, VISITS))
+    assert figures(found) == (16, 2, 1.0)
+    assert found.reading.steps_from == "order"
+
+
+def test_the_rows_of_one_step_stay_together_in_any_order(tmp_path: Path) -> None:
+    rows = [row for pair in zip(*[rollouts([(prompt, MIXED)]) for prompt in "abc"], strict=True) for row in pair]
+    found = audited(write(tmp_path / "rollouts" / "12.jsonl", rows))
+    assert figures(found) == (12, 3, 0.0)
+    assert found.log.step.tolist() == [12] * 3
+
+
+def test_the_step_may_stand_beside_the_rank_in_the_names_of_files(tmp_path: Path) -> None:
+    for rank, rewards in enumerate((RIGHT, WRONG)):
+        for step in (1, 2, 3):
+            rows = rollouts([(f"a{step}", rewards), (f"b{step}", WRONG)])
+            write(tmp_path / "after" / f"rank{rank}_{step}.jsonl", rows)
+            write(tmp_path / "before" / f"{step}_rank{rank}.jsonl", rows)
+    for folder in ("after", "before"):
+        found = audited(tmp_path / folder)
+        assert figures(found) == (48, 6, 0.5)
+        assert sorted(set(found.log.step.tolist())) == [1, 2, 3]
+
+
+def test_ranks_without_steps_hold_parts_of_the_same_visits(tmp_path: Path) -> None:
+    for rank, rewards in enumerate((RIGHT, WRONG)):
+        write(tmp_path / f"rank{rank}.jsonl", rollouts([("a", rewards), ("b", WRONG), ("a", RIGHT), ("b", WRONG)]))
+    found = audited(tmp_path)
+    assert figures(found) == (32, 2, 0.75)
+    assert "Prompts come equally often in the files of each of 2 writers" in said(found)
+    assert "later visits of the same run" not in said(found)
+
+
+def test_ranks_without_steps_that_hold_whole_groups_hold_other_visits(tmp_path: Path) -> None:
+    visits = {0: "abca", 1: "dbcd"}
+    for rank, prompts in visits.items():
+        write(tmp_path / f"rank{rank}.jsonl", rollouts([(prompt, (RIGHT, WRONG)[rank]) for prompt in prompts]))
+    found = audited(tmp_path)
+    assert figures(found) == (32, 4, 1.0)
+    assert sorted(found.log.step.tolist()) == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("more", [{"completion": "c"}, {}])
+def test_shards_that_all_hold_the_whole_batch_count_once(tmp_path: Path, more: Row) -> None:
+    rows = [row | more for row in attempt([1, 2, 3])]
+    for rank in range(3):
+        write(tmp_path / f"rank{rank}.jsonl", [row | {"rank": rank} for row in rows])
+    found = audited(tmp_path)
+    assert figures(found) == (24, 6, 0.5)
+    assert "files of a shard with the very rows of another (2; " in said(found)
+
+
+def test_shards_whose_rollouts_all_did_alike_are_parts_and_that_is_said(tmp_path: Path) -> None:
+    for rank in range(2):
+        write(tmp_path / f"rank{rank}.jsonl", attempt([1, 2, 3], first=RIGHT))
+    found = audited(tmp_path)
+    assert figures(found) == (48, 6, 1.0)
+    assert "rank1.jsonl hold the same rows. They were taken for parts of the same groups" in said(found)
+
+
+def test_shards_that_differ_in_one_step_are_parts(tmp_path: Path) -> None:
+    for rank, last in enumerate((MIXED, WRONG)):
+        write(tmp_path / f"rank{rank}.jsonl", attempt([1, 2, 3]) + attempt([4], first=last))
+    assert figures(audited(tmp_path)) == (64, 8, 0.5)
+
+
+@pytest.mark.parametrize("name", ["10²3.jsonl", "²/1.jsonl", "x²"])
+def test_digits_that_are_no_decimals_are_letters(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name if not name.endswith("jsonl") else (tmp_path / name).parent
+    write(folder / "a.jsonl" if folder.name == "x²" else tmp_path / name, rollouts([("a", MIXED)], step=1))
+    assert figures(audited(folder)) == (4, 1, 0.0)
 
 
 # Columns that may all be the step.
@@ -735,6 +834,9 @@ def test_files_of_an_evaluation_beside_those_of_the_training_are_left_out(tmp_pa
     found = audited(tmp_path)
     assert figures(found) == (8, 2, 0.5)
     assert "files of an evaluation, by their names: 1" in said(found)
+    named = audited(tmp_path / "eval.jsonl", tmp_path / "train.jsonl")  # as where a shell has expanded a pattern
+    assert figures(named) == (8, 2, 0.5)
+    assert "files of an evaluation, by their names: 1" in said(named)
     (tmp_path / "train.jsonl").unlink()
     assert int(audited(tmp_path).log.rollouts.sum()) == 2  # nothing else is there
 
