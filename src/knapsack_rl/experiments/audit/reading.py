@@ -24,6 +24,7 @@ from knapsack_rl.experiments.audit.times import Seen, choose
 from knapsack_rl.experiments.audit.values import encoded, joined
 
 _FEW = 20  # values of a column that are kept
+_PARTS = 32  # of a file that tell whether prompts come again: a million rows
 _CHANGES = 6  # of the reward within groups, from which equal files are hardly chance
 
 
@@ -155,16 +156,20 @@ class Reading:
 
         In a step whose rows are in no order, prompts come again too, but mostly a row at a time.
         """
-        prompts, lengths = 0, []
+        prompts, lengths = 0, [np.empty(0, dtype=np.int64)]
         for found, look, columns in read:
             names = [*columns.identity.ids, *columns.identity.texts]
             parts = self._parts(_Understood(found, look, columns, "", None), names, Problems())
-            keys = [joined([encoded(part.columns[name]).row_keys() for name in names]) for part in parts]
-            whole = np.concatenate(keys) if keys else np.empty(0, dtype=np.uint64)
-            starts = np.flatnonzero(np.append(True, whole[1:] != whole[:-1]))
-            lengths += np.diff(starts, append=len(whole)).tolist()
-            prompts += len(np.unique(whole))
-        return len(lengths) > prompts and float(np.median(lengths)) > 1.0
+            keys = [
+                joined([encoded(part.columns[name]).row_keys() for name in names]) for part in islice(parts, _PARTS)
+            ]
+            if keys:
+                whole = np.concatenate(keys)
+                starts = np.flatnonzero(np.append(True, whole[1:] != whole[:-1]))
+                lengths.append(np.diff(starts, append=len(whole)))
+                prompts += len(np.unique(whole))
+        runs = np.concatenate(lengths)
+        return len(runs) > prompts and float(np.median(runs)) > 1.0
 
     def _same_steps(self, files: list[_Understood]) -> list[_Understood]:
         """The files whose steps come from where those of most files come from.

@@ -24,7 +24,7 @@ from knapsack_rl.experiments.audit.values import (
     numbers,
 )
 
-_NUMBERED = re.compile(r"[^\W\d][^\d]*?[_\-= :/]?(\d{1,15})")  # step_12, global_step 12
+_NUMBERED = re.compile(r"[^\W\d_][^\W\d]*[\-=:/]?(\d{1,15})")  # step_12, global_step=12
 _FRACTIONS = 0.5  # for each whole number of a column, beyond which they are no mistake
 _RARE = 0.1  # share of the groups that may be an exception
 _EPOCHS = ("epoch",)
@@ -172,14 +172,16 @@ def _of_two(seen: Seen, time: str, other: str) -> Time:
         if _is_outer(seen, other, time):
             said = f"{time} begins anew while {other} goes on: {other} was taken for the step"
             return Time(other, remarks=(f"{said} (--step {time} says otherwise).",))
-        return Time(time, remarks=(_doubt(time, other),))
-    if not (_begins_anew(pairs) or _begins_anew(pairs[:, ::-1])) or _is_outer(seen, time, other):
+        numbers_rows = 2 * len(pairs) > seen.rows
+        return Time(time, remarks=() if numbers_rows else (_doubt(time, other),))
+    if not _begins_anew(pairs) or _is_outer(seen, time, other):
         return Time(time)
     if not _is_outer(seen, other, time) or _a_prompt_each(seen, other):
         return Time(time, remarks=(_doubt(time, other),))
     if _are_turns(seen, other, time):
         said = f"One prompt takes several values of {time} in one of {other}, as turns of an episode do"
-        return Time(other, remarks=(f"{said}: {other} was taken for the step (--step {time} says otherwise).",))
+        said += f": {other} was taken for the step, and each row for a rollout"
+        return Time(other, remarks=(f"{said} (--step {time} says otherwise).",))
     low, high = int(pairs[:, 0].min()), int(pairs[:, 0].max())
     said = f"{time} begins anew in each {other}: both together are the step, counted on from one {other} to the next"
     epochs = Epochs(other, int(pairs[:, 1].min()), high - low + 1)
@@ -198,12 +200,7 @@ def _is_outer(seen: Seen, one: str, other: str) -> bool:
     for names in (_EPOCHS, _GLOBAL):
         if (plain(one) in names) != (plain(other) in names):
             return plain(one) in names
-    down, others = seen.descents_of(one), seen.descents_of(other)
-    if (down == 0) != (others == 0):
-        return down == 0
-    if (plain(one) == "step") != (plain(other) == "step"):
-        return plain(other) == "step"
-    return 2 * down <= others
+    return 2 * seen.descents_of(one) < seen.descents_of(other)
 
 
 def _a_prompt_each(seen: Seen, outer: str) -> bool:
@@ -227,7 +224,4 @@ def _are_turns(seen: Seen, outer: str, inner: str) -> bool:
 
 
 def _doubt(time: str, other: str) -> str:
-    return (
-        f"{time} and {other} may both be the step, and neither follows from the other: {time} was taken "
-        f"(--step {other} says otherwise)."
-    )
+    return f"{time} and {other} may both be the step: {time} was taken (--step {other} says otherwise)."

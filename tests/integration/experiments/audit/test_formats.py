@@ -751,7 +751,7 @@ def test_a_step_that_counts_turns_is_not_the_time_of_the_update(tmp_path: Path, 
         rows.sort(key=lambda row: row["step"])
     found = audited(write(tmp_path / "log.jsonl", rows))
     assert figures(found) == (144, 3, 1.0)
-    assert f"as turns of an episode do: {outer} was taken for the step (--step step says otherwise)" in said(found)
+    assert f"as turns of an episode do: {outer} was taken for the step" in said(found)
 
 
 def test_an_iteration_with_steps_inside_counts_both(tmp_path: Path) -> None:
@@ -785,6 +785,33 @@ def test_rollouts_of_several_policy_versions_in_one_step_stay_together(tmp_path:
     assert "step: step (guessed)" in said(found)
 
 
+@pytest.mark.parametrize("sort", [lambda row: 0, by_prompt])
+def test_the_number_of_a_rollout_in_its_group_is_no_step(tmp_path: Path, sort: Callable[[Row], Any]) -> None:
+    rows = [row | {"rollout_id": place % 4, "iteration": 9 - place % 4} for place, row in enumerate(VISITS * 3)]
+    rows = [row | {"step": place // 8} for place, row in enumerate(rows)]
+    found = audited(write(tmp_path / "log.jsonl", sorted(rows, key=sort)))
+    assert figures(found) == (48, 2, 1.0)
+    assert sorted(set(found.log.step.tolist())) == list(range(6))
+
+
+def test_a_run_that_was_resumed_in_its_first_epoch_again_is_recognised(tmp_path: Path) -> None:
+    first = [row | {"epoch": row["step"] // 6} for row in attempt(range(1, 10))]
+    again = [row | {"epoch": 0} for row in attempt(range(5, 14), first=RIGHT)]
+    found = audited(write(tmp_path / "log.jsonl", first + again))
+    assert int(found.log.rollouts.sum()) == 13 * 8
+    assert "the run was resumed" in said(found)
+
+
+def test_two_columns_of_which_nothing_says_which_is_the_step_are_both_named(tmp_path: Path) -> None:
+    rows = [
+        row | {"iteration": one, "update": other}
+        for one, other in ((1, 2), (0, 1), (1, 0), (0, 2), (1, 1), (0, 0))
+        for row in rollouts([("a", MIXED), ("b", WRONG)])
+    ]
+    told = said(audited(write(tmp_path / "log.jsonl", rows)))
+    assert "iteration and update may both be the step: iteration was taken (--step update says otherwise)" in told
+
+
 def test_epochs_that_are_fractions_are_no_steps(tmp_path: Path) -> None:
     def rows(more: Callable[[int], Row]) -> list[Row]:
         return [row | more(row.pop("step")) for row in attempt(range(1, 11))]
@@ -809,7 +836,7 @@ def test_a_step_without_a_value_is_none(tmp_path: Path) -> None:
     assert set(audited(write(tmp_path / "late.jsonl", late)).log.step.tolist()) == {3, 4}
 
 
-@pytest.mark.parametrize("written", ["step_{}", "global_step_{}", "Step {}", "iter={}"])
+@pytest.mark.parametrize("written", ["step_{}", "global_step_{}", "Step{}", "iter={}"])
 def test_steps_may_be_written_with_a_word(tmp_path: Path, written: str) -> None:
     rows = [row | {"step": written.format(row["step"])} for row in attempt([1, 2, 12])]
     found = audited(write(tmp_path / "log.jsonl", rows))
@@ -817,7 +844,7 @@ def test_steps_may_be_written_with_a_word(tmp_path: Path, written: str) -> None:
     assert found.log.step.tolist() == [1, 1, 2, 2, 12, 12]
 
 
-@pytest.mark.parametrize("held", ["1,000", "2026-01-01", "warm-up"])
+@pytest.mark.parametrize("held", ["1,000", "2026-01-01", "Jan 5", "warm-up"])
 def test_steps_that_are_no_numbers_are_refused_with_the_option_that_names_others(tmp_path: Path, held: str) -> None:
     log = write(tmp_path / "log.jsonl", [row | {"step": held, "when": 3} for row in attempt([1])])
     with pytest.raises(InvalidInputError, match=f"step holds '{held}'; --step COLUMN names a column of whole numbers"):
