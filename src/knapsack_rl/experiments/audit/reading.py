@@ -25,7 +25,6 @@ from knapsack_rl.experiments.audit.values import encoded, joined
 
 _FEW = 20  # values of a column that are kept
 _PARTS = 32  # of a file that tell whether prompts come again: a million rows
-_CHANGES = 6  # of the reward within groups, from which equal files are hardly chance
 
 
 @dataclass(frozen=True)
@@ -199,8 +198,8 @@ class Reading:
     def _each_shard_once(self, files: list[_Understood]) -> list[_Understood]:
         """The files without shards that hold what another one holds, as where every rank writes the whole batch.
 
-        Parts of groups whose rollouts all did alike look the same too. So lengths, completions or several changes of
-        the reward must agree; where there is none of these, both count and it is said.
+        Parts of groups whose rollouts all did alike look the same too. So there must be lengths, completions or a group
+        with several rewards, which parts would share by chance only; otherwise both count, and it is said.
         """
         shards: dict[str, list[_Understood]] = {}
         for one in files:
@@ -227,8 +226,8 @@ class Reading:
         return [one for one in files if one.found.path not in left_out]
 
     def _content(self, files: list[_Understood], only_first: bool = False) -> tuple[bytes, bool]:
-        """What only files with the same rows in the same order share, and whether that can hardly be chance."""
-        digest, changes = hashlib.blake2b(), 0
+        """What only files with the same rows in the same order share, and whether anything varies in groups."""
+        digest, varied = hashlib.blake2b(), any(one.columns.completion or one.columns.length for one in files)
         for one in files:
             columns = one.columns
             keys = (*columns.identity.ids, *columns.identity.texts)
@@ -240,9 +239,8 @@ class Reading:
                     digest.update(held.tobytes())
                 if rewards:
                     same = np.diff(joined([rows[name] for name in keys])) == 0
-                    changes += int(np.count_nonzero(same & (np.diff(rows[rewards[0]]) != 0)))
-        written = any(one.columns.completion or one.columns.length for one in files)
-        return digest.digest(), written or changes >= _CHANGES
+                    varied = varied or bool((same & (np.diff(rows[rewards[0]]) != 0)).any())
+        return digest.digest(), varied
 
     def _choose_values(self, files: list[_Understood]) -> None:
         """Which rows count, where a column tells training from evaluation, or several gradings of one response."""
