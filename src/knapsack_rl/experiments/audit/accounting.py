@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knapsack_rl.experiments.audit.answers import Agreement, final_answer, same_answer
-from knapsack_rl.experiments.audit.attempts import MOST, Attempts, Resumption, superseded
+from knapsack_rl.experiments.audit.attempts import MOST, Attempts, Descent, Resumption, superseded
 from knapsack_rl.experiments.audit.rows import Batch
 from knapsack_rl.experiments.audit.sums import SHOWN, Labels, Sums
 from knapsack_rl.experiments.audit.values import Encoded, Floats, Ints, Keys, joined, mixed
@@ -25,6 +25,7 @@ _FEW_VALUES = 8
 _KEY = (np.maximum, np.uint64)
 _NO_ADVANTAGE = 1e-6  # what 32-bit floats leave of an advantage of zero that is not divided by a deviation
 _NOISE = 1e-2  # the same, where the deviation is noise too and 1e-4 is added to it
+_EQUALLY = 0.9  # share of the prompts that come equally often from each writer, from which each has parts of groups
 _EQUAL, _EQUAL_SHARE = 1e-6, 1e-9  # rewards that differ by less, or by less than this share of them, are the same
 
 
@@ -188,6 +189,8 @@ class Log:
         repeated_steps: steps left out, since they hold the same rollouts as the step before them.
         with_advantages: whether advantages decided on gradients.
         resumption: what became of steps that were logged again; None where steps never go back.
+        in_doubt: where all steps come again with the same groups, which count as parts of them.
+        writers: that hold a part of each group, in logs without steps; 0 where that is not so.
         told: how prompts were told apart.
         fine: what answers and completions are kept by, sorted.
         prompt_of_fine: the prompt of each of these.
@@ -212,6 +215,8 @@ class Log:
     repeated_steps: list[int]
     with_advantages: bool
     resumption: Resumption | None
+    in_doubt: tuple[Descent, ...]
+    writers: int
     told: Told
     fine: Keys = field(repr=False)
     prompt_of_fine: Ints = field(repr=False)
@@ -264,7 +269,7 @@ class Accounts:
         self._places = Places()
         self._texts, self._categories = Shown(), Labels()
         self._rewards = Rewards()
-        self._visits = Visits()
+        self._visits: dict[str, Visits] = {}  # of each writer
         self._attempts = Attempts()
         self._advantages = False
         self.answers = Agreement(Sums(first=np.uint64, rollouts=_COUNT, successes=_COUNT), Labels(_MOST_ANSWERS))
@@ -278,7 +283,9 @@ class Accounts:
         texts = batch.prompt.row_keys() if batch.texts is None else batch.texts
         key = texts if batch.ids is None else joined([texts, batch.ids])
         group = key if batch.groups is None else joined([key, batch.groups])
-        step = batch.step if batch.step is not None else self._visits.steps(group)
+        step = batch.step
+        if step is None:
+            step = self._visits.setdefault(batch.writer, Visits()).steps(group)
         self._add_prompts(batch, key, texts)
         if batch.rollouts is not None and batch.successes is not None:
             rollouts, successes = batch.rollouts, batch.successes
@@ -301,8 +308,13 @@ class Accounts:
         )  # fmt: skip
 
     def _attempt(self, batch: Batch, step: Ints) -> Ints:
-        """The step of each row, and in its last 8 bits the attempt at the run that the row is of."""
-        if batch.step is None or batch.rows is None:
+        """The step of each row, and in its last 8 bits the attempt at the run that the row is of.
+
+        Of rows without steps, these bits are the writer.
+        """
+        if batch.step is None:
+            return (step << 8) + min(list(self._visits).index(batch.writer), MOST)
+        if batch.rows is None:
             return step << 8
         return (step << 8) + self._attempts.of(step, batch.path, batch.argument, batch.rows)
 
@@ -343,7 +355,8 @@ class Accounts:
 
     def log(self) -> Log:
         """Everything so far, as groups."""
-        groups, resumption = self._of_last_attempt()
+        in_parts = self._in_parts()
+        groups, resumption, in_doubt = self._of_last_attempt(in_parts)
         step, _, fine, rollouts, successes, low, high, advantage, tokens, measured, matched, arguments, files = groups
         repeated = self._repeated()
         kept = ~np.isin(step, repeated)
@@ -374,6 +387,8 @@ class Accounts:
             repeated_steps=repeated,
             with_advantages=self._advantages,
             resumption=resumption,
+            in_doubt=in_doubt,
+            writers=len(self._visits) if in_parts else 0,
             told=told,
             fine=of_fine,
             prompt_of_fine=prompt_of_fine,
@@ -381,21 +396,45 @@ class Accounts:
             completions=self.completions,
         )
 
-    def _of_last_attempt(self) -> tuple[list[NDArray[Any]], Resumption | None]:
+    def _of_last_attempt(self, in_parts: bool) -> tuple[list[NDArray[Any]], Resumption | None, tuple[Descent, ...]]:
         """The groups: of steps that were logged again the last ones, of steps in parts the sum."""
         first, group, *values = self._groups.columns()
         step, attempt = first >> 8, first & MOST
+        if len(self._visits) > 1:
+            step = step if in_parts else _later_visits(step, attempt, group)
+            return self._added_up(step, group, values), None, ()
         if not self._attempts.descents:
-            return [step, group, *values], None
+            return [step, group, *values], None, ()
         _, rollouts, _, low, high, advantage = values[:6]
-        gone = superseded(self._attempts, step, attempt, group, rollouts.astype(np.int64))
+        repeats = superseded(self._attempts, step, attempt, group, rollouts.astype(np.int64))
+        gone = repeats.gone
         without = _without_gradient(_equal(low, high), advantage)
         share = float(rollouts[without].sum() / rollouts.sum())
         resumption = Resumption(tuple(self._attempts.descents), int(rollouts.sum()), share) if gone.any() else None
+        kept = [value[~gone] for value in values]
+        return self._added_up(step[~gone], group[~gone], kept), resumption, repeats.in_doubt
+
+    def _added_up(self, step: Ints, group: Keys, values: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Groups of which several have the same step and prompt, as one each."""
         whole = self._groups.like()
-        named = dict(zip(self._groups.names, values, strict=True))
-        whole.add(step[~gone], group[~gone], **{name: value[~gone] for name, value in named.items()})
-        return whole.columns(), resumption
+        whole.add(step, group, **dict(zip(self._groups.names, values, strict=True)))
+        return whole.columns()
+
+    def _in_parts(self) -> bool:
+        """Whether logs without steps are of several writers that hold a part of each group.
+
+        Then nearly all prompts come equally often from each of them. Where each holds whole groups, they do not.
+        """
+        first, group, *_ = self._groups.columns()
+        if len(self._visits) < 2 or "" in self._visits or not len(first):
+            return False
+        of_writers = np.stack((group, (first & MOST).astype(np.uint64)))
+        (owner, _), visits = np.unique(of_writers, axis=1, return_counts=True)
+        starts = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
+        writers = np.diff(starts, append=len(owner))
+        low, high = (ufunc.reduceat(visits, starts) for ufunc in (np.minimum, np.maximum))
+        equally = (writers == min(len(self._visits), MOST + 1)) & (low == high)
+        return bool(np.mean(equally) >= _EQUALLY)
 
     def _seen(self, fine: Keys, prompt_of_fine: Ints, prompts: int) -> Ints:
         """Rollouts of each prompt, those of repeated steps and attempts included."""
@@ -435,6 +474,16 @@ class Accounts:
         step, _, rollouts, checksum, varied = self._steps.columns()
         same = (rollouts[1:] == rollouts[:-1]) & (checksum[1:] == checksum[:-1]) & (varied[1:] > 0)
         return [int(number) for number in step[1:][same]]
+
+
+def _later_visits(visit: Ints, writer: Ints, group: Keys) -> Ints:
+    """The visits of each writer after those of the writers before."""
+    order = np.lexsort((visit, writer, group))
+    starts = np.flatnonzero(np.append(True, group[order][1:] != group[order][:-1]))
+    place = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    later = np.empty_like(visit)
+    later[order] = place + 1
+    return later
 
 
 def _answers(completions: Encoded) -> Encoded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from knapsack_rl.errors import InvalidInputError
@@ -15,6 +15,7 @@ from knapsack_rl.experiments.audit.names import CANDIDATES, find, is_measure, li
 from knapsack_rl.experiments.audit.prompts import Identity
 from knapsack_rl.experiments.audit.readers import Look
 from knapsack_rl.experiments.audit.shapes import value
+from knapsack_rl.experiments.audit.times import Epochs, Time, candidates, is_certain
 from knapsack_rl.experiments.audit.values import described, is_missing, number
 from knapsack_rl.validation import nearest
 
@@ -35,6 +36,9 @@ class Columns:
         success: decides on successes, their sum if there are several; empty where rows are groups.
         trained: rewards that training saw; whether their sum differs decides on gradients where no advantage does.
         advantage: decides on gradients.
+        step: the time of the update.
+        epochs: what the step begins anew in.
+        perhaps_step: columns called like a step, where only all rows tell which one it is.
         counts: what rows are that are whole groups.
         split: tells rollouts of the training from those of an evaluation, if it has values for both.
         grading: tells apart several gradings of the same response.
@@ -48,6 +52,8 @@ class Columns:
     trained: tuple[str, ...]
     advantage: str | None = None
     step: str | None = None
+    epochs: Epochs | None = None
+    perhaps_step: tuple[str, ...] = ()
     length: str | None = None
     category: str | None = None
     completion: str | None = None
@@ -63,11 +69,16 @@ class Columns:
         """Names of all columns to read, each once."""
         single = (
             self.text, self.advantage, self.step, self.length, self.category, self.completion, self.answer,
-            self.reference, self.split, self.grading,
+            self.reference, self.split, self.grading, None if self.epochs is None else self.epochs.column,
         )  # fmt: skip
         several = (*self.identity.columns(), *self.success, *self.trained)
         counted = () if self.counts is None else self.counts.columns()
         return list(dict.fromkeys([*several, *(name for name in single if name is not None), *counted]))
+
+    def at(self, time: Time) -> Columns:
+        """The same with the step that was chosen."""
+        remarks = (*self.remarks, *time.remarks)
+        return replace(self, step=time.step, epochs=time.epochs, perhaps_step=(), remarks=remarks)
 
     def said(self, asked: Asked) -> dict[str, str]:
         """What each role was read from, and whether that was a guess."""
@@ -78,7 +89,7 @@ class Columns:
             "reward": " + ".join(self.trained) or None,
             "success": " + ".join(self.success) if self.success != self.trained else None,
             "advantage": self.advantage,
-            "step": self.step,
+            "step": self.step if self.epochs is None else f"{self.epochs.column} + {self.step}",
             "length": self.length,
             "category": self.category,
             "completion": self.completion,
@@ -126,7 +137,8 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
         named: str | None = getattr(asked, kind)
         return named or find(CANDIDATES[kind], of)
 
-    step = role("step", rest)
+    called = () if asked.step else tuple(candidates(rest))
+    step = asked.step or next(iter(called), None)
     reference, category = role("reference", rest), role("category", rest)
     identity, remarks = prompts.identify(look, text, asked, step, category, reference)
     return Columns(
@@ -136,6 +148,7 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
         trained=trained,
         advantage=advantage,
         step=step,
+        perhaps_step=() if is_certain(look, called) else called,
         length=asked.length or find(CANDIDATES["length"], [name for name in rest if name in look.numeric]),
         category=category,
         completion=None if counted else role("completion", rest),

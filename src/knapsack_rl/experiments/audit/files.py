@@ -22,7 +22,9 @@ _NUMBERED = re.compile(r"(?:(?:completions|rollouts?|generations?|samples|batch)
 _WANDB = re.compile(
     r"completions_(\d{1,15})_[0-9a-f]{8,}(?:\.table)?", re.IGNORECASE
 )  # completions_STEP_HASH.table.json
-_SHARD = re.compile(r"(?:rank|worker|shard|node|gpu|device|process|proc|dp|part|host)[_\-]?\d+", re.IGNORECASE)
+_WRITERS = "rank|worker|node|gpu|device|process|proc|dp|host"
+_SHARD = re.compile(rf"(?<![a-z])(?:{_WRITERS}|shard|part)[_\-]?\d+", re.IGNORECASE)
+_WRITER = re.compile(rf"(?<![a-z])(?:{_WRITERS})[_\-]?\d+", re.IGNORECASE)
 _EVALUATION = {"eval", "evals", "evaluation", "val", "valid", "validation", "test", "dev", "heldout"}
 _ABOVE = 3  # folders above a file that are looked at
 
@@ -104,9 +106,7 @@ def find_files(logs: Sequence[str | Path]) -> Files:
             found.setdefault(file, Found(file, argument, named=file == path))
     everything = list(found.values())
     root = os.path.commonpath([one.path.absolute().parent for one in everything])
-    evaluations = {
-        one.path for one in everything if not one.named and _is_evaluation(one.path.absolute().relative_to(root))
-    }
+    evaluations = {one.path for one in everything if _is_evaluation(one.path.absolute().relative_to(root))}
     if len(evaluations) == len(everything):
         evaluations = set()
     kept = [one for one in everything if one.path not in evaluations]
@@ -116,7 +116,7 @@ def find_files(logs: Sequence[str | Path]) -> Files:
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
     """Sorts 2.jsonl before 10.jsonl."""
     pieces = re.split(r"(\d+)", str(path))
-    return [(1, int(piece), "") if piece.isdigit() else (0, 0, piece) for piece in pieces]
+    return [(1, int(piece), "") if piece.isdecimal() else (0, 0, piece) for piece in pieces]
 
 
 def numbers(prompts: Mapping[Path, str | None]) -> Numbers:
@@ -124,7 +124,8 @@ def numbers(prompts: Mapping[Path, str | None]) -> Numbers:
 
     A number after a word such as step or iteration counts, in the file's name first; then one in a folder's name; then
     a file's name that is only a number. Where several folders hold files of one number, each with one and the same
-    prompt, the numbers are the prompts', and the folders are the steps.
+    prompt, the numbers are the prompts', and the folders are the steps. A number that all files share is a step only
+    if a word says so, or the name is nothing else.
 
     Args:
         prompts: of each file the prompt, if it holds but one.
@@ -132,6 +133,19 @@ def numbers(prompts: Mapping[Path, str | None]) -> Numbers:
     Raises:
         InvalidInputError: several folders hold files of the same number, and the folders' names say no step.
     """
+    found = _numbers(prompts)
+    if len(set(found.steps.values())) == 1 and not all(map(_says_step, found.steps)):
+        return Numbers({})
+    return found
+
+
+def _says_step(path: Path) -> bool:
+    """Whether the name of a file or folder calls its number a step, or the file's is nothing else."""
+    names = (_stem(path), *(folder.name for folder in list(path.parents)[:_ABOVE]))
+    return any(_step_in(name, _IN_NAME) is not None for name in names) or _without_shard(_stem(path)).isdecimal()
+
+
+def _numbers(prompts: Mapping[Path, str | None]) -> Numbers:
     paths = list(prompts)
     in_name = {path: _step_in(_stem(path), _IN_NAME) for path in paths}
     plain = {path: _plain_number(_stem(path)) for path in paths}
@@ -191,14 +205,34 @@ def _without_shards(folder: Path) -> Path:
 
 def are_shards(paths: Sequence[Path]) -> bool:
     """Whether the names of files, or of their folders, say that each holds a part of every step."""
-    return all(_SHARD.search(f"{path.parent.name}/{path.name}") for path in paths)
+    return all(map(shard, paths))
+
+
+def in_one_place(paths: Sequence[Path]) -> bool:
+    """Whether all files are in one folder, but for folders that hold a part of every step."""
+    return len({_without_shards(path.parent.absolute()) for path in paths}) == 1
+
+
+def writer(path: Path) -> str:
+    """Which of several writers at the same time a file is of, such as "rank0"; empty where no name says so."""
+    return "/".join(_WRITER.findall(f"{path.parent.name}/{path.name}")).lower()
+
+
+def shard(path: Path) -> str:
+    """Which part of every step a file holds, such as "rank0" or "part-1"; empty where no name says so."""
+    return "/".join(_SHARD.findall(f"{path.parent.name}/{path.name}")).lower()
+
+
+def _without_shard(stem: str) -> str:
+    """A name without the part of it that says which shard it is."""
+    return _SHARD.sub("", stem).strip("_-. ")
 
 
 def _folder_step(path: Path, bare: bool = False) -> int | None:
     """The step in the name of the nearest folder that has one; with `bare` also in names that are only a number."""
     for folder in list(path.parents)[:_ABOVE]:
         step = _step_in(folder.name, _IN_FOLDER)
-        if step is None and bare and folder.name.isdigit():
+        if step is None and bare and folder.name.isdecimal():
             step = int(folder.name)
         if step is not None:
             return step
@@ -206,7 +240,7 @@ def _folder_step(path: Path, bare: bool = False) -> int | None:
 
 
 def _plain_number(stem: str) -> int | None:
-    match = _NUMBERED.fullmatch(stem) or _WANDB.fullmatch(stem)
+    match = _NUMBERED.fullmatch(_without_shard(stem)) or _WANDB.fullmatch(stem)
     return None if match is None else int(match[1])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from knapsack_rl.experiments.audit import graders, tables
 from knapsack_rl.experiments.audit.audit import Audit
 from knapsack_rl.experiments.audit.expectation import FEW_PROMPTS, Estimate, Expectation
-from knapsack_rl.experiments.audit.files import are_shards
+from knapsack_rl.experiments.audit.files import are_shards, in_one_place
 from knapsack_rl.experiments.audit.names import listed
 from knapsack_rl.experiments.pages.wording import percent, plural
 
@@ -278,6 +278,12 @@ def _time_remarks(audit: Audit) -> list[str]:
     said = []
     if reading.steps_from in ("file names", "folder names"):
         said.append(f"No column is a step: steps were guessed from {reading.steps_from}.")
+    if reading.alike:
+        one, other = reading.alike
+        said.append(
+            f"{one} and {other} hold the same rows. They were taken for parts of the same groups, since rollouts of "
+            "groups that did alike look the same. If every rank wrote the whole batch, audit the files of one of them."
+        )
     if reading.steps_from == "file names" and _a_prompt_a_file(audit):
         said.append(
             "Each file holds a prompt of its own, so that the numbers in their names may be the prompts' and no steps."
@@ -294,7 +300,12 @@ def _time_remarks(audit: Audit) -> list[str]:
             f"{plural(log.told.files_in_common, 'prompt')} came in several of the {len(reading.files.found):,} files "
             "and are one group each. If the files are of several models or runs, audit them apart."
         )
-    if reading.steps_from == "order" and log.told.files_in_common:
+    if log.writers:
+        said.append(
+            f"Prompts come equally often in the files of each of {log.writers:,} writers, as names call them: the nth "
+            "group of a prompt is the sum of its nth groups in all of them. If these are several runs, audit each."
+        )
+    elif reading.steps_from == "order" and log.told.files_in_common:
         said.append(
             f"{plural(log.told.files_in_common, 'prompt')} came in several of the {len(reading.files.found):,} "
             "files: without steps these were joined, and those of a later file are later visits of the same run. If "
@@ -310,6 +321,12 @@ def _time_remarks(audit: Audit) -> list[str]:
             f"gradient. With all attempts it is {percent(log.resumption.all_without_gradient)} of "
             f"{plural(log.resumption.all_rollouts, 'rollout')}."
         )
+    said += [
+        f"Steps go back at row {one.row:,} of {one.path.name}, to step {one.step:,}, and all steps come again with the "
+        "same groups. They were taken for parts of the same groups, as where the logs of several ranks were put "
+        "together. If the run was started a second time instead, audit the rows of one start alone."
+        for one in log.in_doubt[:1]
+    ]
     return said
 
 
@@ -405,13 +422,14 @@ def _merged_sentences(audit: Audit) -> list[str]:
     """Groups that may have been several."""
     log = audit.log
     shared = int(log.several_arguments.sum())
-    if shared:
+    paths = audit.reading.files.paths
+    if shared and not (are_shards(paths) and (in_one_place(paths) or audit.reading.steps_from == "folder names")):
         return [
             f"Look at the grouping first: {plural(shared, 'group')} came from several of the LOGS that were given, "
             "with the same step and prompt, and were merged. Give one run at a time."
         ]
     parts = int(log.several_files.sum())
-    if parts > 0.5 * len(log.step) and not audit.reading.pooled and not are_shards(audit.reading.files.paths):
+    if parts > 0.5 * len(log.step) and not audit.reading.pooled and not are_shards(paths):
         return [
             f"Look at the grouping first: {plural(parts, 'group')} came from several files, with the same step and "
             "prompt, and were merged. That is right for shards of one run, which the files' names do not say. If "

@@ -15,6 +15,7 @@ from knapsack_rl.experiments.audit.columns import Columns
 from knapsack_rl.experiments.audit.names import is_reward, listed
 from knapsack_rl.experiments.audit.prompts import group_of
 from knapsack_rl.experiments.audit.readers import Part, Problems
+from knapsack_rl.experiments.audit.times import step_numbers
 from knapsack_rl.experiments.audit.values import (
     Encoded,
     Floats,
@@ -53,6 +54,7 @@ class Batch:
         argument: position of the argument that led to the file.
         file: position of the file.
         path: the file.
+        writer: which of several writers at the same time the file is of.
         rows: numbers of the rows in the file.
         timed: whether steps keep rows of different files apart.
     """
@@ -77,6 +79,7 @@ class Batch:
     argument: int = 0
     file: int = 0
     path: Path = Path()
+    writer: str = ""
     rows: Ints | None = None
     timed: bool = True
 
@@ -182,8 +185,12 @@ class Rows:
         name = self._columns.step
         if name is None or not with_steps:
             return None if step_of_file is None else np.full(len(self._good), step_of_file)
-        step = numbers(self._part.columns[name])
+        step, epochs = step_numbers(self._part.columns[name]), self._columns.epochs
         self._refuse_without_number("step", (name,), ~np.isfinite(step))
+        if epochs is not None:
+            epoch = step_numbers(self._part.columns[epochs.column])
+            self._refuse_without_number("step", (epochs.column,), ~np.isfinite(epoch))
+            step = epochs.count_on(step, epoch)
         self._refuse("rows whose step is no whole number", no_whole_numbers(step))
         return step
 
@@ -224,6 +231,7 @@ class Rows:
             first = int(np.flatnonzero(something)[0])
             held = {name: one for name in names if not is_missing(one := value_at(raw[name], first))}
             said = ", ".join(f"{name} holds {described(one)}" for name, one in held.items())
+            said += "; --step COLUMN names a column of whole numbers" if role == "step" else ""
             self._refuse(f"rows whose {role} is no number", something, said)
 
     def _identity(self, steps: Ints | None) -> tuple[Keys | None, Keys | None, Keys | None]:

@@ -15,6 +15,7 @@ pytest.importorskip("pyarrow", reason="the report extra is not installed")
 pytest.importorskip("matplotlib", reason="the report extra is not installed")
 pytest.importorskip("scipy", reason="the report extra is not installed")
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -507,6 +508,53 @@ def test_shards_and_writers_that_take_turns_are_parts_of_the_same_steps(tmp_path
     assert figures(audited(write(tmp_path / "one.jsonl", shards[0] + shards[1]))) == (48, 12, 0.5)
 
 
+def by_prompt(row: Row) -> tuple[str, int]:
+    return row["prompt"], row["step"]
+
+
+@pytest.mark.parametrize("order", [None, by_prompt, lambda row: (row["reward"], row["step"])])
+def test_logs_of_one_run_in_another_order_are_not_taken_for_a_resumed_run(tmp_path: Path, order: Any) -> None:
+    rng = np.random.default_rng(3)
+    groups = [(step, prompt) for step in range(1, 41) for prompt in rng.permutation(12)[: rng.integers(1, 5)].tolist()]
+    rows = [
+        {"step": step, "prompt": f"question {prompt}", "reward": float(i < won)}
+        for step, prompt in groups
+        for won in [rng.choice([0, 4, 8])]
+        for i in range(8)
+    ]
+    in_time = audited(write(tmp_path / "time.jsonl", rows))
+    late = np.argsort([row["step"] for row in rows] + np.repeat(rng.normal(0, 1, len(groups)), 8), kind="stable")
+    moved = sorted(rows, key=order) if order else [rows[place] for place in late]
+    found = audited(write(tmp_path / "log.jsonl", moved))
+    assert figures(found) == figures(in_time)
+    assert "resumed" not in said(found)
+
+
+def test_a_rank_that_begins_later_than_another_holds_parts_of_its_groups(tmp_path: Path) -> None:
+    parts = [attempt(range(1, 6), first=RIGHT), attempt(range(2, 6), first=WRONG)]
+    for rank, rows in enumerate(parts):
+        write(tmp_path / "ranks" / f"rank{rank}.jsonl", rows)
+    found = audited(tmp_path / "ranks")
+    assert figures(found) == (72, 10, (72 - 32) / 72)
+    assert "Steps go back" not in said(found)
+
+
+def test_a_resumed_run_of_several_ranks_counts_once(tmp_path: Path) -> None:
+    for rank, prompts in enumerate(("ab", "cd")):
+        rows = [*attempt([1, 2, 3], prompts=prompts), *attempt([2, 3, 4, 5], prompts=prompts, first=RIGHT)]
+        write(tmp_path / f"rank{rank}.jsonl", rows)
+    found = audited(tmp_path)
+    assert figures(found) == (80, 20, 0.9)
+    assert "the run was resumed" in said(found)
+
+
+def test_where_all_groups_come_again_as_far_as_before_they_are_parts_and_that_is_said(tmp_path: Path) -> None:
+    rows = [*attempt([1, 2, 3], first=RIGHT), *attempt([1, 2, 3], first=WRONG)]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (48, 6, 0.5)
+    assert "all steps come again with the same groups. They were taken for parts" in said(found)
+
+
 def test_files_of_several_runs_with_the_same_steps_are_said_to_be_merged_before_the_headline(tmp_path: Path) -> None:
     for name in ("base", "tuned"):
         write(tmp_path / "runs" / f"{name}.jsonl", attempt([1, 2, 3]))
@@ -514,6 +562,13 @@ def test_files_of_several_runs_with_the_same_steps_are_said_to_be_merged_before_
     first = summary(audited(tmp_path / "runs"))[0]
     assert first.startswith("Look at the grouping first: 6 groups came from several files")
     assert "Look at the grouping" not in said(audited(tmp_path / "shards"))
+
+
+def test_shards_that_are_named_one_by_one_are_no_reason_to_look_at_the_grouping(tmp_path: Path) -> None:
+    ranks = [write(tmp_path / f"rank{rank}.jsonl", attempt([1, 2, 3], first=(RIGHT, WRONG)[rank])) for rank in (0, 1)]
+    assert "Look at the grouping" not in said(audited(*ranks))
+    runs = [write(tmp_path / run / "rank0.jsonl", attempt([1, 2, 3])) for run in ("base", "tuned")]
+    assert "came from several of the LOGS" in summary(audited(*runs))[0]
 
 
 def test_folders_of_ranks_hold_parts_of_each_step(tmp_path: Path) -> None:
@@ -547,6 +602,256 @@ def test_steps_come_from_the_names_of_folders(tmp_path: Path, names: tuple[str, 
     assert "step: folder names (guessed)" in said(found)
 
 
+def without_steps(rows: Sequence[Row]) -> list[Row]:
+    return [{name: held for name, held in row.items() if name != "step"} for row in rows]
+
+
+VISITS = rollouts([("a", RIGHT), ("b", WRONG), ("a", WRONG), ("b", RIGHT)])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "exp/log.jsonl",
+        "exp_v2/log.jsonl",
+        "checkpoint-500/x/out.jsonl",
+        "rollouts_1.jsonl",
+        "step_5/log.jsonl",
+        "7.jsonl",
+    ],
+)
+def test_the_number_in_the_name_of_a_log_of_several_visits_is_no_step(tmp_path: Path, name: str) -> None:
+    found = audited(write(tmp_path / name, VISITS))
+    assert figures(found) == (16, 2, 1.0)
+    assert found.reading.steps_from == "order"
+
+
+def test_the_rows_of_one_step_stay_together_in_any_order(tmp_path: Path) -> None:
+    rows = [row for pair in zip(*[rollouts([(prompt, MIXED)]) for prompt in "abc"], strict=True) for row in pair]
+    found = audited(write(tmp_path / "rollouts" / "12.jsonl", rows))
+    assert figures(found) == (12, 3, 0.0)
+    assert found.log.step.tolist() == [12] * 3
+
+
+def test_the_step_may_stand_beside_the_rank_in_the_names_of_files(tmp_path: Path) -> None:
+    for rank, rewards in enumerate((RIGHT, WRONG)):
+        for step in (1, 2, 3):
+            rows = rollouts([(f"a{step}", rewards), (f"b{step}", WRONG)])
+            write(tmp_path / "after" / f"rank{rank}_{step}.jsonl", rows)
+            write(tmp_path / "before" / f"{step}_rank{rank}.jsonl", rows)
+    for folder in ("after", "before"):
+        found = audited(tmp_path / folder)
+        assert figures(found) == (48, 6, 0.5)
+        assert sorted(set(found.log.step.tolist())) == [1, 2, 3]
+
+
+def test_ranks_without_steps_hold_parts_of_the_same_visits(tmp_path: Path) -> None:
+    for rank, rewards in enumerate((RIGHT, WRONG)):
+        write(tmp_path / f"rank{rank}.jsonl", rollouts([("a", rewards), ("b", WRONG), ("a", RIGHT), ("b", WRONG)]))
+    found = audited(tmp_path)
+    assert figures(found) == (32, 2, 0.75)
+    assert "Prompts come equally often in the files of each of 2 writers" in said(found)
+    assert "later visits of the same run" not in said(found)
+
+
+def test_ranks_without_steps_that_hold_whole_groups_hold_other_visits(tmp_path: Path) -> None:
+    visits = {0: "abca", 1: "dbcd"}
+    for rank, prompts in visits.items():
+        write(tmp_path / f"rank{rank}.jsonl", rollouts([(prompt, (RIGHT, WRONG)[rank]) for prompt in prompts]))
+    found = audited(tmp_path)
+    assert figures(found) == (32, 4, 1.0)
+    assert sorted(found.log.step.tolist()) == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("more", [{"completion": "c"}, {}])
+def test_shards_that_all_hold_the_whole_batch_count_once(tmp_path: Path, more: Row) -> None:
+    rows = [row | more for row in attempt([1, 2, 3])]
+    for rank in range(3):
+        write(tmp_path / f"rank{rank}.jsonl", [row | {"rank": rank} for row in rows])
+    found = audited(tmp_path)
+    assert figures(found) == (24, 6, 0.5)
+    assert "files of a shard with the very rows of another (2; " in said(found)
+
+
+def test_shards_whose_rollouts_all_did_alike_are_parts_and_that_is_said(tmp_path: Path) -> None:
+    for rank in range(2):
+        write(tmp_path / f"rank{rank}.jsonl", attempt([1, 2, 3], first=RIGHT))
+    found = audited(tmp_path)
+    assert figures(found) == (48, 6, 1.0)
+    assert "rank1.jsonl hold the same rows. They were taken for parts of the same groups" in said(found)
+
+
+def test_shards_that_differ_in_one_step_are_parts(tmp_path: Path) -> None:
+    for rank, last in enumerate((MIXED, WRONG)):
+        write(tmp_path / f"rank{rank}.jsonl", attempt([1, 2, 3]) + attempt([4], first=last))
+    assert figures(audited(tmp_path)) == (64, 8, 0.5)
+
+
+@pytest.mark.parametrize("name", ["10²3.jsonl", "²/1.jsonl", "x²"])
+def test_digits_that_are_no_decimals_are_letters(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name if not name.endswith("jsonl") else (tmp_path / name).parent
+    write(folder / "a.jsonl" if folder.name == "x²" else tmp_path / name, rollouts([("a", MIXED)], step=1))
+    assert figures(audited(folder)) == (4, 1, 0.0)
+
+
+# Columns that may all be the step.
+
+
+def three_epochs(counted: str = "step", in_all: bool = False) -> list[Row]:
+    """Three epochs of two steps with two prompts each; "a" is mixed in the first epoch only."""
+    return [
+        {"epoch": epoch, counted: step, "prompt": prompt, "reward": reward}
+        | ({"global_step": 2 * epoch + step} if in_all else {})
+        for epoch in range(3)
+        for step, prompts in enumerate(("ab", "cd"))
+        for prompt in prompts
+        for reward in (MIXED if prompt == "a" and not epoch else WRONG)
+    ]
+
+
+ORDERS: dict[str, Callable[[Row], Any]] = {
+    "time": lambda row: 0,
+    "prompt": lambda row: row["prompt"],
+    "none": lambda row: (5 * row["epoch"] + 3 * ord(row["prompt"])) % 7,
+    "outcome": lambda row: row["reward"],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("counted", ["step", "iteration", "update"])
+def test_a_step_that_begins_anew_in_every_epoch_is_counted_on(tmp_path: Path, counted: str, order: str) -> None:
+    rows = sorted(three_epochs(counted), key=ORDERS[order])
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (48, 4, 44 / 48)
+    assert sorted(set(found.log.step.tolist())) == list(range(6))
+    assert f"step: epoch + {counted} (guessed)" in said(found)
+    assert f"{counted} begins anew in each epoch: both together are the step" in said(found)
+    named = audited(tmp_path / "log.jsonl", step=counted)
+    assert sorted(set(named.log.step.tolist())) == [0, 1]
+
+
+def test_a_step_within_the_epoch_gives_way_to_one_that_goes_on(tmp_path: Path) -> None:
+    found = audited(write(tmp_path / "log.jsonl", three_epochs(in_all=True)))
+    assert figures(found) == (48, 4, 44 / 48)
+    assert "step begins anew while global_step goes on: global_step was taken for the step" in said(found)
+
+
+@pytest.mark.parametrize(
+    ("outer", "together"), [("global_step", True), ("global_step", False), ("training_step", True), ("iteration", True)]
+)
+def test_a_step_that_counts_turns_is_not_the_time_of_the_update(tmp_path: Path, outer: str, together: bool) -> None:
+    rows = [
+        {outer: time, "step": turn, "prompt": prompt, "reward": float(prompt == "a" and time % 2)}
+        for time in range(1, 5)
+        for prompt in "abc"
+        for _ in range(4)
+        for turn in range(3)
+    ]
+    if not together:
+        rows.sort(key=lambda row: row["step"])
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (144, 3, 1.0)
+    assert f"as turns of an episode do: {outer} was taken for the step" in said(found)
+
+
+def test_an_iteration_with_steps_inside_counts_both(tmp_path: Path) -> None:
+    rows = [
+        row | {"iteration": iteration, "step": step}
+        for iteration in range(1, 4)
+        for step in range(2)
+        for row in rollouts([(f"{step}{prompt}", RIGHT if iteration == 2 else WRONG) for prompt in "ab"])
+    ]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (48, 4, 1.0)
+    assert len(set(found.log.step.tolist())) == 6
+
+
+@pytest.mark.parametrize("other", [{"epoch": 0}, {"policy_version": 2}, {"rollout_id": 7}])
+def test_a_step_that_says_when_all_else_was_is_taken_alone(tmp_path: Path, other: Row) -> None:
+    rows = attempt(range(1, 7))
+    held = {name: lambda row: row["step"] // 4 for name in other}
+    found = audited(write(tmp_path / "log.jsonl", [row | {name: held[name](row) for name in other} for row in rows]))
+    assert figures(found) == (48, 12, 0.5)
+    assert "step: step (guessed)" in said(found)
+    assert "--step" not in said(found)
+
+
+def test_rollouts_of_several_policy_versions_in_one_step_stay_together(tmp_path: Path) -> None:
+    rows = [
+        row | {"policy_version": row["step"] - place % 2} for place, row in enumerate(attempt(range(1, 7), first=MIXED))
+    ]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (48, 12, 0.5)
+    assert "step: step (guessed)" in said(found)
+
+
+@pytest.mark.parametrize("sort", [lambda row: 0, by_prompt])
+def test_the_number_of_a_rollout_in_its_group_is_no_step(tmp_path: Path, sort: Callable[[Row], Any]) -> None:
+    rows = [row | {"rollout_id": place % 4, "iteration": 9 - place % 4} for place, row in enumerate(VISITS * 3)]
+    rows = [row | {"step": place // 8} for place, row in enumerate(rows)]
+    found = audited(write(tmp_path / "log.jsonl", sorted(rows, key=sort)))
+    assert figures(found) == (48, 2, 1.0)
+    assert sorted(set(found.log.step.tolist())) == list(range(6))
+
+
+def test_a_run_that_was_resumed_in_its_first_epoch_again_is_recognised(tmp_path: Path) -> None:
+    first = [row | {"epoch": row["step"] // 6} for row in attempt(range(1, 10))]
+    again = [row | {"epoch": 0} for row in attempt(range(5, 14), first=RIGHT)]
+    found = audited(write(tmp_path / "log.jsonl", first + again))
+    assert int(found.log.rollouts.sum()) == 13 * 8
+    assert "the run was resumed" in said(found)
+
+
+def test_two_columns_of_which_nothing_says_which_is_the_step_are_both_named(tmp_path: Path) -> None:
+    rows = [
+        row | {"iteration": one, "update": other}
+        for one, other in ((1, 2), (0, 1), (1, 0), (0, 2), (1, 1), (0, 0))
+        for row in rollouts([("a", MIXED), ("b", WRONG)])
+    ]
+    told = said(audited(write(tmp_path / "log.jsonl", rows)))
+    assert "iteration and update may both be the step: iteration was taken (--step update says otherwise)" in told
+
+
+def test_epochs_that_are_fractions_are_no_steps(tmp_path: Path) -> None:
+    def rows(more: Callable[[int], Row]) -> list[Row]:
+        return [row | more(row.pop("step")) for row in attempt(range(1, 11))]
+
+    found = audited(write(tmp_path / "log.jsonl", rows(lambda step: {"epoch": step / 10})))
+    assert figures(found) == (80, 20, 0.5)
+    assert found.reading.steps_from == "order"
+    assert "epoch holds fractions, which are no steps" in said(found)
+    found = audited(write(tmp_path / "log.jsonl", rows(lambda step: {"step": step / 10, "global_step": step})))
+    assert figures(found) == (80, 20, 0.5)
+    assert "step: global_step (guessed)" in said(found)
+
+
+def test_a_step_without_a_value_is_none(tmp_path: Path) -> None:
+    empty = [row | {"step": None} for row in attempt([1])]
+    assert audited(write(tmp_path / "log.jsonl", empty)).reading.steps_from == "order"
+    both = [row | {"step": None, "iteration": row["step"]} for row in attempt([1, 2])]
+    found = audited(write(tmp_path / "log.jsonl", both))
+    assert figures(found) == (16, 4, 0.5)
+    assert found.log.step.tolist() == [1, 1, 2, 2]
+    late = [row | {"step": None} for row in attempt(range(30))] + attempt([3, 4])
+    assert set(audited(write(tmp_path / "late.jsonl", late)).log.step.tolist()) == {3, 4}
+
+
+@pytest.mark.parametrize("written", ["step_{}", "global_step_{}", "Step{}", "iter={}"])
+def test_steps_may_be_written_with_a_word(tmp_path: Path, written: str) -> None:
+    rows = [row | {"step": written.format(row["step"])} for row in attempt([1, 2, 12])]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert figures(found) == (24, 6, 0.5)
+    assert found.log.step.tolist() == [1, 1, 2, 2, 12, 12]
+
+
+@pytest.mark.parametrize("held", ["1,000", "2026-01-01", "Jan 5", "warm-up"])
+def test_steps_that_are_no_numbers_are_refused_with_the_option_that_names_others(tmp_path: Path, held: str) -> None:
+    log = write(tmp_path / "log.jsonl", [row | {"step": held, "when": 3} for row in attempt([1])])
+    with pytest.raises(InvalidInputError, match=f"step holds '{held}'; --step COLUMN names a column of whole numbers"):
+        audited(log)
+    assert figures(audited(log, step="when")) == (8, 2, 0.5)
+
+
 # Several things in one log.
 
 
@@ -556,6 +861,9 @@ def test_files_of_an_evaluation_beside_those_of_the_training_are_left_out(tmp_pa
     found = audited(tmp_path)
     assert figures(found) == (8, 2, 0.5)
     assert "files of an evaluation, by their names: 1" in said(found)
+    named = audited(tmp_path / "eval.jsonl", tmp_path / "train.jsonl")  # as where a shell has expanded a pattern
+    assert figures(named) == (8, 2, 0.5)
+    assert "files of an evaluation, by their names: 1" in said(named)
     (tmp_path / "train.jsonl").unlink()
     assert int(audited(tmp_path).log.rollouts.sum()) == 2  # nothing else is there
 
