@@ -69,10 +69,24 @@ RUNS = (
 """What tells apart rollouts that are not of one run."""
 
 SPLITS = (
-    "split", "dataset_split", "data_split", "mode", "phase", "stage", "partition", "set", "subset", "type", "kind",
-    "is_eval", "is_validation", "is_train", "is_training",
+    "split",
+    "dataset_split",
+    "data_split",
+    "mode",
+    "phase",
+    "stage",
+    "partition",
+    "set",
+    "subset",
+    "type",
+    "kind",
+)
+"""What may tell rollouts of the training from those of an evaluation, in a word such as "train"."""
+
+SPLIT_QUESTIONS = (
+    "is_eval", "is_evaluation", "is_val", "is_validation", "is_test", "is_train", "is_training",
 )  # fmt: skip
-"""What may tell rollouts of the training from those of an evaluation."""
+"""The same, with yes or no."""
 
 GRADINGS = ("filter", "filter_name", "metric", "metric_name", "scorer", "grader", "judge", "verifier", "extractor")
 """What may tell apart several gradings of one response, each a row."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl.experiments.audit.columns import Columns
 from knapsack_rl.experiments.audit.names import is_reward, listed
-from knapsack_rl.experiments.audit.prompts import group_of
+from knapsack_rl.experiments.audit.prompts import sample_of
 from knapsack_rl.experiments.audit.readers import Part, Problems
 from knapsack_rl.experiments.audit.values import (
     Encoded,
@@ -151,8 +151,8 @@ class Rows:
         """The columns that tell prompts apart or show them; of ids of rollouts the part that is the group's."""
         identity = self._columns.identity
         found = {name: encoded(self._part.columns[name]) for name in (*identity.columns(), self._columns.text)}
-        for name in (*identity.groups, *(identity.ids if identity.fresh else ())):
-            found[name] = Encoded([group_of(one) for one in found[name].values], found[name].codes)
+        for name in identity.numbered:
+            found[name] = Encoded([sample_of(one) for one in found[name].values], found[name].codes)
         return found
 
     @property

@@ -419,6 +419,39 @@ def test_an_id_that_is_named_and_stands_for_several_texts_is_found_out(tmp_path:
     assert "kind is no id of prompts: one of its values stands for 2 different prompts" in said(found)
 
 
+@pytest.mark.parametrize("column", ["id", "uid", "index", "group_id", "problem_id"])
+@pytest.mark.parametrize("of", ["aime_2024_{}", "gsm8k_{}_0", "{}_0_1"])
+def test_ids_of_prompts_that_end_in_numbers_stay_whole(tmp_path: Path, column: str, of: str) -> None:
+    rows = [
+        {"step": step, column: of.format(number), "reward": reward}
+        for step in (1, 2)
+        for number, rewards in enumerate((RIGHT, WRONG, MIXED))
+        for reward in rewards
+    ]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert (len(found.log.step), without_gradient(found.log)) == (6, pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize(("column", "gone", "share"), [("uid", 0, 2 / 3), ("uid", 1, 7 / 11), ("sample_id", 0, 2 / 3)])
+def test_ids_of_rollouts_that_number_them_in_their_sample_are_those_of_their_groups(
+    tmp_path: Path, column: str, gone: int, share: float
+) -> None:
+    rows = [
+        {"step": 1, "prompt": "Solve it.", column: f"{sample}_{number}_0", "reward": reward}
+        for sample, rewards in zip("abc", (RIGHT, WRONG, MIXED), strict=True)
+        for number, reward in enumerate(rewards)
+    ][gone:]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert (len(found.log.step), without_gradient(found.log)) == (3, pytest.approx(share))
+
+
+def test_one_rollout_of_each_numbered_problem_is_no_group(tmp_path: Path) -> None:
+    rows = [{"id": f"aime_2024_{number}", "reward": number % 2} for number in range(30)]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert found.all_single
+    assert "no share is given" in said(found)
+
+
 @pytest.mark.parametrize("column", ["images", "image_path", "ground_truth", "uid"])
 def test_prompts_of_one_text_are_told_apart_by_what_belongs_to_them(tmp_path: Path, column: str) -> None:
     rows = [
@@ -567,6 +600,8 @@ def test_files_of_an_evaluation_beside_those_of_the_training_are_left_out(tmp_pa
         ("mode", "train", "eval"),
         ("phase", "training", "validation"),
         ("is_eval", False, True),
+        ("is_test", 0, 1),
+        ("is_train", True, False),
     ],
 )
 @pytest.mark.parametrize("evaluation_first", [False, True])
@@ -582,6 +617,19 @@ def test_rows_of_an_evaluation_are_left_out_and_said(
     found = audited(write(tmp_path / "log.jsonl", [row for part in parts for row in part]))
     assert figures(found) == (8, 2, 0.5)
     assert f"{column} has 2 values" in said(found)
+
+
+@pytest.mark.parametrize("column", ["stage", "phase", "mode", "type", "kind", "set", "subset", "partition"])
+@pytest.mark.parametrize("values", [(0, 1), (0, 1, 2), (False, True)])
+def test_numbers_of_stages_and_the_like_are_no_evaluation(
+    tmp_path: Path, column: str, values: tuple[int | bool, ...]
+) -> None:
+    rows = [
+        row
+        for step, value in enumerate(values)
+        for row in rollouts([("a", MIXED), ("b", WRONG)], step=step, **{column: value})
+    ]
+    assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (8 * len(values), 2, 0.5)
 
 
 def test_files_that_are_pooled_are_said_to_be_one_run(tmp_path: Path) -> None:
