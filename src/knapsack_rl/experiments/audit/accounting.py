@@ -81,19 +81,26 @@ class Visits:
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
-        self._last: int | None = None
+        self._last: tuple[int, int] | None = None
 
-    def steps(self, keys: Keys) -> Ints:
-        """Visit of each row, counted from 1; calls go on where the last one ended."""
+    def steps(self, keys: Keys, holders: Keys | None = None) -> Ints:
+        """Visit of each row, counted from 1; calls go on where the last one ended.
+
+        Args:
+            keys: of the prompts.
+            holders: of what held each rollout and may be a whole group; another one is another visit.
+        """
         if not len(keys):
             return np.empty(0, dtype=np.int64)
-        starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+        holders = np.zeros_like(keys) if holders is None else holders
+        changes = (keys[1:] != keys[:-1]) | (holders[1:] != holders[:-1])
+        starts = np.flatnonzero(np.concatenate(([True], changes)))
         visits = []
-        for index, key in enumerate(keys[starts].tolist()):
-            if index or key != self._last:
+        for index, (key, holder) in enumerate(zip(keys[starts].tolist(), holders[starts].tolist(), strict=True)):
+            if index or (key, holder) != self._last:
                 self._seen[key] = self._seen.get(key, 0) + 1
             visits.append(self._seen[key])
-        self._last = int(keys[-1])
+        self._last = int(keys[-1]), int(holders[-1])
         return np.repeat(np.array(visits), np.diff(np.append(starts, len(keys))))
 
 
@@ -278,7 +285,7 @@ class Accounts:
         texts = batch.prompt.row_keys() if batch.texts is None else batch.texts
         key = texts if batch.ids is None else joined([texts, batch.ids])
         group = key if batch.groups is None else joined([key, batch.groups])
-        step = batch.step if batch.step is not None else self._visits.steps(group)
+        step = batch.step if batch.step is not None else self._visits.steps(group, _holders(batch))
         self._add_prompts(batch, key, texts)
         if batch.rollouts is not None and batch.successes is not None:
             rollouts, successes = batch.rollouts, batch.successes
@@ -435,6 +442,13 @@ class Accounts:
         step, _, rollouts, checksum, varied = self._steps.columns()
         same = (rollouts[1:] == rollouts[:-1]) & (checksum[1:] == checksum[:-1]) & (varied[1:] > 0)
         return [int(number) for number in step[1:][same]]
+
+
+def _holders(batch: Batch) -> Keys | None:
+    """The holders of a batch, those of each file apart."""
+    if batch.holders is None:
+        return None
+    return joined([batch.holders, np.full_like(batch.holders, batch.file)])
 
 
 def _answers(completions: Encoded) -> Encoded:

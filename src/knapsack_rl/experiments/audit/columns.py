@@ -14,7 +14,7 @@ from knapsack_rl.experiments.audit.counts import Counts
 from knapsack_rl.experiments.audit.names import CANDIDATES, find, is_measure, listed, plain
 from knapsack_rl.experiments.audit.prompts import Identity
 from knapsack_rl.experiments.audit.readers import Look
-from knapsack_rl.experiments.audit.shapes import value
+from knapsack_rl.experiments.audit.shapes import Nested, value
 from knapsack_rl.experiments.audit.values import described, is_missing, number
 from knapsack_rl.validation import nearest
 
@@ -108,6 +108,7 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
         InvalidInputError: two columns have one name, a named column is not there, or prompt or reward cannot be found;
             the message names the columns, what was looked for and the flag to use.
     """
+    _check_shapes(file, look)
     _check_names(file, look, asked)
     text = asked.prompt or find(CANDIDATES["prompt"], look.names)
     prompts.require(file, look, text, asked)
@@ -150,6 +151,15 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
             *_reward_remarks(success, trained, advantage), *_filtered_remark(look),
         ),
     )  # fmt: skip
+
+
+def _check_shapes(file: str, look: Look) -> None:
+    for shape in look.shapes:
+        if isinstance(shape, Nested) and not shape.related:
+            raise InvalidInputError(
+                f"{file}: {listed(shape.paths, 5)} hold lists of rollouts, and nothing says what they have to do with "
+                "each other. Write them as one list, or as rows, with columns that tell steps and prompts apart."
+            )
 
 
 def _check_names(file: str, look: Look, asked: Asked) -> None:

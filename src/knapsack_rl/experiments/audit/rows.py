@@ -54,6 +54,8 @@ class Batch:
         file: position of the file.
         path: the file.
         rows: numbers of the rows in the file.
+        holders: key of the row, or of the part of it, that is or held a whole group, 0 where it held one rollout; None
+            where rows are rollouts.
         timed: whether steps keep rows of different files apart.
     """
 
@@ -78,6 +80,7 @@ class Batch:
     file: int = 0
     path: Path = Path()
     rows: Ints | None = None
+    holders: Keys | None = None
     timed: bool = True
 
 
@@ -139,6 +142,7 @@ class Rows:
             reference=texts(columns.reference),
             relogged=columns.relogged,
             rows=self._part.rows[good],
+            holders=self._holders(),
             rollouts=_whole(scored, good),
             successes=_whole(won, good),
             texts=keys,
@@ -225,6 +229,11 @@ class Rows:
             held = {name: one for name in names if not is_missing(one := value_at(raw[name], first))}
             said = ", ".join(f"{name} holds {described(one)}" for name, one in held.items())
             self._refuse(f"rows whose {role} is no number", something, said)
+
+    def _holders(self) -> Keys | None:
+        """The keys of rows that are, or hold, whole groups."""
+        held = self._part.rows.astype(np.uint64) if self._columns.counts is not None else self._part.holders
+        return None if held is None else held[self._good]
 
     def _identity(self, steps: Ints | None) -> tuple[Keys | None, Keys | None, Keys | None]:
         """The keys of texts, ids and groups, where the prompt's column alone does not say."""

@@ -340,6 +340,138 @@ def test_a_step_may_be_an_object_with_a_list_of_rewards_for_each_prompt(tmp_path
     assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (16, 2, 0.5)
 
 
+# Rows that hold whole groups, and lists beside lists.
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda rewards: {"responses": ["r"] * 4, "rewards": list(rewards)},
+        lambda rewards: {"rollouts": [{"reward": reward} for reward in rewards]},
+        lambda rewards: {"scored": 4, "successes": int(sum(rewards))},
+        lambda rewards: {"n_samples": 4, "n_correct": int(sum(rewards))},
+        lambda rewards: {"response": "r", "reward": rewards[0], "group_rewards": list(rewards)},
+    ],
+    ids=["lists", "objects", "our counts", "counts", "a selection"],
+)
+@pytest.mark.parametrize("name", ["log.jsonl", "log.json", "log.parquet"])
+def test_each_row_that_is_a_whole_group_is_a_visit_of_its_own(
+    tmp_path: Path, of: Callable[[Sequence[float]], Row], name: str
+) -> None:
+    rows = [{"prompt": prompt} | of(rewards) for prompt in "abc" for rewards in (RIGHT, WRONG, MIXED)]
+    log = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), log)
+    elif name.endswith("json"):
+        log.write_text(json.dumps({"groups": rows} if "rollouts" in rows[0] else rows))
+    else:
+        write(log, rows)
+    assert figures(audited(log)) == (36, 3, 2 / 3)
+    assert audited(log).log.step.tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_whole_groups_of_one_prompt_in_two_files_are_two_visits(tmp_path: Path) -> None:
+    for name, rewards in (("a", RIGHT), ("b", WRONG)):
+        write(tmp_path / f"{name}.jsonl", [{"prompt": "p", "rollouts": [{"reward": reward} for reward in rewards]}])
+    assert figures(audited(tmp_path)) == (8, 1, 1.0)
+
+
+def test_rows_with_lists_of_one_entry_are_rollouts_of_one_group(tmp_path: Path) -> None:
+    rows = [{"prompt": prompt, "rewards": [reward]} for prompt in "ab" for reward in MIXED]
+    assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (8, 2, 0.0)
+
+
+STEPS = {step: rollouts([("a", MIXED), ("b", WRONG if step % 2 else RIGHT)]) for step in range(1, 13)}
+BY_STEP: dict[str, Callable[[int], str]] = {
+    "numbers": str,
+    "padded numbers": lambda step: f"{step:05d}",
+    "a word and numbers": lambda step: f"step_{step}",
+    "another word": lambda step: f"Iteration {step}",
+}
+
+
+@pytest.mark.parametrize("kind", BY_STEP)
+@pytest.mark.parametrize("inside", ["lists", "lists below", "prompts", "rows"])
+def test_the_names_of_an_object_may_be_steps(tmp_path: Path, kind: str, inside: str) -> None:
+    held: dict[str, Any] = {
+        BY_STEP[kind](step): (
+            {prompt: [row for row in rows if row["prompt"] == prompt] for prompt in "ab"}
+            if inside == "prompts"
+            else rows
+        )
+        for step, rows in sorted(STEPS.items(), key=lambda pair: str(pair[0]))  # as json.dumps(sort_keys=True) has them
+    }
+    if inside == "rows":
+        log = write(tmp_path / "log.jsonl", [{name: rows} for name, rows in held.items()])
+    else:
+        log = tmp_path / "log.json"
+        log.write_text(json.dumps({"config": {"lr": 1}, "rollouts_of": held} if inside == "lists below" else held))
+    found = audited(log)
+    assert figures(found) == (96, 2, 0.5)
+    assert sorted(set(found.log.step.tolist())) == list(range(1, 13))
+    assert "were taken for steps" in said(found)
+    assert "resumed" not in said(found)
+
+
+def test_rollouts_that_have_steps_keep_them_whatever_their_lists_are_called(tmp_path: Path) -> None:
+    rows = [row | {"step": step} for step in (1, 2) for row in STEPS[step]]
+    by_prompt = {str(number): [row for row in rows if row["prompt"] == p] for number, p in enumerate("ab")}
+    (tmp_path / "log.json").write_text(json.dumps(by_prompt))
+    found = audited(tmp_path / "log.json")
+    assert figures(found) == (16, 2, 0.5)
+    assert sorted(set(found.log.step.tolist())) == [1, 2]
+
+
+def test_right_and_wrong_rollouts_in_two_lists_are_one_group(tmp_path: Path) -> None:
+    def row(prompt: str, right: int) -> Row:
+        return {
+            "prompt": prompt,
+            "correct": [{"text": "a", "reward": 1}] * right,
+            "incorrect": [{"text": "b", "reward": 0}] * (4 - right),
+        }
+
+    found = audited(write(tmp_path / "log.jsonl", [row("a", 2), row("b", 0), row("c", 4), row("d", 1)]))
+    assert figures(found) == (16, 4, 0.5)
+    assert "the lists in correct, incorrect" in said(found)
+    assert figures(audited(write(tmp_path / "right.jsonl", [row("a", 4), row("b", 4)]))) == (8, 2, 1.0)
+
+
+def test_an_object_may_hold_a_list_for_each_prompt(tmp_path: Path) -> None:
+    rows = rollouts([("1.5 + 1?", MIXED), ("2 + 2?", WRONG), ("3 + 3?", RIGHT)], step=1)
+    held = {prompt: [row for row in rows if row["prompt"] == prompt] for prompt in ("1.5 + 1?", "2 + 2?", "3 + 3?")}
+    (tmp_path / "log.json").write_text(json.dumps(held))
+    assert figures(audited(tmp_path / "log.json")) == (12, 3, 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("chosen", "rejected"), ("train", "eval"), ("model_a", "model_b"), ("rollouts", "best")]
+)
+def test_lists_of_rollouts_that_nothing_relates_are_refused_by_name(tmp_path: Path, first: str, second: str) -> None:
+    rows = [
+        {"prompt": prompt, first: [{"score": 1}] * 2, second: [{"score": 0}] * 2, "meta": {"n": 4}} for prompt in "ab"
+    ]
+    with pytest.raises(InvalidInputError, match=f"{first}, {second} hold lists of rollouts, and nothing says"):
+        audited(write(tmp_path / "logs" / "log.jsonl", rows))
+    write(tmp_path / "logs" / "good.jsonl", rollouts([("a", MIXED), ("b", WRONG)]))
+    found = audited(tmp_path / "logs")
+    assert figures(found) == (8, 2, 0.5)
+    assert "files that are no rollout log: 1" in said(found)
+
+
+def test_what_a_step_holds_in_a_list_of_steps_are_its_rollouts(tmp_path: Path) -> None:
+    steps = [{"step": step, "rollouts": rows} for step, rows in STEPS.items()]
+    (tmp_path / "log.json").write_text(json.dumps({"run": "x", "steps": steps}))
+    found = audited(tmp_path / "log.json")
+    assert figures(found) == (96, 2, 0.5)
+    assert sorted(set(found.log.step.tolist())) == list(range(1, 13))
+
+
+def test_the_steps_of_a_rollout_are_no_rollouts(tmp_path: Path) -> None:
+    trace = {"steps": [{"action": "x", "reward": 0.5, "candidates": [{"score": 1}] * 3}] * 2}
+    rows = [row | trace for row in rollouts([("a", MIXED), ("b", WRONG)], step=1)]
+    assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (8, 2, 0.5)
+
+
 # Tables of counts.
 
 

@@ -210,6 +210,23 @@ def test_tables_of_counts_are_known_by_their_names_and_values(
 
 
 @pytest.mark.parametrize(
+    ("rows", "counted"),
+    [
+        ([{"problem_id": p, "n_samples": 8, "n_correct": n} for n in (8, 3, 0) for p in (1, 2)], True),
+        ([{"problem_id": p, "total": 8, "correct": n} for n in (8, 3, 0) for p in (1, 2)], True),
+        ([{"problem_id": p, "num_samples": 8, "pass_rate": n / 8} for n in (8, 3, 0) for p in (1, 2)], True),
+        ([{"problem_id": 1, "total": 4, "correct": n} for n in (1, 0, 1, 0)], False),
+        ([{"problem_id": 1, "n_samples": 4, "n_correct": 2, "is_correct": n} for n in (1, 0, 1, 0)], False),
+    ],
+)
+def test_counts_of_prompts_that_come_again_are_counts_unless_each_row_has_its_own_verdict(
+    rows: list[dict[str, Any]], counted: bool
+) -> None:
+    found = guessed(list(rows[0]), set(rows[0]), rows)
+    assert (found.counts is not None) == counted
+
+
+@pytest.mark.parametrize(
     ("names", "needle"),
     [
         (

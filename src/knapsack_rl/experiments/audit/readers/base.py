@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from knapsack_rl.experiments.audit.shapes import Row, Shape
-from knapsack_rl.experiments.audit.values import Ints
+from knapsack_rl.experiments.audit.values import Ints, Keys
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".lz4")
 BATCH_ROWS = 1 << 15
@@ -54,12 +54,15 @@ class Part:
     Attributes:
         rows: numbers of the rows, from 1; repeated where a row holds several rollouts.
         columns: those that were asked for.
+        holders: of each rollout the key of the row, or of the part of it, that held it and others; 0 where it stood
+            alone, and None where each row is a rollout.
         names: all columns that these rows have, as far as the reader knows.
     """
 
     rows: Ints
     columns: Raw
     names: tuple[str, ...] = ()
+    holders: Keys | None = None
 
 
 @dataclass
