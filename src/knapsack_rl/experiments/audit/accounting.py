@@ -154,6 +154,10 @@ class Rewards:
         known = self.values <= {-1.0, 0.0, 1.0} or len(self.values) == 2
         return known and self.low <= 0.0 < self.high
 
+    def none_above(self, threshold: float) -> bool:
+        """Whether no reward is above a threshold, though some should be: they differ, or are above 0."""
+        return bool(self.count) and self.high <= threshold and (self.low < self.high or self.high > 0.0)
+
 
 @dataclass(frozen=True)
 class Told:

@@ -109,7 +109,7 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
             the message names the columns, what was looked for and the flag to use.
     """
     _check_shapes(file, look)
-    _check_names(file, look, asked)
+    _check_asked(file, look, asked)
     text = asked.prompt or find(CANDIDATES["prompt"], look.names)
     prompts.require(file, look, text, asked)
     counted = None if asked.reward or asked.success or look.shapes else counts.find_counts(look, text)
@@ -130,7 +130,7 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
     step = role("step", rest)
     reference, category = role("reference", rest), role("category", rest)
     identity, remarks = prompts.identify(look, text, asked, step, category, reference, counted is not None)
-    return Columns(
+    found = Columns(
         identity=identity,
         text=text or identity.ids[0],
         success=success,
@@ -151,6 +151,8 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
             *_reward_remarks(success, trained, advantage), *_filtered_remark(look),
         ),
     )  # fmt: skip
+    _check_names(file, look, found)
+    return found
 
 
 def _check_shapes(file: str, look: Look) -> None:
@@ -162,13 +164,18 @@ def _check_shapes(file: str, look: Look) -> None:
             )
 
 
-def _check_names(file: str, look: Look, asked: Asked) -> None:
-    twice = [name for name, count in Counter(look.names).items() if count > 1]
+def _check_names(file: str, look: Look, columns: Columns) -> None:
+    """Refuse a column that is read and has the name of another; what is not read may be called anything, or nothing."""
+    count = Counter(look.names)
+    twice = [name for name in columns.needed() if count[name] > 1]
     if twice:
         raise InvalidInputError(
             f"{file}: expected columns with names of their own, got {listed(twice)} more than once. "
             "Rename or remove all but one."
         )
+
+
+def _check_asked(file: str, look: Look, asked: Asked) -> None:
     for field in fields(Asked):
         name = getattr(asked, field.name)
         if name is not None and name not in look.names:

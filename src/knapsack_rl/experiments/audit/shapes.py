@@ -118,7 +118,8 @@ class TableObject:
         """A row for each entry of `data`."""
         if not self._fits(row):
             return [row]
-        return [dict(zip(row["columns"], part, strict=False)) for part in row["data"]]
+        heads = [_heading(head) for head in row["columns"]]
+        return [dict(zip(heads, part, strict=False)) for part in row["data"]]
 
 
 @dataclass(frozen=True)
@@ -520,6 +521,11 @@ SHAPES: tuple[Find, ...] = (
 
 def _holds_groups(shape: Shape) -> bool:
     return isinstance(shape, (Lists, Nested, Selection))
+
+
+def _heading(head: Any) -> str:
+    """The name of a column as a text: numbers as they are, several levels joined by dots."""
+    return ".".join(str(level) for level in head if level != "") if isinstance(head, list) else str(head)
 
 
 def _mostly(rows: Sequence[Row], fits: Callable[..., bool]) -> bool:

@@ -340,6 +340,26 @@ def test_a_step_may_be_an_object_with_a_list_of_rewards_for_each_prompt(tmp_path
     assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (16, 2, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        ([0, 1, 2], ["0", "1", "2"]),
+        ([["x", "p"], ["x", "r"], ["s", ""]], ["x.p", "x.r", "s"]),
+        ([None, True, 1.5], None),
+    ],
+)
+def test_a_table_may_have_columns_that_are_no_texts(
+    tmp_path: Path, columns: list[Any], names: list[str] | None
+) -> None:
+    data = [[row["prompt"], row["reward"], 1] for row in rollouts([("a", MIXED), ("b", WRONG)])]
+    (tmp_path / "log.json").write_text(json.dumps({"columns": columns, "index": list(range(8)), "data": data}))
+    with pytest.raises(InvalidInputError, match=r"no column was recognised as a prompt or an id\. Its columns are"):
+        audited(tmp_path / "log.json")
+    if names:
+        prompt, reward, step = names
+        assert figures(audited(tmp_path / "log.json", prompt=prompt, reward=reward, step=step)) == (8, 2, 0.5)
+
+
 # Rows that hold whole groups, and lists beside lists.
 
 

@@ -465,6 +465,23 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+@pytest.mark.parametrize("more", [["", ""], ["note", "note"], ["", "", "note", "note"]])
+def test_columns_without_a_name_or_with_one_in_common_are_left_alone_where_they_are_not_needed(
+    tmp_path: Path, name: str, more: list[str]
+) -> None:
+    if name == "log.csv":
+        lines = [["step", "prompt", "reward", *more], *([1, "p", reward, *more] for reward in (1, 0, 0))]
+        (tmp_path / name).write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    else:
+        columns = [[1] * 3, ["p"] * 3, [1.0, 0.0, 0.0], *[["x"] * 3] * len(more)]
+        table = pa.Table.from_arrays(list(map(pa.array, columns)), ["step", "prompt", "reward", *more])
+        pq.write_table(table, tmp_path / name)
+    log, reading = read(tmp_path / name)
+    assert (log.rollouts.tolist(), log.successes.tolist()) == ([3], [1])
+    assert not reading.problems.counts
+
+
 def test_parquet_whose_texts_are_not_utf_8_is_read(tmp_path: Path) -> None:
     binary = pa.array([b"\xff\xfe", b"b", b"b"])
     texts = pa.Array.from_buffers(pa.string(), 3, binary.buffers())
