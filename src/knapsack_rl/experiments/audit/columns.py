@@ -129,7 +129,7 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
 
     step = role("step", rest)
     reference, category = role("reference", rest), role("category", rest)
-    identity, remarks = prompts.identify(look, text, asked, step, category, reference, counted is not None)
+    identity, remarks = prompts.identify(look, text, asked, step, category, reference, trained)
     found = Columns(
         identity=identity,
         text=text or identity.ids[0],

@@ -51,7 +51,10 @@ IMAGES = ("images", "image", "image_path", "image_paths", "image_id", "image_url
 """What a prompt shows beside its text."""
 
 STEADY_REFERENCES = ("reference", "ground_truth", "gts", "gt", "gold", "reference_answer", "solution", "target")
-"""References that are never the model's own answer, so that prompts with other ones are other prompts."""
+"""References that are not the model's own answer, so that prompts with other ones are other prompts."""
+
+UNSURE_REFERENCES = ("solution", "target", "gold")
+"""Those of them that some logs call the model's own answer: they must not go by the reward."""
 
 RUNS = (
     "model",

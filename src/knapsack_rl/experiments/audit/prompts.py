@@ -13,7 +13,7 @@ from knapsack_rl.experiments.audit.asked import Asked
 from knapsack_rl.experiments.audit.names import CANDIDATES, LAST_RESORT_IDS, find, listed, plain
 from knapsack_rl.experiments.audit.readers import Look
 from knapsack_rl.experiments.audit.shapes import Row, value
-from knapsack_rl.experiments.audit.values import as_text, is_missing
+from knapsack_rl.experiments.audit.values import as_text, is_missing, number
 
 _TRAINING = {"train", "training", "rollout", "rl"}
 _EVALUATION = {"eval", "evaluation", "val", "valid", "validation", "test", "testing", "dev", "heldout", "held_out"}
@@ -71,15 +71,15 @@ def identify(
     step: str | None,
     category: str | None,
     reference: str | None,
-    counted: bool,
+    rewards: Sequence[str],
 ) -> tuple[Identity, list[str]]:
     """What tells prompts apart, and sentences on what was not believed.
 
-    One of prompt and id is there, as `require` says; `counted` is whether each row is a whole group.
+    One of prompt and id is there, as `require` says; there are no rewards where each row is a whole group.
     """
     said: list[str] = []
-    numbered = () if counted else tuple(name for name in look.names if _numbers_rollouts(look, name, asked.id, step))
-    look = _with_samples(look, numbered)
+    rolled = [name for name in look.names if rewards and _numbers_rollouts(look, name, asked.id, step)]
+    look = _with_samples(look, rolled)
     key = asked.id or (None if asked.prompt else find(CANDIDATES["id"], look.names))
     if key == text:
         key = None
@@ -93,7 +93,7 @@ def identify(
         said.append(f"The text in {text} differs from rollout to rollout of one {key}, so that {key} alone was used.")
         texts = ()
     base = tuple(name for name in (step, key, *texts) if name is not None)
-    beside, more = _beside(look, base, reference, category if not texts else None)
+    beside, more = _beside(look, base, reference, category if not texts else None, rewards)
     groups = tuple(name for name in _groups(look, base, key) if name not in beside)
     runs = tuple(
         name
@@ -107,7 +107,7 @@ def identify(
             "the next. Name a column that lasts with --id COLUMN or --prompt COLUMN, if there is one."
         )
     ids = () if key is None else (key,)
-    numbered = tuple(name for name in numbered if name in (*ids, *groups))
+    numbered = tuple(name for name in rolled if name in (*ids, *groups))
     return Identity(ids, texts, beside, groups, runs, fresh, numbered), [*said, *more]
 
 
@@ -171,12 +171,18 @@ def _within_a_step(key: str, asked: str | None) -> bool:
 
 
 def _beside(
-    look: Look, base: tuple[str, ...], reference: str | None, category: str | None
+    look: Look, base: tuple[str, ...], reference: str | None, category: str | None, rewards: Sequence[str]
 ) -> tuple[tuple[str, ...], list[str]]:
     """References, images and categories that belong to a prompt, and a sentence on one that may be a response's."""
     found, said = [], []
     if reference is not None and _differ(look, base, reference):
-        if plain(reference) in names.STEADY_REFERENCES and _splits(look, base, reference):
+        steady = plain(reference) in names.STEADY_REFERENCES and _splits(look, base, reference)
+        if steady and plain(reference) in names.UNSURE_REFERENCES and _goes_by_reward(look, base, reference, rewards):
+            said.append(
+                f"{reference} parts every group into rollouts of equal rewards, as the model's own answers do: it "
+                f"tells no prompts apart. If it is the reference, name it with --id {reference}."
+            )
+        elif steady:
             found.append(reference)
         else:
             said.append(
@@ -257,6 +263,18 @@ def _splits(look: Look, base: Sequence[str | None], name: str) -> bool:
     last = _last_group(look.rows, name)  # the first rows may end within a group
     singles = sum(size == 1 and held != last for sizes in divided for held, size in sizes.items())
     return singles == 0
+
+
+def _goes_by_reward(look: Look, base: tuple[str, ...], name: str, rewards: Sequence[str]) -> bool:
+    """Whether all rollouts with one value have one reward in every group that a column divides, and others another."""
+    inside: dict[str, dict[str, set[float]]] = defaultdict(lambda: defaultdict(set))
+    for row in look.rows:
+        earned = [number(value(row, reward)) for reward in rewards]
+        group = repr([value(row, part) for part in base])
+        inside[group][as_text(value(row, name))].add(sum(one for one in earned if one == one))
+    divided = [list(parts.values()) for parts in inside.values() if len(parts) > 1]
+    steady = all(len(part) == 1 for parts in divided for part in parts)
+    return steady and any(len(set.union(*parts)) > 1 for parts in divided)
 
 
 def _inside(rows: Sequence[Row], base: tuple[str, ...], name: str) -> dict[str, Counter[str]]:

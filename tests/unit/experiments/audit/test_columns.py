@@ -143,6 +143,29 @@ def test_references_tell_prompts_of_one_text_apart_unless_they_differ_from_rollo
     assert any("tells no prompts apart" in remark for remark in found.remarks) != apart
 
 
+@pytest.mark.parametrize("column", ["solution", "target", "gold"])
+@pytest.mark.parametrize(
+    ("rewards", "apart"),
+    [
+        ([1, 1, 0, 0, 1, 1, 0, 0], False),  # yes is right and no is wrong, in both groups
+        ([1, 1, 0, 0, 0, 0, 0, 0], False),
+        ([1, 1, 0, 0, 1, 0, 0, 0], True),
+        ([1, 1, 1, 1, 0, 0, 0, 0], True),  # nothing speaks against two prompts, and it makes no difference
+    ],
+)
+def test_a_short_answer_that_goes_by_the_reward_tells_no_prompts_apart(
+    column: str, rewards: list[int], apart: bool
+) -> None:
+    answers = ["yes", "yes", "no", "no"] * 2
+    rows = [
+        {"prompt": "Find x.", "step": 1 + place // 4, column: answer, "reward": reward}
+        for place, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
+    ]
+    found = guessed(["prompt", "step", column, "reward"], {"reward", "step"}, rows)
+    assert found.identity.beside == ((column,) if apart else ())
+    assert any(f"name it with --id {column}" in remark for remark in found.remarks) != apart
+
+
 def test_the_sample_in_verls_uid_tells_groups_apart() -> None:
     rows = [{"input": "Find x.", "uid": f"{sample}_{i}_0", "score": 1.0} for sample in "ab" for i in range(4)]
     assert guessed(["input", "uid", "score"], {"score"}, rows).identity.groups == ("uid",)
