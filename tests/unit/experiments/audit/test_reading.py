@@ -190,6 +190,27 @@ def test_files_that_are_damaged_or_empty_are_counted_and_the_others_are_read(tmp
     assert set(counted(ROWS)) <= set(groups(log))
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+@pytest.mark.parametrize("block", [100, 5000, None])
+@pytest.mark.parametrize("gone", [1, 8, 60])
+def test_of_a_compressed_file_that_is_cut_off_the_rows_before_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, block: int | None, gone: int
+) -> None:
+    if block is not None:
+        monkeypatch.setattr(json_text, "BLOCK", block)
+        monkeypatch.setattr(json_text, "SAMPLE", block)
+    rng = np.random.default_rng(0)
+    rows = [row | {"prompt": f"{row['prompt']} {rng.bytes(9).hex()}"} for row in ROWS]
+    plain = write(tmp_path / name, rows)
+    packed = plain.with_name(name + ".gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes())[:-gone])
+    log, reading = read(packed)
+    kept = int(log.rollouts.sum())
+    assert groups(log) == counted(rows[:kept])
+    assert kept == len(rows) if gone <= 8 else len(rows) - 10 < kept < len(rows)
+    assert reading.problems.counts == {"files that break off": 1}
+
+
 def test_chats_are_one_prompt_in_parquet_and_in_json(tmp_path: Path) -> None:
     chats = [
         [{"role": "user", "content": "2 + 2?"}],
