@@ -17,7 +17,7 @@ from knapsack_rl.experiments.audit.values import as_text, is_missing, number
 
 _TRAINING = {"train", "training", "rollout", "rl"}
 _EVALUATION = {"eval", "evaluation", "val", "valid", "validation", "test", "testing", "dev", "heldout", "held_out"}
-_YES, _NO = {"1", "true"}, {"0", "false"}
+_YES, _NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
 _OF_A_ROLLOUT = re.compile(r"(.+)_(\d+)_(\d+)", re.DOTALL)  # SAMPLE_ROLLOUT_OUTPUT
 
 

@@ -21,6 +21,7 @@ Row = dict[str, Any]
 _DEPTH = 3  # objects in objects that become columns
 _PASSES = 5  # shapes in shapes
 _STEP = re.compile(r"(?:(\D+?)_?)?(\d{1,15})")
+_MEANS = {"mean", "avg", "average"}
 _ROLLOUTS = ("rollouts", "trajectories", "episodes", "results")
 _INSIDE_A_ROLLOUT = {"steps", "turns", "messages", "transitions", "trajectory", "conversation", "history", "logs"}
 
@@ -242,7 +243,7 @@ class Nested:
     def _fits(cls, rows: Sequence[Row], name: str, wanted: Sequence[str]) -> bool:
         """Whether a column holds lists of rollouts; steps and the like must hold lists of them, as those of a run."""
         return any(
-            _holds_rollouts(item, wanted) and not (_is_part(name) and _is_scored(item, wanted))
+            _holds_rollouts(item, wanted) and not (_is_part(name) and _any_scored([item]))
             for row in rows
             for item in _items(value(row, name))[:3]
         )
@@ -581,8 +582,12 @@ def _step_of(name: str) -> int | None:
 
 
 def _any_scored(rows: Sequence[Row]) -> bool:
-    """Whether rows have a reward of their own."""
-    return any(_is_number(held) and names.is_reward(name) for row in rows for name, held in row.items())
+    """Whether rows have a reward of their own, and not just the mean of some."""
+    return any(
+        _is_number(held) and names.is_reward(name) and not _MEANS & {*names.plain(name).split("_")}
+        for row in rows
+        for name, held in row.items()
+    )
 
 
 def _of_one_prompt(heads: Sequence[str]) -> bool:

@@ -479,7 +479,7 @@ def test_lists_of_rollouts_that_nothing_relates_are_refused_by_name(tmp_path: Pa
 
 
 def test_what_a_step_holds_in_a_list_of_steps_are_its_rollouts(tmp_path: Path) -> None:
-    steps = [{"step": step, "rollouts": rows} for step, rows in STEPS.items()]
+    steps = [{"step": step, "rollouts": rows, "mean_reward": 0.5} for step, rows in STEPS.items()]
     (tmp_path / "log.json").write_text(json.dumps({"run": "x", "steps": steps}))
     found = audited(tmp_path / "log.json")
     assert figures(found) == (96, 2, 0.5)
@@ -753,6 +753,7 @@ def test_files_of_an_evaluation_beside_those_of_the_training_are_left_out(tmp_pa
         ("phase", "training", "validation"),
         ("is_eval", False, True),
         ("is_test", 0, 1),
+        ("is_validation", "no", "yes"),
         ("is_train", True, False),
     ],
 )
