@@ -211,6 +211,19 @@ def test_of_a_compressed_file_that_is_cut_off_the_rows_before_count(
     assert reading.problems.counts == {"files that break off": 1}
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.floats(0.0, 1.0), name=st.sampled_from(["log.jsonl.gz", "log.csv.gz"]))
+def test_wherever_a_compressed_file_is_cut_off_its_first_rows_are_what_is_read(
+    tmp_path_factory: pytest.TempPathFactory, cut: float, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    packed = gzip.compress(write(folder / name.removesuffix(".gz"), ROWS).read_bytes(), mtime=0)
+    (folder / name).write_bytes(packed[: int(cut * len(packed))])
+    log, reading = read(folder / name)
+    assert groups(log) == counted(ROWS[: int(log.rollouts.sum())])
+    assert sum(reading.problems.counts.values()) == (cut < 1.0)
+
+
 def test_chats_are_one_prompt_in_parquet_and_in_json(tmp_path: Path) -> None:
     chats = [
         [{"role": "user", "content": "2 + 2?"}],
