@@ -82,19 +82,26 @@ class Visits:
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
-        self._last: int | None = None
+        self._last: tuple[int, int] | None = None
 
-    def steps(self, keys: Keys) -> Ints:
-        """Visit of each row, counted from 1; calls go on where the last one ended."""
+    def steps(self, keys: Keys, holders: Keys | None = None) -> Ints:
+        """Visit of each row, counted from 1; calls go on where the last one ended.
+
+        Args:
+            keys: of the prompts.
+            holders: of what held each rollout and may be a whole group; another one is another visit.
+        """
         if not len(keys):
             return np.empty(0, dtype=np.int64)
-        starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+        holders = np.zeros_like(keys) if holders is None else holders
+        changes = (keys[1:] != keys[:-1]) | (holders[1:] != holders[:-1])
+        starts = np.flatnonzero(np.concatenate(([True], changes)))
         visits = []
-        for index, key in enumerate(keys[starts].tolist()):
-            if index or key != self._last:
+        for index, (key, holder) in enumerate(zip(keys[starts].tolist(), holders[starts].tolist(), strict=True)):
+            if index or (key, holder) != self._last:
                 self._seen[key] = self._seen.get(key, 0) + 1
             visits.append(self._seen[key])
-        self._last = int(keys[-1])
+        self._last = int(keys[-1]), int(holders[-1])
         return np.repeat(np.array(visits), np.diff(np.append(starts, len(keys))))
 
 
@@ -147,6 +154,10 @@ class Rewards:
             return True
         known = self.values <= {-1.0, 0.0, 1.0} or len(self.values) == 2
         return known and self.low <= 0.0 < self.high
+
+    def none_above(self, threshold: float) -> bool:
+        """Whether no reward is above a threshold, though some should be: they differ, or are above 0."""
+        return bool(self.count) and self.high <= threshold and (self.low < self.high or self.high > 0.0)
 
 
 @dataclass(frozen=True)
@@ -285,7 +296,7 @@ class Accounts:
         group = key if batch.groups is None else joined([key, batch.groups])
         step = batch.step
         if step is None:
-            step = self._visits.setdefault(batch.writer, Visits()).steps(group)
+            step = self._visits.setdefault(batch.writer, Visits()).steps(group, _holders(batch))
         self._add_prompts(batch, key, texts)
         if batch.rollouts is not None and batch.successes is not None:
             rollouts, successes = batch.rollouts, batch.successes
@@ -484,6 +495,13 @@ def _later_visits(visit: Ints, writer: Ints, group: Keys) -> Ints:
     later = np.empty_like(visit)
     later[order] = place + 1
     return later
+
+
+def _holders(batch: Batch) -> Keys | None:
+    """The holders of a batch, those of each file apart."""
+    if batch.holders is None:
+        return None
+    return joined([batch.holders, np.full_like(batch.holders, batch.file)])
 
 
 def _answers(completions: Encoded) -> Encoded:

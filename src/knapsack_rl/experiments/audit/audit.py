@@ -78,11 +78,14 @@ class Audit:
 
     @property
     def knows_right(self) -> bool:
-        """Whether it is known which rollouts are right: the user said so, or the values of the rewards do."""
-        rewards = self.log.rewards
-        if self.options.success_above is None:
+        """Whether it is known which rollouts are right: the user said so, or the values of the rewards do.
+
+        A threshold that all rewards that differ are above, or that no reward is above, says nothing.
+        """
+        rewards, above = self.log.rewards, self.options.success_above
+        if above is None:
             return rewards.tells_right
-        return not self.options.success_above < rewards.low < rewards.high
+        return not (above < rewards.low < rewards.high or rewards.none_above(above))
 
     @cached_property
     def changed_categories(self) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from knapsack_rl.experiments.audit.counts import Counts
 from knapsack_rl.experiments.audit.names import CANDIDATES, find, is_measure, listed, plain
 from knapsack_rl.experiments.audit.prompts import Identity
 from knapsack_rl.experiments.audit.readers import Look
-from knapsack_rl.experiments.audit.shapes import value
+from knapsack_rl.experiments.audit.shapes import Nested, value
 from knapsack_rl.experiments.audit.times import Epochs, Time, candidates, is_certain
 from knapsack_rl.experiments.audit.values import described, is_missing, number
 from knapsack_rl.validation import nearest
@@ -119,7 +119,8 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
         InvalidInputError: two columns have one name, a named column is not there, or prompt or reward cannot be found;
             the message names the columns, what was looked for and the flag to use.
     """
-    _check_names(file, look, asked)
+    _check_shapes(file, look)
+    _check_asked(file, look, asked)
     text = asked.prompt or find(CANDIDATES["prompt"], look.names)
     prompts.require(file, look, text, asked)
     counted = None if asked.reward or asked.success or look.shapes else counts.find_counts(look, text)
@@ -140,8 +141,8 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
     called = () if asked.step else tuple(candidates(rest))
     step = asked.step or next(iter(called), None)
     reference, category = role("reference", rest), role("category", rest)
-    identity, remarks = prompts.identify(look, text, asked, step, category, reference)
-    return Columns(
+    identity, remarks = prompts.identify(look, text, asked, step, category, reference, trained)
+    found = Columns(
         identity=identity,
         text=text or identity.ids[0],
         success=success,
@@ -163,15 +164,31 @@ def understand(file: str, look: Look, asked: Asked) -> Columns:
             *_reward_remarks(success, trained, advantage), *_filtered_remark(look),
         ),
     )  # fmt: skip
+    _check_names(file, look, found)
+    return found
 
 
-def _check_names(file: str, look: Look, asked: Asked) -> None:
-    twice = [name for name, count in Counter(look.names).items() if count > 1]
+def _check_shapes(file: str, look: Look) -> None:
+    for shape in look.shapes:
+        if isinstance(shape, Nested) and not shape.related:
+            raise InvalidInputError(
+                f"{file}: {listed(shape.paths, 5)} hold lists of rollouts, and nothing says what they have to do with "
+                "each other. Write them as one list, or as rows, with columns that tell steps and prompts apart."
+            )
+
+
+def _check_names(file: str, look: Look, columns: Columns) -> None:
+    """Refuse a column that is read and has the name of another; what is not read may be called anything, or nothing."""
+    count = Counter(look.names)
+    twice = [name for name in columns.needed() if count[name] > 1]
     if twice:
         raise InvalidInputError(
             f"{file}: expected columns with names of their own, got {listed(twice)} more than once. "
             "Rename or remove all but one."
         )
+
+
+def _check_asked(file: str, look: Look, asked: Asked) -> None:
     for field in fields(Asked):
         name = getattr(asked, field.name)
         if name is not None and name not in look.names:

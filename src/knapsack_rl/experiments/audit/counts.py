@@ -17,6 +17,7 @@ from knapsack_rl.experiments.audit.names import (
     TOTALS,
     WINS,
     find,
+    is_reward,
     plain,
 )
 from knapsack_rl.experiments.audit.readers import Look
@@ -84,13 +85,16 @@ def find_counts(look: Look, text: str | None) -> Counts | None:
     own = [one for one in tries if one.columns() == ("scored", "successes")]
     if own:
         return own[0]
-    if _are_rollouts(look, text):
+    if _are_rollouts(look, text, {name for one in tries for name in one.columns()}):
         return None
     return next((one for one in tries if _makes_sense(look, one)), None)
 
 
-def _are_rollouts(look: Look, text: str | None) -> bool:
-    """Whether each row has a response or a reward of its own."""
+def _are_rollouts(look: Look, text: str | None, counts: set[str]) -> bool:
+    """Whether each row has a response or a reward of its own.
+
+    Where prompts come several times in a step, another verdict than the counts is one, or a count of 0 or 1.
+    """
     response = find(CANDIDATES["completion"], look.names)
     if response and any(isinstance(value(row, response), str) for row in look.rows):
         return True
@@ -101,7 +105,15 @@ def _are_rollouts(look: Look, text: str | None) -> bool:
     if key is None:
         return False
     seen = [repr((value(row, key), steps and value(row, steps))) for row in look.rows]
-    return 2 * len(set(seen)) <= len(seen)
+    if 2 * len(set(seen)) > len(seen):
+        return False
+    others = {name for name in look.numeric if is_reward(name) and name not in counts and plain(name) not in RATES}
+    return bool(others) or any(_is_verdict(look, name) for name in look.numeric if is_reward(name))
+
+
+def _is_verdict(look: Look, name: str) -> bool:
+    """Whether a column holds nothing but 0 and 1, or truth values."""
+    return all(number(value(row, name)) in (0.0, 1.0) for row in look.rows)
 
 
 def _makes_sense(look: Look, found: Counts) -> bool:

@@ -123,6 +123,9 @@ def _unknown_right(audit: Audit) -> str:
             f"Every reward is above {above:g}, between {rewards.low:g} and {rewards.high:g}, so that all rollouts "
             "count as successes: --success-above X has to say which of them are."
         )
+    elif audit.options.success_above is not None and rewards.none_above(above):
+        tried = f"--success-above {sum([0.0, *values][-2:]) / 2.0:g}" if len(values) <= 4 else "a smaller one"
+        said = f"No reward is above {above:g}; the largest is {rewards.high:g}: try {tried}."
     elif rewards.low == rewards.high:
         said = f"All rewards are {rewards.low:g}: nothing says whether that is right or wrong (--success-above X)."
     else:

@@ -51,7 +51,10 @@ IMAGES = ("images", "image", "image_path", "image_paths", "image_id", "image_url
 """What a prompt shows beside its text."""
 
 STEADY_REFERENCES = ("reference", "ground_truth", "gts", "gt", "gold", "reference_answer", "solution", "target")
-"""References that are never the model's own answer, so that prompts with other ones are other prompts."""
+"""References that are not the model's own answer, so that prompts with other ones are other prompts."""
+
+UNSURE_REFERENCES = ("solution", "target", "gold")
+"""Those of them that some logs call the model's own answer: they must not go by the reward."""
 
 RUNS = (
     "model",
@@ -69,10 +72,24 @@ RUNS = (
 """What tells apart rollouts that are not of one run."""
 
 SPLITS = (
-    "split", "dataset_split", "data_split", "mode", "phase", "stage", "partition", "set", "subset", "type", "kind",
-    "is_eval", "is_validation", "is_train", "is_training",
+    "split",
+    "dataset_split",
+    "data_split",
+    "mode",
+    "phase",
+    "stage",
+    "partition",
+    "set",
+    "subset",
+    "type",
+    "kind",
+)
+"""What may tell rollouts of the training from those of an evaluation, in a word such as "train"."""
+
+SPLIT_QUESTIONS = (
+    "is_eval", "is_evaluation", "is_val", "is_validation", "is_test", "is_train", "is_training",
 )  # fmt: skip
-"""What may tell rollouts of the training from those of an evaluation."""
+"""The same, with yes or no."""
 
 GRADINGS = ("filter", "filter_name", "metric", "metric_name", "scorer", "grader", "judge", "verifier", "extractor")
 """What may tell apart several gradings of one response, each a row."""

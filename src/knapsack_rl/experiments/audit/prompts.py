@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from knapsack_rl.errors import InvalidInputError
 from knapsack_rl.experiments.audit import names
@@ -12,11 +13,12 @@ from knapsack_rl.experiments.audit.asked import Asked
 from knapsack_rl.experiments.audit.names import CANDIDATES, LAST_RESORT_IDS, find, listed, plain
 from knapsack_rl.experiments.audit.readers import Look
 from knapsack_rl.experiments.audit.shapes import Row, value
-from knapsack_rl.experiments.audit.values import as_text, is_missing
+from knapsack_rl.experiments.audit.values import as_text, is_missing, number
 
 _TRAINING = {"train", "training", "rollout", "rl"}
 _EVALUATION = {"eval", "evaluation", "val", "valid", "validation", "test", "testing", "dev", "heldout", "held_out"}
-_YES, _NO = {"1", "true"}, {"0", "false"}
+_YES, _NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
+_OF_A_ROLLOUT = re.compile(r"(.+)_(\d+)_(\d+)", re.DOTALL)  # SAMPLE_ROLLOUT_OUTPUT
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Identity:
         groups: what tells groups of the same prompt in the same step apart, such as verl's `uid`.
         runs: what tells rollouts of different runs or models apart.
         fresh: whether ids are numbered anew in every step.
+        numbered: those of them whose values are of rollouts, SAMPLE_ROLLOUT_OUTPUT, of which SAMPLE is the group's.
     """
 
     ids: tuple[str, ...] = ()
@@ -38,6 +41,7 @@ class Identity:
     groups: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     fresh: bool = False
+    numbered: tuple[str, ...] = ()
 
     def columns(self) -> tuple[str, ...]:
         """All of them."""
@@ -67,12 +71,15 @@ def identify(
     step: str | None,
     category: str | None,
     reference: str | None,
+    rewards: Sequence[str],
 ) -> tuple[Identity, list[str]]:
     """What tells prompts apart, and sentences on what was not believed.
 
-    One of prompt and id is there, as `require` says.
+    One of prompt and id is there, as `require` says; there are no rewards where each row is a whole group.
     """
     said: list[str] = []
+    rolled = [name for name in look.names if rewards and _numbers_rollouts(look, name, asked.id, step)]
+    look = _with_samples(look, rolled)
     key = asked.id or (None if asked.prompt else find(CANDIDATES["id"], look.names))
     if key == text:
         key = None
@@ -86,7 +93,7 @@ def identify(
         said.append(f"The text in {text} differs from rollout to rollout of one {key}, so that {key} alone was used.")
         texts = ()
     base = tuple(name for name in (step, key, *texts) if name is not None)
-    beside, more = _beside(look, base, reference, category if not texts else None)
+    beside, more = _beside(look, base, reference, category if not texts else None, rewards)
     groups = tuple(name for name in _groups(look, base, key) if name not in beside)
     runs = tuple(
         name
@@ -100,7 +107,8 @@ def identify(
             "the next. Name a column that lasts with --id COLUMN or --prompt COLUMN, if there is one."
         )
     ids = () if key is None else (key,)
-    return Identity(ids, texts, beside, groups, runs, fresh), [*said, *more]
+    numbered = tuple(name for name in rolled if name in (*ids, *groups))
+    return Identity(ids, texts, beside, groups, runs, fresh, numbered), [*said, *more]
 
 
 def split_of(look: Look, rest: Sequence[str]) -> str | None:
@@ -108,7 +116,7 @@ def split_of(look: Look, rest: Sequence[str]) -> str | None:
     for name in rest:
         words = {as_text(one).lower() for row in look.rows if not is_missing(one := value(row, name))}
         if (
-            plain(name) in names.SPLITS
+            plain(name) in {*names.SPLITS, *names.SPLIT_QUESTIONS}
             and words
             and all(is_training(name, word) or is_evaluation(name, word) for word in words)
         ):
@@ -119,13 +127,17 @@ def split_of(look: Look, rest: Sequence[str]) -> str | None:
 def is_training(column: str, word: str) -> bool:
     """Whether a value of a split means training; of a column such as `is_train` that is yes, of `is_eval` no."""
     found = word.strip().lower()
-    return found in (_YES if "train" in plain(column) else _NO) or found in _TRAINING
+    if plain(column) in names.SPLIT_QUESTIONS:
+        return found in (_YES if "train" in plain(column) else _NO)
+    return found in _TRAINING
 
 
 def is_evaluation(column: str, word: str) -> bool:
     """Whether a value of a split means an evaluation, such as "eval/gsm8k"."""
     found = word.strip().lower().replace("-", "_").partition("/")[0]
-    return found in (_NO if "train" in plain(column) else _YES) or found in _EVALUATION
+    if plain(column) in names.SPLIT_QUESTIONS:
+        return found in (_NO if "train" in plain(column) else _YES)
+    return found in _EVALUATION
 
 
 def grading(look: Look, rest: Sequence[str], identity: Identity, step: str | None) -> str | None:
@@ -159,12 +171,18 @@ def _within_a_step(key: str, asked: str | None) -> bool:
 
 
 def _beside(
-    look: Look, base: tuple[str, ...], reference: str | None, category: str | None
+    look: Look, base: tuple[str, ...], reference: str | None, category: str | None, rewards: Sequence[str]
 ) -> tuple[tuple[str, ...], list[str]]:
     """References, images and categories that belong to a prompt, and a sentence on one that may be a response's."""
     found, said = [], []
     if reference is not None and _differ(look, base, reference):
-        if plain(reference) in names.STEADY_REFERENCES and _splits(look, base, reference):
+        steady = plain(reference) in names.STEADY_REFERENCES and _splits(look, base, reference)
+        if steady and plain(reference) in names.UNSURE_REFERENCES and _goes_by_reward(look, base, reference, rewards):
+            said.append(
+                f"{reference} parts every group into rollouts of equal rewards, as the model's own answers do: it "
+                f"tells no prompts apart. If it is the reference, name it with --id {reference}."
+            )
+        elif steady:
             found.append(reference)
         else:
             said.append(
@@ -187,17 +205,46 @@ def _groups(look: Look, base: tuple[str, ...], key: str | None) -> list[str]:
             continue
         of_group = defaultdict(set)
         for row in look.rows:
-            of_group[group_of(as_text(value(row, name)))].add(repr([value(row, part) for part in base]))
+            of_group[as_text(value(row, name))].add(repr([value(row, part) for part in base]))
         several = len(of_group) < len(look.rows) and all(len(members) == 1 for members in of_group.values())
         if several and _splits(look, base, name):
             found.append(name)
     return found
 
 
-def group_of(uid: str) -> str:
-    """The group in an id of a rollout that is written SAMPLE_ROLLOUT_OUTPUT, as verl's; others are the group's."""
-    parts = uid.rsplit("_", 2)
-    return parts[0] if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit() else uid
+def sample_of(uid: str) -> str:
+    """The sample in an id of a rollout that is written SAMPLE_ROLLOUT_OUTPUT; others stay as they are."""
+    match = _OF_A_ROLLOUT.fullmatch(uid)
+    return uid if match is None else match[1]
+
+
+def _numbers_rollouts(look: Look, name: str, asked: str | None, step: str | None) -> bool:
+    """Whether a column holds ids of rollouts, as verl's `uid` does, and not ids of prompts that end in numbers.
+
+    Each rollout has its own id, and several samples have several rollouts. Most samples of a `uid` have a rollout 0,
+    since some rollouts may be gone; those of any other column have 0 to n - 1, with a single output each.
+    """
+    if name == asked or plain(name) not in {*names.GROUPS, *LAST_RESORT_IDS}:
+        return False
+    held = [(step and value(row, step), as_text(one)) for row in look.rows if not is_missing(one := value(row, name))]
+    found = [(of_step, _OF_A_ROLLOUT.fullmatch(uid)) for of_step, uid in held]
+    members: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for of_step, match in found:
+        if match is None:
+            return False
+        members[repr((of_step, match[1]))].append((int(match[2]), int(match[3])))
+    several = any(len({rollout for rollout, _ in of_sample}) > 1 for of_sample in members.values())
+    if len(set(map(repr, held))) < len(held) or len(members) < 2 or not several:
+        return False
+    if plain(name) == "uid":
+        return 2 * sum(any(rollout == 0 for rollout, _ in of_sample) for of_sample in members.values()) > len(members)
+    return all(sorted(of_sample) == [(index, 0) for index in range(len(of_sample))] for of_sample in members.values())
+
+
+def _with_samples(look: Look, numbered: Sequence[str]) -> Look:
+    """The first rows with samples in place of the ids of rollouts."""
+    rows = [row | {name: sample_of(as_text(value(row, name))) for name in numbered} for row in look.rows]
+    return replace(look, rows=rows)
 
 
 def _differ(look: Look, base: tuple[str, ...], name: str) -> bool:
@@ -218,13 +265,25 @@ def _splits(look: Look, base: Sequence[str | None], name: str) -> bool:
     return singles == 0
 
 
+def _goes_by_reward(look: Look, base: tuple[str, ...], name: str, rewards: Sequence[str]) -> bool:
+    """Whether all rollouts with one value have one reward in every group that a column divides, and others another."""
+    inside: dict[str, dict[str, set[float]]] = defaultdict(lambda: defaultdict(set))
+    for row in look.rows:
+        earned = [number(value(row, reward)) for reward in rewards]
+        group = repr([value(row, part) for part in base])
+        inside[group][as_text(value(row, name))].add(sum(one for one in earned if one == one))
+    divided = [list(parts.values()) for parts in inside.values() if len(parts) > 1]
+    steady = all(len(part) == 1 for parts in divided for part in parts)
+    return steady and any(len(set.union(*parts)) > 1 for parts in divided)
+
+
 def _inside(rows: Sequence[Row], base: tuple[str, ...], name: str) -> dict[str, Counter[str]]:
     """Of each group, how often each value of a column comes."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        found[repr([value(row, part) for part in base])][group_of(as_text(value(row, name)))] += 1
+        found[repr([value(row, part) for part in base])][as_text(value(row, name))] += 1
     return found
 
 
 def _last_group(rows: Sequence[Row], name: str) -> str | None:
-    return group_of(as_text(value(rows[-1], name))) if len(rows) >= 200 else None
+    return as_text(value(rows[-1], name)) if len(rows) >= 200 else None

@@ -28,6 +28,11 @@ _STEPS_FROM = {
     "column": "the column", "file names": "the files' names (guessed)", "folder names": "the folders' names (guessed)",
     "order": "the order of rows", "one group": "nowhere: all rows of a prompt are one group",
 }  # fmt: skip
+_POSSIBLE = (
+    "gradient-shares", "expected-gradients", "gains", "gains-table", "plans-by-belief", "plans-by-window",
+    "unsolved-categories", "changed-categories", "suspicious-prompts", "concentration", "hungriest-prompts",
+    "group-sizes",
+)  # fmt: skip
 _INTERVAL = (
     "The interval of 95 % comes from resampling prompts, with all their steps, and fitting the priors anew. It covers "
     "which prompts were drawn and how their rollouts fell. It does not cover that the model would have learned "
@@ -39,7 +44,7 @@ _INTERVAL = (
 def write_report(audit: Audit, output: Path | None, command: str) -> Path:
     """Write `report.html` and its folder `figures` into `output`, and return the page's path.
 
-    Without `output` they go to `default_output`.
+    Without `output` they go to `default_output`. Figures that an earlier audit wrote there, and this one has not, go.
 
     Raises:
         InvalidInputError: the folder cannot be written.
@@ -63,6 +68,7 @@ def write_report(audit: Audit, output: Path | None, command: str) -> Path:
             notes=remarks(audit),
             sections=sections,
             command=command,
+            possible=_POSSIBLE,
         )
         write_text(folder / FIGURES, as_json(audit, page))
     return page

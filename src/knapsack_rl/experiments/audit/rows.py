@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from knapsack_rl.experiments.audit.columns import Columns
 from knapsack_rl.experiments.audit.names import is_reward, listed
-from knapsack_rl.experiments.audit.prompts import group_of
+from knapsack_rl.experiments.audit.prompts import sample_of
 from knapsack_rl.experiments.audit.readers import Part, Problems
 from knapsack_rl.experiments.audit.times import step_numbers
 from knapsack_rl.experiments.audit.values import (
@@ -56,6 +56,8 @@ class Batch:
         path: the file.
         writer: which of several writers at the same time the file is of.
         rows: numbers of the rows in the file.
+        holders: key of the row, or of the part of it, that is or held a whole group, 0 where it held one rollout; None
+            where rows are rollouts.
         timed: whether steps keep rows of different files apart.
     """
 
@@ -81,6 +83,7 @@ class Batch:
     path: Path = Path()
     writer: str = ""
     rows: Ints | None = None
+    holders: Keys | None = None
     timed: bool = True
 
 
@@ -142,6 +145,7 @@ class Rows:
             reference=texts(columns.reference),
             relogged=columns.relogged,
             rows=self._part.rows[good],
+            holders=self._holders(),
             rollouts=_whole(scored, good),
             successes=_whole(won, good),
             texts=keys,
@@ -154,8 +158,8 @@ class Rows:
         """The columns that tell prompts apart or show them; of ids of rollouts the part that is the group's."""
         identity = self._columns.identity
         found = {name: encoded(self._part.columns[name]) for name in (*identity.columns(), self._columns.text)}
-        for name in (*identity.groups, *(identity.ids if identity.fresh else ())):
-            found[name] = Encoded([group_of(one) for one in found[name].values], found[name].codes)
+        for name in identity.numbered:
+            found[name] = Encoded([sample_of(one) for one in found[name].values], found[name].codes)
         return found
 
     @property
@@ -233,6 +237,11 @@ class Rows:
             said = ", ".join(f"{name} holds {described(one)}" for name, one in held.items())
             said += "; --step COLUMN names a column of whole numbers" if role == "step" else ""
             self._refuse(f"rows whose {role} is no number", something, said)
+
+    def _holders(self) -> Keys | None:
+        """The keys of rows that are, or hold, whole groups."""
+        held = self._part.rows.astype(np.uint64) if self._columns.counts is not None else self._part.holders
+        return None if held is None else held[self._good]
 
     def _identity(self, steps: Ints | None) -> tuple[Keys | None, Keys | None, Keys | None]:
         """The keys of texts, ids and groups, where the prompt's column alone does not say."""

@@ -8,8 +8,9 @@ docs/how-to/add-a-log-format.md.
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -18,7 +19,10 @@ from knapsack_rl.experiments.audit import names
 Row = dict[str, Any]
 
 _DEPTH = 3  # objects in objects that become columns
-_PASSES = 4  # shapes in shapes
+_PASSES = 5  # shapes in shapes
+_STEP = re.compile(r"(?:(\D+?)_?)?(\d{1,15})")
+_MEANS = {"mean", "avg", "average"}
+_ROLLOUTS = ("rollouts", "trajectories", "episodes", "results")
 _INSIDE_A_ROLLOUT = {"steps", "turns", "messages", "transitions", "trajectory", "conversation", "history", "logs"}
 
 
@@ -57,6 +61,17 @@ def unfolded(rows: Sequence[Row], shapes: Sequence[Shape]) -> list[Row]:
     for shape in shapes:
         rows = [rollout for row in rows for rollout in shape.unfold(row)]
     return list(rows)
+
+
+def unfolded_by_holder(row: Row, shapes: Sequence[Shape]) -> list[list[Row]]:
+    """The rollouts of a row, apart by the innermost row that held them: it may be a whole group."""
+    last = max((place for place, shape in enumerate(shapes) if _holds_groups(shape)), default=0)
+    return [unfolded([holder], shapes[last:]) for holder in unfolded([row], shapes[:last])]
+
+
+def hold_groups(shapes: Sequence[Shape]) -> bool:
+    """Whether rows hold several rollouts, and not just what is a rollout in another shape."""
+    return any(map(_holds_groups, shapes))
 
 
 def value(row: Row, name: str) -> Any:
@@ -104,7 +119,8 @@ class TableObject:
         """A row for each entry of `data`."""
         if not self._fits(row):
             return [row]
-        return [dict(zip(row["columns"], part, strict=False)) for part in row["data"]]
+        heads = [_heading(head) for head in row["columns"]]
+        return [dict(zip(heads, part, strict=False)) for part in row["data"]]
 
 
 @dataclass(frozen=True)
@@ -133,51 +149,125 @@ class ColumnsByRow:
 
 
 @dataclass(frozen=True)
-class Nested:
-    """A row that holds its rollouts as a list of objects."""
+class BySteps:
+    """An object whose names are steps, such as "12" or "step_12", and hold the rollouts of each, at any depth."""
 
     path: str
+    example: str
+    own_steps: bool
 
     @property
     def said(self) -> str:
         """See `Shape`."""
-        return f"Rollouts were read from the lists in {self.path}."
+        return f"Names such as {self.example} were taken for steps: each holds the rollouts of one."
 
     @classmethod
     def find(cls, rows: Sequence[Row], wanted: Sequence[str]) -> Shape | None:
-        """Whether a column holds lists of objects that have a reward, or hold lists that do."""
-        scored = any(_is_number(held) and names.is_reward(name) for row in rows for name, held in row.items())
-        for name in columns_of(rows):
-            plain = names.plain(name.rpartition(".")[2])
-            lists = [held for row in rows if isinstance(held := value(row, name), list)]
-            many = plain in names.COMPLETION_LISTS or plain in ("rollouts", "trajectories", "episodes", "results")
-            if plain in _INSIDE_A_ROLLOUT or not lists or (scored and not many):
+        """Whether all that holds rollouts is called like a step; bare numbers are none in a row of one prompt."""
+        heads = columns_of(rows)
+        if _any_scored(rows) or names.find(names.CANDIDATES["step"], heads) is not None:
+            return None
+        one_prompt = _of_one_prompt(heads)
+        for path in ("", *(name for name in heads if any(isinstance(value(row, name), Mapping) for row in rows))):
+            inside = [part for row in rows for part in cls._inside(row, path).items()]
+            steps = [(name, held) for name, held in inside if _bears_rollouts(held, wanted)]
+            if not steps or not all(_step_of(name) is not None for name, _ in steps):
                 continue
-            if any(cls._holds_rollouts(item, wanted) for held in lists for item in held[:3]):
-                return cls(name)
+            if not one_prompt or not (_is_part(path) or any(name.isdigit() for name, _ in steps)):
+                items = [item for _, held in steps for item in _items(held)]
+                return cls(path, steps[0][0], names.find(names.CANDIDATES["step"], columns_of(items)) is not None)
         return None
 
+    @staticmethod
+    def _inside(row: Row, path: str) -> Mapping[str, Any]:
+        held = value(row, path) if path else row
+        return held if isinstance(held, Mapping) else {}
+
+    def unfold(self, row: Row) -> list[Row]:
+        """A row for each step, the first one first, with what the row says of all."""
+        of_step = {
+            name: (step, held)
+            for name, held in self._inside(row, self.path).items()
+            if isinstance(held, (list, Mapping)) and (step := _step_of(name)) is not None
+        }
+        if not of_step:
+            return [row]
+        heads = {_head(row, self.path)} if self.path else set(of_step)
+        shared = _shared(row, heads)
+        return [
+            shared
+            | ({} if self.own_steps else {"step": step})
+            | (dict(held) if isinstance(held, Mapping) else {"rollouts": held})
+            for step, held in sorted(of_step.values(), key=lambda pair: pair[0])
+        ]
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A row that holds its rollouts as a list of objects, or as several: right and wrong ones, or a list a prompt.
+
+    Attributes:
+        paths: where the lists are.
+        related: whether it is known what several lists have to do with each other.
+    """
+
+    paths: tuple[str, ...]
+    related: bool = True
+
+    @property
+    def said(self) -> str:
+        """See `Shape`."""
+        return f"Rollouts were read from the lists in {names.listed(self.paths, 5)}."
+
     @classmethod
-    def _holds_rollouts(cls, item: Any, wanted: Sequence[str], depth: int = 1) -> bool:
-        if not isinstance(item, dict):
-            return False
+    def find(cls, rows: Sequence[Row], wanted: Sequence[str]) -> Shape | None:
+        """Whether columns hold lists of objects that have a reward, or hold lists that do."""
+        heads = columns_of(rows)
+        scored, one_prompt = _any_scored(rows), _of_one_prompt(heads)
+        found = tuple(
+            name
+            for name in heads
+            if not (one_prompt and _is_part(name))
+            and not (scored and not _is_many(name))
+            and cls._fits(rows, name, wanted)
+        )
+        if not found:
+            return None
+        if all(map(_is_outcome, found)):
+            empty = (name for name in heads if _is_outcome(name) and any(value(row, name) == [] for row in rows))
+            found = tuple(dict.fromkeys((*found, *empty)))
+        outcomes = all(map(_is_outcome, found)) and len(set(map(_parent, found))) == 1
+        return cls(found, len(found) == 1 or outcomes or cls._a_prompt_each(rows, found))
+
+    @classmethod
+    def _fits(cls, rows: Sequence[Row], name: str, wanted: Sequence[str]) -> bool:
+        """Whether a column holds lists of rollouts; steps and the like must hold lists of them, as those of a run."""
         return any(
-            name in wanted or (names.is_reward(name) and not isinstance(held, (str, Mapping)))
-            or (
-                depth < _DEPTH and names.plain(name) not in _INSIDE_A_ROLLOUT and isinstance(held, list)
-                and any(cls._holds_rollouts(part, wanted, depth + 1) for part in held[:3])
-            )
-            for name, held in item.items()
-        )  # fmt: skip
+            _holds_rollouts(item, wanted) and not (_is_part(name) and _any_scored([item]))
+            for row in rows
+            for item in _items(value(row, name))[:3]
+        )
+
+    @staticmethod
+    def _a_prompt_each(rows: Sequence[Row], paths: Sequence[str]) -> bool:
+        """Whether all entries of a list are of one prompt, of another for each list."""
+        prompts: list[str] = []
+        for path in paths:
+            items = [item for row in rows for item in _items(value(row, path))]
+            key = names.find((*names.CANDIDATES["prompt"], *names.CANDIDATES["id"]), columns_of(items))
+            found = {repr(value(item, key)) for item in items} if key is not None else set()
+            if len(found) != 1:
+                return False
+            prompts += found
+        return len(set(prompts)) == len(prompts)
 
     def unfold(self, row: Row) -> list[Row]:
         """What the row says of all, and what each object says of itself."""
-        held = value(row, self.path)
-        if not isinstance(held, list):
+        lists = [held for path in self.paths if isinstance(held := value(row, path), list)]
+        if not lists:
             return [row]
-        head = self.path.partition(".")[0]
-        shared = {name: part for name, part in row.items() if name != head and not names.is_reward(name)}
-        return [shared | item for item in held if isinstance(item, dict)]
+        shared = _shared(row, {_head(row, path) for path in self.paths})
+        return [shared | item for held in lists for item in _items(held)]
 
 
 @dataclass(frozen=True)
@@ -424,10 +514,19 @@ class Harness:
 Find = Callable[[Sequence[Row], Sequence[str]], Shape | None]
 
 SHAPES: tuple[Find, ...] = (
-    TableObject.find, ColumnsByRow.find, Harness.find, Conversation.find, Selection.find, Lists.find, TokenRewards.find,
-    Nested.find, Transcript.find,
+    TableObject.find, ColumnsByRow.find, BySteps.find, Harness.find, Conversation.find, Selection.find, Lists.find,
+    TokenRewards.find, Nested.find, Transcript.find,
 )  # fmt: skip
 """In the order in which they are looked for."""
+
+
+def _holds_groups(shape: Shape) -> bool:
+    return isinstance(shape, (Lists, Nested, Selection))
+
+
+def _heading(head: Any) -> str:
+    """The name of a column as a text: numbers as they are, several levels joined by dots."""
+    return ".".join(str(level) for level in head if level != "") if isinstance(head, list) else str(head)
 
 
 def _mostly(rows: Sequence[Row], fits: Callable[..., bool]) -> bool:
@@ -446,6 +545,89 @@ def _completions(row: Row) -> list[Any]:
     """What stands in columns of responses."""
     called = (*names.CANDIDATES["completion"], *names.COMPLETION_LISTS)
     return [held for name, held in row.items() if names.plain(name) in called and held is not None]
+
+
+def _holds_rollouts(item: Any, wanted: Sequence[str], depth: int = 1) -> bool:
+    """Whether an object has a reward, or lists of objects that have one."""
+    if not isinstance(item, dict):
+        return False
+    return _is_scored(item, wanted) or any(
+        depth < _DEPTH and names.plain(name) not in _INSIDE_A_ROLLOUT and isinstance(held, list)
+        and any(_holds_rollouts(part, wanted, depth + 1) for part in held[:3])
+        for name, held in item.items()
+    )  # fmt: skip
+
+
+def _is_scored(item: Any, wanted: Sequence[str]) -> bool:
+    """Whether an object has a reward of its own."""
+    return isinstance(item, dict) and any(
+        name in wanted or (names.is_reward(name) and not isinstance(held, (str, Mapping)))
+        for name, held in item.items()
+    )
+
+
+def _bears_rollouts(held: Any, wanted: Sequence[str], depth: int = 1) -> bool:
+    """Whether something is a list of rollouts, or an object that holds such lists."""
+    if isinstance(held, Mapping):
+        return depth < _DEPTH and any(_bears_rollouts(part, wanted, depth + 1) for part in held.values())
+    return isinstance(held, list) and any(_holds_rollouts(item, wanted) for item in held[:3])
+
+
+def _step_of(name: str) -> int | None:
+    """The step in a name such as "12", "step_12" or "Iteration 12"."""
+    match = _STEP.fullmatch(names.plain(name))
+    if match is None or (match[1] and match[1] not in names.CANDIDATES["step"]):
+        return None
+    return int(match[2])
+
+
+def _any_scored(rows: Sequence[Row]) -> bool:
+    """Whether rows have a reward of their own, and not just the mean of some."""
+    return any(
+        _is_number(held) and names.is_reward(name) and not _MEANS & {*names.plain(name).split("_")}
+        for row in rows
+        for name, held in row.items()
+    )
+
+
+def _of_one_prompt(heads: Sequence[str]) -> bool:
+    """Whether rows are about a prompt each."""
+    known = (*names.CANDIDATES["prompt"], *names.CANDIDATES["id"], *names.LAST_RESORT_IDS)
+    return names.find(known, heads) is not None
+
+
+def _is_part(path: str) -> bool:
+    """Whether something is called like the parts of one rollout."""
+    return names.plain(path.rpartition(".")[2]) in _INSIDE_A_ROLLOUT
+
+
+def _is_many(path: str) -> bool:
+    """Whether something is called like several rollouts."""
+    return names.plain(path.rpartition(".")[2]) in (*names.COMPLETION_LISTS, *_ROLLOUTS)
+
+
+def _is_outcome(path: str) -> bool:
+    """Whether a list is called after the outcome of all that it holds."""
+    return names.plain(path.rpartition(".")[2]) in {*names.WINS, *names.POSSIBLE_WINS, *names.LOSSES, "right"}
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _head(row: Row, path: str) -> str:
+    """The column of a row that a path leads into."""
+    return path if path in row else path.partition(".")[0]
+
+
+def _shared(row: Row, heads: Collection[str]) -> Row:
+    """What a row says of all its rollouts."""
+    return {name: part for name, part in row.items() if name not in heads and not names.is_reward(name)}
+
+
+def _items(held: Any) -> list[Row]:
+    """The objects in a list."""
+    return [item for item in held if isinstance(item, dict)] if isinstance(held, list) else []
 
 
 def _is_number(held: Any) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -153,11 +153,12 @@ def write_page(
     notes: Sequence[str] = (),
     sections: Sequence[Section],
     command: str,
+    possible: Collection[str] | None = None,
 ) -> Path:
     """Write a page and return its path.
 
     A folder `figures` beside it gets every chart as SVG and PNG with the CSV it was drawn from, and every table as
-    CSV.
+    CSV. With `possible`, it loses those that an earlier page had and this one has not.
 
     Args:
         output: the HTML file to write; folders that it needs are made.
@@ -167,13 +168,16 @@ def write_page(
         notes: quiet sentences below the summary.
         sections: everything else. Sections without parts are left out.
         command: what makes the page again; shown at the end, and with every chart and table.
+        possible: names of all charts and tables that such a page may have, if figures of an earlier one are to go.
 
     Raises:
         InvalidInputError: `output` cannot be written.
-        ValueError: the name of a chart or table is malformed or not unique, or a chart has no data.
+        ValueError: the name of a chart or table is malformed, not unique or none of `possible`, or a chart has no data.
     """
     shown = [section for section in sections if section.parts]
-    _check([part for section in shown for part in section.parts])
+    named = _check([part for section in shown for part in section.parts])
+    if possible is not None and not named <= set(possible):
+        raise ValueError(f"possible: expected the names of all charts and tables, missed {named - set(possible)}.")
     text = resources.files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8")
     script = resources.files(__package__).joinpath("sort_tables.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -196,6 +200,8 @@ def write_page(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
         disk.write_text(output, page)
+        for name in set(possible or ()) - named:
+            _remove_figure(folder, name)
     except OSError as error:
         raise InvalidInputError(f"output: cannot write {output}: {error}. Name another file to write.") from error
     return output
@@ -206,7 +212,15 @@ def _clean(value: Any) -> Any:
     return cleaned(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _check(parts: Sequence[Part]) -> None:
+def _remove_figure(folder: Path, name: str) -> None:
+    """Remove the files of a chart or table, and nothing but files."""
+    for path in (folder / f"{name}{suffix}" for suffix in (".svg", ".png", ".csv")):
+        if path.is_file() or path.is_symlink():
+            path.unlink()
+
+
+def _check(parts: Sequence[Part]) -> set[str]:
+    """The names of charts and tables, which are sound and different."""
     named = [part for part in parts if isinstance(part, (Chart, DataTable))]
     repeated = [name for name, count in Counter(part.name for part in named).items() if count > 1]
     if repeated:
@@ -219,6 +233,7 @@ def _check(parts: Sequence[Part]) -> None:
             )
         if isinstance(part, Chart) and part.data.empty:
             raise ValueError(f"data: expected rows to draw the chart {part.name!r} from, got an empty table.")
+    return {part.name for part in named}
 
 
 def _blocks(parts: Sequence[Part], folder: Path) -> list[dict[str, Any]]:

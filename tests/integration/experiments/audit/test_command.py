@@ -224,6 +224,40 @@ def test_rewards_that_all_exceed_the_threshold_give_no_shares_of_right_and_wrong
     assert "Every reward is above" not in above
 
 
+@pytest.mark.parametrize(
+    ("scale", "above", "tried"), [(1.0, 1.0, 0.5), (1.0, 7.0, 0.5), (0.25, 0.5, 0.125), (100.0, 100.0, 50.0)]
+)
+def test_a_threshold_that_no_reward_exceeds_is_not_believed(
+    tmp_path: Path, scale: float, above: float, tried: float
+) -> None:
+    rows = [row | {"reward": scale * row["reward"]} for row in rewarded()]
+    found = audited(logged(tmp_path / "log.jsonl", rows), above=above)
+    said = " ".join(summary(found))
+    assert f"No reward is above {above:g}; the largest is {scale:g}: try --success-above {tried:g}." in said
+    advised = " ".join(advice(found))
+    assert not any(words in said + advised for words in ("never had", "expected to", "Leave out", "all wrong"))
+    assert "had no gradient" in said
+    assert "all correct" in " ".join(summary(audited(tmp_path / "log.jsonl", above=tried)))
+
+
+def test_a_threshold_above_many_values_or_a_single_one_is_not_believed_either(tmp_path: Path) -> None:
+    many = [row | {"reward": row["reward"] * index / 1000} for index, row in enumerate(rewarded())]
+    said = " ".join(summary(audited(logged(tmp_path / "many.jsonl", many), above=2.0)))
+    assert "the largest is 0.1" in said
+    assert "try a smaller one" in said
+    right = [row | {"reward": 1.0} for row in rewarded()]
+    said = " ".join(summary(audited(logged(tmp_path / "right.jsonl", right), above=1.0)))
+    assert "No reward is above 1; the largest is 1: try --success-above 0.5." in said
+
+
+def test_of_rewards_that_are_all_zero_none_is_above_the_threshold_and_that_is_believed(tmp_path: Path) -> None:
+    rows = [row | {"reward": 0.0} for row in rewarded()]
+    found = audited(logged(tmp_path / "log.jsonl", rows), above=0.5)
+    assert "12 prompts never had a success" in " ".join(summary(found))
+    counts = [{"step": s, "prompt": p, "scored": 4, "successes": 2} for s in (1, 2) for p in "ab"]
+    assert audited(logged(tmp_path / "counts.jsonl", counts), above=1.0).knows_right
+
+
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 def test_rewards_that_are_all_equal_are_a_reason_to_look_at_the_grader(tmp_path: Path, reward: float) -> None:
     rows = [row | {"reward": reward} for row in rewarded()]
@@ -483,6 +517,23 @@ def test_the_page_of_other_logs_is_never_overwritten(
     assert pages == ["runs/audit/log/report.html", "runs/audit/log-2/report.html"] * 2
     (tmp_path / "runs/audit/log/audit.json").unlink()  # whose page that is cannot be told any more
     assert default_output([first]) == Path("runs", "audit", "log-3")
+
+
+def test_figures_of_an_earlier_audit_go_and_files_of_others_stay(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    figures = tmp_path / "page" / "figures"
+    names = []
+    for steps in (4, 1):
+        run(capsys, logged(tmp_path / "log.jsonl", rewarded(steps=steps)), "--output", tmp_path / "page")
+        names.append({path.name for path in figures.iterdir()})
+        for other in ("mine.csv", "concentration.txt", "gains"):
+            (figures / other).write_text("mine")
+    assert {"plans-by-belief.csv", "expected-gradients.svg", "gradient-shares.png"} < names[0]
+    assert names[1] - {"mine.csv", "concentration.txt", "gains"} == {
+        name for name in names[0] if not name.startswith(("plans-", "expected-"))
+    }
+    assert {path.name for path in figures.iterdir()} >= {"mine.csv", "concentration.txt", "gains"}
 
 
 def test_the_advice_follows_from_the_figures(tmp_path: Path) -> None:

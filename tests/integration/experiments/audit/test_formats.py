@@ -341,6 +341,158 @@ def test_a_step_may_be_an_object_with_a_list_of_rewards_for_each_prompt(tmp_path
     assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (16, 2, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        ([0, 1, 2], ["0", "1", "2"]),
+        ([["x", "p"], ["x", "r"], ["s", ""]], ["x.p", "x.r", "s"]),
+        ([None, True, 1.5], None),
+    ],
+)
+def test_a_table_may_have_columns_that_are_no_texts(
+    tmp_path: Path, columns: list[Any], names: list[str] | None
+) -> None:
+    data = [[row["prompt"], row["reward"], 1] for row in rollouts([("a", MIXED), ("b", WRONG)])]
+    (tmp_path / "log.json").write_text(json.dumps({"columns": columns, "index": list(range(8)), "data": data}))
+    with pytest.raises(InvalidInputError, match=r"no column was recognised as a prompt or an id\. Its columns are"):
+        audited(tmp_path / "log.json")
+    if names:
+        prompt, reward, step = names
+        assert figures(audited(tmp_path / "log.json", prompt=prompt, reward=reward, step=step)) == (8, 2, 0.5)
+
+
+# Rows that hold whole groups, and lists beside lists.
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda rewards: {"responses": ["r"] * 4, "rewards": list(rewards)},
+        lambda rewards: {"rollouts": [{"reward": reward} for reward in rewards]},
+        lambda rewards: {"scored": 4, "successes": int(sum(rewards))},
+        lambda rewards: {"n_samples": 4, "n_correct": int(sum(rewards))},
+        lambda rewards: {"response": "r", "reward": rewards[0], "group_rewards": list(rewards)},
+    ],
+    ids=["lists", "objects", "our counts", "counts", "a selection"],
+)
+@pytest.mark.parametrize("name", ["log.jsonl", "log.json", "log.parquet"])
+def test_each_row_that_is_a_whole_group_is_a_visit_of_its_own(
+    tmp_path: Path, of: Callable[[Sequence[float]], Row], name: str
+) -> None:
+    rows = [{"prompt": prompt} | of(rewards) for prompt in "abc" for rewards in (RIGHT, WRONG, MIXED)]
+    log = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), log)
+    elif name.endswith("json"):
+        log.write_text(json.dumps({"groups": rows} if "rollouts" in rows[0] else rows))
+    else:
+        write(log, rows)
+    assert figures(audited(log)) == (36, 3, 2 / 3)
+    assert audited(log).log.step.tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_whole_groups_of_one_prompt_in_two_files_are_two_visits(tmp_path: Path) -> None:
+    for name, rewards in (("a", RIGHT), ("b", WRONG)):
+        write(tmp_path / f"{name}.jsonl", [{"prompt": "p", "rollouts": [{"reward": reward} for reward in rewards]}])
+    assert figures(audited(tmp_path)) == (8, 1, 1.0)
+
+
+def test_rows_with_lists_of_one_entry_are_rollouts_of_one_group(tmp_path: Path) -> None:
+    rows = [{"prompt": prompt, "rewards": [reward]} for prompt in "ab" for reward in MIXED]
+    assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (8, 2, 0.0)
+
+
+STEPS = {step: rollouts([("a", MIXED), ("b", WRONG if step % 2 else RIGHT)]) for step in range(1, 13)}
+BY_STEP: dict[str, Callable[[int], str]] = {
+    "numbers": str,
+    "padded numbers": lambda step: f"{step:05d}",
+    "a word and numbers": lambda step: f"step_{step}",
+    "another word": lambda step: f"Iteration {step}",
+}
+
+
+@pytest.mark.parametrize("kind", BY_STEP)
+@pytest.mark.parametrize("inside", ["lists", "lists below", "prompts", "rows"])
+def test_the_names_of_an_object_may_be_steps(tmp_path: Path, kind: str, inside: str) -> None:
+    held: dict[str, Any] = {
+        BY_STEP[kind](step): (
+            {prompt: [row for row in rows if row["prompt"] == prompt] for prompt in "ab"}
+            if inside == "prompts"
+            else rows
+        )
+        for step, rows in sorted(STEPS.items(), key=lambda pair: str(pair[0]))  # as json.dumps(sort_keys=True) has them
+    }
+    if inside == "rows":
+        log = write(tmp_path / "log.jsonl", [{name: rows} for name, rows in held.items()])
+    else:
+        log = tmp_path / "log.json"
+        log.write_text(json.dumps({"config": {"lr": 1}, "rollouts_of": held} if inside == "lists below" else held))
+    found = audited(log)
+    assert figures(found) == (96, 2, 0.5)
+    assert sorted(set(found.log.step.tolist())) == list(range(1, 13))
+    assert "were taken for steps" in said(found)
+    assert "resumed" not in said(found)
+
+
+def test_rollouts_that_have_steps_keep_them_whatever_their_lists_are_called(tmp_path: Path) -> None:
+    rows = [row | {"step": step} for step in (1, 2) for row in STEPS[step]]
+    by_prompt = {str(number): [row for row in rows if row["prompt"] == p] for number, p in enumerate("ab")}
+    (tmp_path / "log.json").write_text(json.dumps(by_prompt))
+    found = audited(tmp_path / "log.json")
+    assert figures(found) == (16, 2, 0.5)
+    assert sorted(set(found.log.step.tolist())) == [1, 2]
+
+
+def test_right_and_wrong_rollouts_in_two_lists_are_one_group(tmp_path: Path) -> None:
+    def row(prompt: str, right: int) -> Row:
+        return {
+            "prompt": prompt,
+            "correct": [{"text": "a", "reward": 1}] * right,
+            "incorrect": [{"text": "b", "reward": 0}] * (4 - right),
+        }
+
+    found = audited(write(tmp_path / "log.jsonl", [row("a", 2), row("b", 0), row("c", 4), row("d", 1)]))
+    assert figures(found) == (16, 4, 0.5)
+    assert "the lists in correct, incorrect" in said(found)
+    assert figures(audited(write(tmp_path / "right.jsonl", [row("a", 4), row("b", 4)]))) == (8, 2, 1.0)
+
+
+def test_an_object_may_hold_a_list_for_each_prompt(tmp_path: Path) -> None:
+    rows = rollouts([("1.5 + 1?", MIXED), ("2 + 2?", WRONG), ("3 + 3?", RIGHT)], step=1)
+    held = {prompt: [row for row in rows if row["prompt"] == prompt] for prompt in ("1.5 + 1?", "2 + 2?", "3 + 3?")}
+    (tmp_path / "log.json").write_text(json.dumps(held))
+    assert figures(audited(tmp_path / "log.json")) == (12, 3, 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("chosen", "rejected"), ("train", "eval"), ("model_a", "model_b"), ("rollouts", "best")]
+)
+def test_lists_of_rollouts_that_nothing_relates_are_refused_by_name(tmp_path: Path, first: str, second: str) -> None:
+    rows = [
+        {"prompt": prompt, first: [{"score": 1}] * 2, second: [{"score": 0}] * 2, "meta": {"n": 4}} for prompt in "ab"
+    ]
+    with pytest.raises(InvalidInputError, match=f"{first}, {second} hold lists of rollouts, and nothing says"):
+        audited(write(tmp_path / "logs" / "log.jsonl", rows))
+    write(tmp_path / "logs" / "good.jsonl", rollouts([("a", MIXED), ("b", WRONG)]))
+    found = audited(tmp_path / "logs")
+    assert figures(found) == (8, 2, 0.5)
+    assert "files that are no rollout log: 1" in said(found)
+
+
+def test_what_a_step_holds_in_a_list_of_steps_are_its_rollouts(tmp_path: Path) -> None:
+    steps = [{"step": step, "rollouts": rows, "mean_reward": 0.5} for step, rows in STEPS.items()]
+    (tmp_path / "log.json").write_text(json.dumps({"run": "x", "steps": steps}))
+    found = audited(tmp_path / "log.json")
+    assert figures(found) == (96, 2, 0.5)
+    assert sorted(set(found.log.step.tolist())) == list(range(1, 13))
+
+
+def test_the_steps_of_a_rollout_are_no_rollouts(tmp_path: Path) -> None:
+    trace = {"steps": [{"action": "x", "reward": 0.5, "candidates": [{"score": 1}] * 3}] * 2}
+    rows = [row | trace for row in rollouts([("a", MIXED), ("b", WRONG)], step=1)]
+    assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (8, 2, 0.5)
+
+
 # Tables of counts.
 
 
@@ -418,6 +570,39 @@ def test_an_id_that_is_named_and_stands_for_several_texts_is_found_out(tmp_path:
     found = audited(write(tmp_path / "log.jsonl", rows), id="kind")
     assert figures(found) == (8, 2, 1.0)
     assert "kind is no id of prompts: one of its values stands for 2 different prompts" in said(found)
+
+
+@pytest.mark.parametrize("column", ["id", "uid", "index", "group_id", "problem_id"])
+@pytest.mark.parametrize("of", ["aime_2024_{}", "gsm8k_{}_0", "{}_0_1"])
+def test_ids_of_prompts_that_end_in_numbers_stay_whole(tmp_path: Path, column: str, of: str) -> None:
+    rows = [
+        {"step": step, column: of.format(number), "reward": reward}
+        for step in (1, 2)
+        for number, rewards in enumerate((RIGHT, WRONG, MIXED))
+        for reward in rewards
+    ]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert (len(found.log.step), without_gradient(found.log)) == (6, pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize(("column", "gone", "share"), [("uid", 0, 2 / 3), ("uid", 1, 7 / 11), ("sample_id", 0, 2 / 3)])
+def test_ids_of_rollouts_that_number_them_in_their_sample_are_those_of_their_groups(
+    tmp_path: Path, column: str, gone: int, share: float
+) -> None:
+    rows = [
+        {"step": 1, "prompt": "Solve it.", column: f"{sample}_{number}_0", "reward": reward}
+        for sample, rewards in zip("abc", (RIGHT, WRONG, MIXED), strict=True)
+        for number, reward in enumerate(rewards)
+    ][gone:]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert (len(found.log.step), without_gradient(found.log)) == (3, pytest.approx(share))
+
+
+def test_one_rollout_of_each_numbered_problem_is_no_group(tmp_path: Path) -> None:
+    rows = [{"id": f"aime_2024_{number}", "reward": number % 2} for number in range(30)]
+    found = audited(write(tmp_path / "log.jsonl", rows))
+    assert found.all_single
+    assert "no share is given" in said(found)
 
 
 @pytest.mark.parametrize("column", ["images", "image_path", "ground_truth", "uid"])
@@ -875,6 +1060,9 @@ def test_files_of_an_evaluation_beside_those_of_the_training_are_left_out(tmp_pa
         ("mode", "train", "eval"),
         ("phase", "training", "validation"),
         ("is_eval", False, True),
+        ("is_test", 0, 1),
+        ("is_validation", "no", "yes"),
+        ("is_train", True, False),
     ],
 )
 @pytest.mark.parametrize("evaluation_first", [False, True])
@@ -890,6 +1078,19 @@ def test_rows_of_an_evaluation_are_left_out_and_said(
     found = audited(write(tmp_path / "log.jsonl", [row for part in parts for row in part]))
     assert figures(found) == (8, 2, 0.5)
     assert f"{column} has 2 values" in said(found)
+
+
+@pytest.mark.parametrize("column", ["stage", "phase", "mode", "type", "kind", "set", "subset", "partition"])
+@pytest.mark.parametrize("values", [(0, 1), (0, 1, 2), (False, True)])
+def test_numbers_of_stages_and_the_like_are_no_evaluation(
+    tmp_path: Path, column: str, values: tuple[int | bool, ...]
+) -> None:
+    rows = [
+        row
+        for step, value in enumerate(values)
+        for row in rollouts([("a", MIXED), ("b", WRONG)], step=step, **{column: value})
+    ]
+    assert figures(audited(write(tmp_path / "log.jsonl", rows))) == (8 * len(values), 2, 0.5)
 
 
 def test_files_that_are_pooled_are_said_to_be_one_run(tmp_path: Path) -> None:

@@ -143,6 +143,29 @@ def test_references_tell_prompts_of_one_text_apart_unless_they_differ_from_rollo
     assert any("tells no prompts apart" in remark for remark in found.remarks) != apart
 
 
+@pytest.mark.parametrize("column", ["solution", "target", "gold"])
+@pytest.mark.parametrize(
+    ("rewards", "apart"),
+    [
+        ([1, 1, 0, 0, 1, 1, 0, 0], False),  # yes is right and no is wrong, in both groups
+        ([1, 1, 0, 0, 0, 0, 0, 0], False),
+        ([1, 1, 0, 0, 1, 0, 0, 0], True),
+        ([1, 1, 1, 1, 0, 0, 0, 0], True),  # nothing speaks against two prompts, and it makes no difference
+    ],
+)
+def test_a_short_answer_that_goes_by_the_reward_tells_no_prompts_apart(
+    column: str, rewards: list[int], apart: bool
+) -> None:
+    answers = ["yes", "yes", "no", "no"] * 2
+    rows = [
+        {"prompt": "Find x.", "step": 1 + place // 4, column: answer, "reward": reward}
+        for place, (answer, reward) in enumerate(zip(answers, rewards, strict=True))
+    ]
+    found = guessed(["prompt", "step", column, "reward"], {"reward", "step"}, rows)
+    assert found.identity.beside == ((column,) if apart else ())
+    assert any(f"name it with --id {column}" in remark for remark in found.remarks) != apart
+
+
 def test_the_sample_in_verls_uid_tells_groups_apart() -> None:
     rows = [{"input": "Find x.", "uid": f"{sample}_{i}_0", "score": 1.0} for sample in "ab" for i in range(4)]
     assert guessed(["input", "uid", "score"], {"score"}, rows).identity.groups == ("uid",)
@@ -207,6 +230,23 @@ def test_tables_of_counts_are_known_by_their_names_and_values(
     numeric = {name for name, held in row.items() if isinstance(held, (int, float))}
     found = guessed(list(row), numeric, [row, row | {"problem_id": 2, "prompt": "b"}])
     assert (found.counts and found.counts.columns()) == columns
+
+
+@pytest.mark.parametrize(
+    ("rows", "counted"),
+    [
+        ([{"problem_id": p, "n_samples": 8, "n_correct": n} for n in (8, 3, 0) for p in (1, 2)], True),
+        ([{"problem_id": p, "total": 8, "correct": n} for n in (8, 3, 0) for p in (1, 2)], True),
+        ([{"problem_id": p, "num_samples": 8, "pass_rate": n / 8} for n in (8, 3, 0) for p in (1, 2)], True),
+        ([{"problem_id": 1, "total": 4, "correct": n} for n in (1, 0, 1, 0)], False),
+        ([{"problem_id": 1, "n_samples": 4, "n_correct": 2, "is_correct": n} for n in (1, 0, 1, 0)], False),
+    ],
+)
+def test_counts_of_prompts_that_come_again_are_counts_unless_each_row_has_its_own_verdict(
+    rows: list[dict[str, Any]], counted: bool
+) -> None:
+    found = guessed(list(rows[0]), set(rows[0]), rows)
+    assert (found.counts is not None) == counted
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,40 @@ def test_files_that_are_damaged_or_empty_are_counted_and_the_others_are_read(tmp
     assert set(counted(ROWS)) <= set(groups(log))
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+@pytest.mark.parametrize("block", [100, 5000, None])
+@pytest.mark.parametrize("gone", [1, 8, 60])
+def test_of_a_compressed_file_that_is_cut_off_the_rows_before_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, block: int | None, gone: int
+) -> None:
+    if block is not None:
+        monkeypatch.setattr(json_text, "BLOCK", block)
+        monkeypatch.setattr(json_text, "SAMPLE", block)
+    rng = np.random.default_rng(0)
+    rows = [row | {"prompt": f"{row['prompt']} {rng.bytes(9).hex()}"} for row in ROWS]
+    plain = write(tmp_path / name, rows)
+    packed = plain.with_name(name + ".gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes())[:-gone])
+    log, reading = read(packed)
+    kept = int(log.rollouts.sum())
+    assert groups(log) == counted(rows[:kept])
+    assert kept == len(rows) if gone <= 8 else len(rows) - 10 < kept < len(rows)
+    assert reading.problems.counts == {"files that break off": 1}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.floats(0.0, 1.0), name=st.sampled_from(["log.jsonl.gz", "log.csv.gz"]))
+def test_wherever_a_compressed_file_is_cut_off_its_first_rows_are_what_is_read(
+    tmp_path_factory: pytest.TempPathFactory, cut: float, name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    packed = gzip.compress(write(folder / name.removesuffix(".gz"), ROWS).read_bytes(), mtime=0)
+    (folder / name).write_bytes(packed[: int(cut * len(packed))])
+    log, reading = read(folder / name)
+    assert groups(log) == counted(ROWS[: int(log.rollouts.sum())])
+    assert sum(reading.problems.counts.values()) == (cut < 1.0)
+
+
 def test_chats_are_one_prompt_in_parquet_and_in_json(tmp_path: Path) -> None:
     chats = [
         [{"role": "user", "content": "2 + 2?"}],
@@ -463,6 +497,23 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
         pq.write_table(table, tmp_path / name)
     with pytest.raises(InvalidInputError, match="got reward more than once"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+@pytest.mark.parametrize("more", [["", ""], ["note", "note"], ["", "", "note", "note"]])
+def test_columns_without_a_name_or_with_one_in_common_are_left_alone_where_they_are_not_needed(
+    tmp_path: Path, name: str, more: list[str]
+) -> None:
+    if name == "log.csv":
+        lines = [["step", "prompt", "reward", *more], *([1, "p", reward, *more] for reward in (1, 0, 0))]
+        (tmp_path / name).write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    else:
+        columns = [[1] * 3, ["p"] * 3, [1.0, 0.0, 0.0], *[["x"] * 3] * len(more)]
+        table = pa.Table.from_arrays(list(map(pa.array, columns)), ["step", "prompt", "reward", *more])
+        pq.write_table(table, tmp_path / name)
+    log, reading = read(tmp_path / name)
+    assert (log.rollouts.tolist(), log.successes.tolist()) == ([3], [1])
+    assert not reading.problems.counts
 
 
 def test_parquet_whose_texts_are_not_utf_8_is_read(tmp_path: Path) -> None:

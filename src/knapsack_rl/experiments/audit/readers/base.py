@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from knapsack_rl.experiments.audit.shapes import Row, Shape
-from knapsack_rl.experiments.audit.values import Ints
+from knapsack_rl.experiments.audit.values import Ints, Keys
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".lz4")
 BATCH_ROWS = 1 << 15
@@ -54,12 +54,15 @@ class Part:
     Attributes:
         rows: numbers of the rows, from 1; repeated where a row holds several rollouts.
         columns: those that were asked for.
+        holders: of each rollout the key of the row, or of the part of it, that held it and others; 0 where it stood
+            alone, and None where each row is a rollout.
         names: all columns that these rows have, as far as the reader knows.
     """
 
     rows: Ints
     columns: Raw
     names: tuple[str, ...] = ()
+    holders: Keys | None = None
 
 
 @dataclass
@@ -85,10 +88,77 @@ class Reader:
     parts: Callable[[Path, Look, list[str], Problems], Iterator[Part]]
 
 
+class Text:
+    """The bytes of a file of text, of a compressed one what is inside, as far as they can be read.
+
+    Where a file is damaged, say cut off, what stands before is handed over up to the last line break, as if the file
+    ended there. Cost: what was read is read twice more then.
+
+    Attributes:
+        damage: what the library said of it; None as long as nothing is wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.damage: Exception | None = None
+        self._path = path
+        self._stream = pa.input_stream(str(path), compression="detect")
+        self._position = 0
+
+    def __enter__(self) -> Text:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed, which arrow asks."""
+        return bool(self._stream.closed)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; none at the end, and where damage is."""
+        if self.damage is not None:
+            return b""
+        try:
+            found = bytes(self._stream.read(size))
+        except DAMAGE as error:
+            self.damage = error
+            whole, line_break, _ = self._before_damage(size).rpartition(b"\n")
+            found = whole + line_break
+        self._position += len(found)
+        return found
+
+    def _before_damage(self, size: int) -> bytes:
+        """What can still be read, in ever smaller pieces, since a read that meets the damage gives nothing."""
+        found = b""
+        for piece in (max(1, size >> 12), 1):
+            with pa.input_stream(str(self._path), compression="detect") as again:
+                try:
+                    left = self._position + len(found)
+                    while left:
+                        left -= len(again.read(min(left, 1 << 20)))
+                    while more := again.read(piece):
+                        found += more
+                except DAMAGE:
+                    continue
+        return found
+
+
 def first_bytes(path: Path, count: int = 256) -> bytes:
-    """The beginning of a file, of a compressed one what is inside."""
-    with pa.input_stream(str(path), compression="detect") as stream:
-        return bytes(stream.read(count))
+    """The beginning of a file, of a compressed one what is inside.
+
+    Raises:
+        DAMAGE: not even a line of it can be read.
+    """
+    with Text(path) as text:
+        found = text.read(count)
+    if not found and text.damage is not None:
+        raise text.damage
+    return found
 
 
 def first_line(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from knapsack_rl.experiments.audit.readers.base import (
     Look,
     Part,
     Problems,
+    Text,
     Unreadable,
     first_bytes,
 )
@@ -53,16 +54,20 @@ def parts(path: Path, found: Look, needed: list[str], problems: Problems) -> Ite
         problems.note("rows with too few or too many columns", f"{where}: {row.text!r}", lines)
         return "skip"
 
-    first = 1
-    for batch in _stream(path, invalid, needed):
+    first, text = 1, Text(path)
+    for batch in _stream(path, invalid, needed, text):
         for start in range(0, batch.num_rows, BATCH_ROWS):
             some = batch.slice(start, BATCH_ROWS)
             columns = {name: _filled(some.column(name)) for name in needed}
             yield Part(np.arange(first, first + some.num_rows), columns, tuple(found.names))
             first += some.num_rows
+    if text.damage is not None:
+        raise text.damage
 
 
-def _stream(path: Path, invalid: Callable[[Any], str], columns: list[str] | None = None) -> Any:
+def _stream(
+    path: Path, invalid: Callable[[Any], str], columns: list[str] | None = None, text: Text | None = None
+) -> Any:
     convert = pa.csv.ConvertOptions(check_utf8=False)
     if columns is not None:
         # As bytes, so that no value of a row can stop the file.
@@ -75,7 +80,7 @@ def _stream(path: Path, invalid: Callable[[Any], str], columns: list[str] | None
         return decoder.decode(bytes(block), not len(block)).encode()
 
     return pa.csv.open_csv(
-        pa.TransformInputStream(pa.input_stream(str(path), compression="detect"), sound),
+        pa.TransformInputStream(pa.PythonFile(text or Text(path), "r"), sound),
         read_options=pa.csv.ReadOptions(block_size=_BLOCK, use_threads=False),
         parse_options=pa.csv.ParseOptions(
             delimiter=_separator(path), newlines_in_values=True, invalid_row_handler=invalid

@@ -16,11 +16,13 @@ import pyarrow.json
 from knapsack_rl.experiments.audit.readers.base import (
     BATCH_ROWS,
     COMPRESSED,
+    DAMAGE,
     SAMPLE_ROWS,
     Look,
     Part,
     Problems,
     Raw,
+    Text,
     Unreadable,
     first_bytes,
 )
@@ -43,14 +45,18 @@ def look(path: Path, wanted: tuple[str, ...]) -> Look:
     """See `Reader`."""
     missing = set(wanted)  # a column that was named may begin after any number of rows
     sample: list[Row] = []
-    for rows in _samples(path):
-        if len(sample) < SAMPLE_ROWS:
-            sample += rows[: SAMPLE_ROWS - len(sample)]
-        late = [row for row in rows if not missing.isdisjoint(row)] if missing else []
-        sample += late[:SAMPLE_ROWS]
-        missing.difference_update(*late)
-        if len(sample) >= SAMPLE_ROWS and not missing:
-            break
+    try:
+        for rows in _samples(path):
+            if len(sample) < SAMPLE_ROWS:
+                sample += rows[: SAMPLE_ROWS - len(sample)]
+            late = [row for row in rows if not missing.isdisjoint(row)] if missing else []
+            sample += late[:SAMPLE_ROWS]
+            missing.difference_update(*late)
+            if len(sample) >= SAMPLE_ROWS and not missing:
+                break
+    except DAMAGE:
+        if not sample:
+            raise  # otherwise what stands before the damage is read
     if not sample and first_bytes(path, 1):
         raise Unreadable("no line is a JSON object")
     shapes, rows = shapes_of(sample, wanted)
@@ -158,12 +164,17 @@ def _blocks(path: Path, size: int, problems: Problems | None = None) -> Iterator
     """Blocks of whole lines, of about `size` bytes: the number of the first line, how many there are, their bytes.
 
     Lines of more than _LONGEST_LINE bytes are left out.
+
+    Raises:
+        DAMAGE: the file is damaged; what stands before comes first.
     """
     pieces: list[bytes] = []  # of a line that is longer than what was read at once
     first, length = 1, 0
-    with pa.input_stream(str(path), compression="detect") as stream:
+    with Text(path) as stream:
         while True:
             read = stream.read(size)
+            if not read and stream.damage is not None:
+                raise stream.damage
             if read and b"\n" not in read:
                 length += len(read)
                 if length > _ENDLESS:

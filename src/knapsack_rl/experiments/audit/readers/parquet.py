@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from knapsack_rl.experiments.audit.readers.base import BATCH_ROWS, SAMPLE_ROWS, Look, Part, Problems
-from knapsack_rl.experiments.audit.shapes import Row, columns_of, shapes_of, unfolded, value
-from knapsack_rl.experiments.audit.values import number
+from knapsack_rl.experiments.audit.shapes import Row, columns_of, hold_groups, shapes_of, unfolded_by_holder, value
+from knapsack_rl.experiments.audit.values import joined, number
 
 _BATCH_BYTES = 16 << 20
 
@@ -60,12 +60,21 @@ def parts(path: Path, found: Look, needed: list[str], problems: Problems) -> Ite
 def of_rows(numbers: list[int], rows: list[Row], found: Look, needed: list[str]) -> Part:
     """A part from rows as Python has them."""
     names = tuple(dict.fromkeys(name for row in rows for name in row))
+    holders = None
     if found.shapes:
-        spread = [(number, rollout) for number, row in zip(numbers, rows, strict=True)
-                  for rollout in unfolded([row], found.shapes)]  # fmt: skip
-        numbers, rows = [number for number, _ in spread], [rollout for _, rollout in spread]
+        held = [
+            (number, place, part)
+            for number, row in zip(numbers, rows, strict=True)
+            for place, part in enumerate(unfolded_by_holder(row, found.shapes))
+        ]
+        sizes = [len(part) for _, _, part in held]
+        numbers = np.repeat([number for number, _, _ in held], sizes).tolist()
+        rows = [rollout for _, _, part in held for rollout in part]
+        if hold_groups(found.shapes):
+            keys = joined([np.array([one[index] for one in held], dtype=np.uint64) for index in (0, 1)])
+            holders = np.repeat(np.where(np.array(sizes) > 1, keys, np.uint64(0)), sizes)
     columns = {name: [value(row, name) for row in rows] for name in needed}
-    return Part(np.array(numbers, dtype=np.int64), columns, names)
+    return Part(np.array(numbers, dtype=np.int64), columns, names, holders)
 
 
 def numeric_of(schema: pa.Schema) -> frozenset[str]:
