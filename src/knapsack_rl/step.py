@@ -192,9 +192,9 @@ class Step:
     def close(self) -> NDArray[np.bool_]:
         """Decide early which prompts get no more rollouts of this step, for whoever trains on groups as they finish.
 
-        With strategies of one wave these are all. With `adaptive` they are also groups that have a gradient and nothing
-        in flight, as far as others can take what is left of the budget, which `place` keeps to from then on. With other
-        strategies they are known once the last wave is planned. Prompts at `max_rollouts` get no more in any case.
+        With strategies of one wave these are all. With `adaptive` they are also groups that have a gradient, their
+        minimum and nothing in flight, as far as others can take what is left of the budget, which `place` keeps to.
+        With other strategies they are known once the last wave is planned. Prompts at `max_rollouts` get no more.
 
         Returns:
             Shape (M,). A prompt that is closed stays so.

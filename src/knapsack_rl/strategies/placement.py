@@ -87,7 +87,7 @@ class ByGain:
         return _first(view.largest(gains, amount, ~view.mixed), most)
 
     def close(self, view: View[Any], left: int) -> Bools:
-        """As in `Placement`: groups with a gradient of which nothing is pending, as far as they can be spared.
+        """As in `Placement`: groups with a gradient, nothing pending and nothing missing, as far as others do without.
 
         They would get more only if groups without a gradient ran out before the budget does. For that case as many stay
         open as can take all that is left without any becoming larger than `_LARGE` mean groups. Under a `cost_limit`
@@ -97,7 +97,7 @@ class ByGain:
         if settings.cost_limit is None:
             spare = np.minimum(view.room, np.maximum(_LARGE * settings.group_size - view.placed, 0))
             spare[view.placed == 0] = 0  # where single rollouts are worth nothing, one may not be able to go there
-            done = np.flatnonzero(view.mixed & (view.pending == 0) & ~closed)
+            done = np.flatnonzero(view.mixed & (view.pending == 0) & (view.missing == 0) & ~closed)
             done = done[np.argsort(spare[done], kind="stable")]
             closed[done[np.cumsum(spare[done]) <= int(spare.sum()) - left]] = True
         return closed
