@@ -226,7 +226,8 @@ class BudgetAllocator:
         Raises:
             InvalidInputError: an id is neither a string nor an integer, a column of `features` does not fit, or
                 `budget` is no integer; or the rule of a strategy of your own does not place what it is asked to.
-            InfeasibleBudgetError: the budget does not fit between `min_rollouts` and `max_rollouts` for every prompt.
+            InfeasibleBudgetError: the budget does not fit between `min_rollouts` and `max_rollouts` for every prompt,
+                or `cost_limit` does not pay for the prompts that may not sit out again.
 
         Cost: O(M + budget), whatever the number of known prompts; for `adaptive` with d features O(M d) more.
         """
@@ -392,8 +393,16 @@ class BudgetAllocator:
                 return count * settings.group_size
             return check_budget(count, budget, settings.min_rollouts, settings.max_rollouts)[0]
         total = count * settings.group_size if budget is None else budget
-        least = View.before(prompts, settings).least
-        return check_budget(count, total, least, settings.max_rollouts, settings.first_group)[0]
+        view = View.before(prompts, settings)
+        total = check_budget(count, total, view.least, settings.max_rollouts, settings.first_group)[0]
+        if budget is not None and not view.pays_for(total):  # even groups of `group_size` always fit
+            raise InfeasibleBudgetError(
+                f"budget, cost_limit, revisit: {int(view.missing.sum())} of {total} rollouts go to prompts that have "
+                f"sat out revisit={settings.revisit} visits. With them the step costs at least "
+                f"{float(view.costs @ view.cheapest(total)):.6g}, and cost_limit={settings.cost_limit:g} allows "
+                f"{view.cost_budget(total):.6g}. Raise the budget or cost_limit, or pass a larger revisit, or None."
+            )
+        return total
 
     def visited(self, prompt_ids: Iterable[str | int]) -> NDArray[np.bool_]:
         """Whether anything was told about each of these prompts, in the order of the ids."""
