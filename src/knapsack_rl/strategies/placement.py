@@ -21,7 +21,13 @@ _LARGE = 2
 
 
 class Placement(Protocol):
-    """Where the next rollouts of a step go."""
+    """Where the next rollouts of a step go.
+
+    Attributes:
+        fallback: rollouts that the fallback has moved to never-solved prompts.
+    """
+
+    fallback: int
 
     def place(self, view: View[Any], most: int, left: int) -> Ints:
         """At most `most` of the `left` rollouts, shape (M,); some where something is left and nothing pending."""
@@ -41,17 +47,20 @@ class InWaves:
     Attributes:
         wave: number of the next one.
         planned: rollouts of the newest one that were not handed out yet, shape (M,).
+        fallback: as in `Placement`, of the waves planned so far.
     """
 
     def __init__(self, strategy: AnyStrategy, view: View[Any]) -> None:
         self._strategy = strategy
-        self.wave = 0
+        self.wave = self.fallback = 0
         self.planned = np.zeros_like(view.placed)
 
     def place(self, view: View[Any], most: int, left: int) -> Ints:
         """As in `Placement`."""
         if left and not (self.planned.any() or view.pending.any()):
-            self.planned = self._strategy.wave(self.wave, view, left).rollouts
+            plan = self._strategy.wave(self.wave, view, left)
+            self.planned = plan.rollouts
+            self.fallback += plan.fallback
             self.wave += 1
         now = _first(self.planned, most)
         self.planned = self.planned - now
@@ -69,6 +78,8 @@ class ByGain:
     It waits for nothing but the first report. Waiting for more first rollouts to come back finds a few more groups with
     a gradient where slots abound, and costs more time than they are worth (docs/waves.md has the measurement).
     """
+
+    fallback = 0
 
     def __init__(self, exponents: tuple[float, float], measured: bool) -> None:
         self._exponents, self._measured = exponents, measured

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import knapsack_rl as kr
 from knapsack_rl.estimators import RecentRewards
@@ -272,7 +274,28 @@ def test_a_limit_that_even_groups_exceed_is_refused(limit: Any, message: str) ->
         kr.BudgetAllocator(cost_limit=limit)
 
 
-@pytest.mark.parametrize("costs", [[1.0], [-1.0, 2.0], [np.nan, 1.0], ["a", "b"]])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(1, 9), st.one_of(st.floats(1e-30, 1e30), st.just(1e-30))),
+        min_size=1,
+        max_size=40,
+    )
+)
+@example([("a", 1, 1e30)] * 5)
+@example([("a", 2**31 - 1, 1e-30)] + [("b", 1, 1e30)] * 3)
+def test_whatever_costs_may_be_told_are_expected_saved_and_loaded(visits: list[tuple[str, int, float]]) -> None:
+    told, loaded = kr.BudgetAllocator("uniform"), kr.BudgetAllocator("uniform")
+    for name, tried, cost in visits:
+        told.tell([name], [0], [tried], costs=[cost])
+    expected = told.expected_costs(list("abcd"))
+    each = [cost / tried for _, tried, cost in visits]
+    assert (expected >= min(each) * (1 - 1e-6)).all()
+    assert (expected <= max(each) * (1 + 1e-6)).all()
+    loaded.load_state_dict(told.state_dict())
+    assert loaded.expected_costs(list("abcd")).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("costs", [[1.0], [-1.0, 2.0], [np.nan, 1.0], ["a", "b"], [1e39, 1.0], [1e-46, 1.0]])
 def test_costs_that_make_no_sense_are_refused_and_nothing_is_learned(costs: Any) -> None:
     made = kr.BudgetAllocator("uniform")
     with pytest.raises(kr.InvalidInputError, match="costs: expected"):
