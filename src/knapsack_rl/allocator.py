@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,22 @@ class BudgetAllocator:
         self.alarm = Alarm()
         self.influence = Influence()
         self._lock = threading.RLock()
+        if algorithm == "remax":
+            self._refuse_a_rule_without_remax()
+
+    def _refuse_a_rule_without_remax(self) -> None:
+        """Rules that go by expected gains refuse it, whatever the prompts: now, and not in the first step of a run."""
+        try:
+            self.ask([])
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"{str(error).removesuffix('.')} with the strategy {self.strategy!r}. Use the strategy 'knapsack'."
+            ) from error
 
     @staticmethod
     def _checked_revisit(revisit: Any, min_rollouts: int, group_size: int, algorithm: str) -> int | None:
+        if revisit is not None:
+            as_integer("revisit", revisit, at_least=0)
         if min_rollouts > 0:
             if revisit in (REVISIT, None):
                 return None
@@ -174,7 +187,7 @@ class BudgetAllocator:
             )
         if revisit is None:
             return None
-        if as_integer("revisit", revisit, at_least=0) > MOST_VISITS:
+        if revisit > MOST_VISITS:
             raise InvalidInputError(
                 f"revisit: expected at most {MOST_VISITS} visits, or None for no guarantee, got {revisit}."
             )
@@ -216,8 +229,8 @@ class BudgetAllocator:
             prompt_ids: strings or integers; a prompt that appears twice gets two plans.
             features: what is known about the prompts besides their outcomes, for strategies that learn from it: a
                 mapping of column names to columns with one entry per prompt, which hold text (a category) or numbers (a
-                length; of shape (M, width) for a vector such as a hidden state), or one array of numbers. `tell` needs
-                the same.
+                length; of shape (M, width) for a vector such as a hidden state), or one such column. `tell` needs the
+                same.
             budget: rollouts of the step; None for `len(prompt_ids) * group_size`.
 
         Returns:
@@ -226,7 +239,8 @@ class BudgetAllocator:
         Raises:
             InvalidInputError: an id is neither a string nor an integer, a column of `features` does not fit, or
                 `budget` is no integer; or the rule of a strategy of your own does not place what it is asked to.
-            InfeasibleBudgetError: the budget does not fit between `min_rollouts` and `max_rollouts` for every prompt.
+            InfeasibleBudgetError: the budget does not fit between `min_rollouts` and `max_rollouts` for every prompt,
+                or `cost_limit` does not pay for the prompts that may not sit out again.
 
         Cost: O(M + budget), whatever the number of known prompts; for `adaptive` with d features O(M d) more.
         """
@@ -249,7 +263,7 @@ class BudgetAllocator:
 
         A call may bring at most 2^31 - 1 rollouts of a prompt.
 
-        `costs[i]`, 0 or 1e-100 to 1e100, is what these rollouts took together, in tokens, seconds or any other unit
+        `costs[i]`, 0 or 1e-30 to 1e30, is what these rollouts took together, in tokens, seconds or any other unit
         that stays the same; `expected_costs` and `cost_limit` go by it. `truncated[i]` is how many of them were cut off
         at the longest allowed length; None for none. They count with what they have cost: under the same limit that is
         what the next ones will cost. `truncation_rates` shows them.
@@ -279,7 +293,7 @@ class BudgetAllocator:
                 f"prompt_ids, successes, rollouts: expected one length, got {len(keys)} ids and {len(won)} counts."
             )
         given = as_features(features, len(keys))
-        spent = None if costs is None else as_costs("costs", costs, len(keys), or_zero=True)
+        spent = None if costs is None else as_costs("costs", costs, len(keys), told=True)
         cut = None if truncated is None else as_truncated(truncated, tried, costs)
         with self._lock:
             listening = self.on_step is not None and bool(tried.any())
@@ -334,9 +348,19 @@ class BudgetAllocator:
 
     @staticmethod
     def _checked(watch: Mapping[str, Any] | None, prompts: int) -> dict[str, list[str | None]]:
-        columns = {name: list(column) for name, column in (watch or {}).items()}
-        for name, column in columns.items():
-            if len(column) != prompts or not all(value is None or isinstance(value, str) for value in column):
+        if watch is not None and not isinstance(watch, Mapping):
+            raise InvalidInputError(
+                f"watch: expected a mapping of column names to the category of each prompt, got {watch!r:.80}."
+            )
+        columns = {}
+        for name, column in (watch or {}).items():
+            ordered = isinstance(column, Iterable) and not isinstance(column, (str, bytes, Mapping, Set))
+            columns[name] = list(column) if ordered else []
+            if not (
+                ordered
+                and len(columns[name]) == prompts
+                and all(value is None or isinstance(value, str) for value in columns[name])
+            ):
                 raise InvalidInputError(
                     f"watch[{name!r}]: expected a text or None for each of the {prompts} prompts, got {column!r:.80}."
                 )
@@ -392,8 +416,16 @@ class BudgetAllocator:
                 return count * settings.group_size
             return check_budget(count, budget, settings.min_rollouts, settings.max_rollouts)[0]
         total = count * settings.group_size if budget is None else budget
-        least = View.before(prompts, settings).least
-        return check_budget(count, total, least, settings.max_rollouts, settings.first_group)[0]
+        view = View.before(prompts, settings)
+        total = check_budget(count, total, view.least, settings.max_rollouts, settings.first_group)[0]
+        if budget is not None and not view.pays_for(total):  # even groups of `group_size` always fit
+            raise InfeasibleBudgetError(
+                f"budget, cost_limit, revisit: {int(view.missing.sum())} of {total} rollouts go to prompts that have "
+                f"sat out revisit={settings.revisit} visits. With them the step costs at least "
+                f"{float(view.costs @ view.cheapest(total)):.6g}, and cost_limit={settings.cost_limit:g} allows "
+                f"{view.cost_budget(total):.6g}. Raise the budget or cost_limit, or pass a larger revisit, or None."
+            )
+        return total
 
     def visited(self, prompt_ids: Iterable[str | int]) -> NDArray[np.bool_]:
         """Whether anything was told about each of these prompts, in the order of the ids."""

@@ -35,11 +35,16 @@ def prompt_id(prompt: Any, *, extra: Any = None) -> str:
 
 
 def as_ids(prompt_ids: Iterable[str | int]) -> list[str | int]:
-    """The ids as a list; a single string is refused, since its characters would pass for ids.
+    """The ids as a list; a single string is refused, since its characters would pass for ids, and so is a set.
 
     Raises:
         InvalidInputError: `prompt_ids` is not a sequence of ids.
     """
+    if isinstance(prompt_ids, (set, frozenset)):
+        raise InvalidInputError(
+            f"prompt_ids: expected ids in order, since counts and plans go by position, got a "
+            f"{type(prompt_ids).__name__}. Pass a list."
+        )
     if isinstance(prompt_ids, (str, bytes)) or not isinstance(prompt_ids, Iterable):
         raise InvalidInputError(f"prompt_ids: expected a sequence of ids, got {prompt_ids!r}.")
     return list(prompt_ids)
@@ -51,7 +56,7 @@ def keys(prompt_ids: Iterable[Any]) -> NDArray[np.uint64]:
     A string and an integer never share a key by design; two ids of a million do by accident with probability 3e-8.
 
     Raises:
-        InvalidInputError: `prompt_ids` is one string, or an id is neither a string nor an integer.
+        InvalidInputError: `prompt_ids` is one string or a set, or an id is neither a string nor an integer.
     """
     return np.fromiter(map(_key, as_ids(prompt_ids)), dtype=np.uint64)
 

@@ -48,6 +48,7 @@ _KEPT = 0.985  # of older steps at a new one: policies move
 _PRIOR_DEVIATION = 0.5  # of a band's worth, in that of the middle, before anything is known about it
 _LEAST = 0.05  # of the assumed worth is left to what is worth nothing, so that it goes on being measured
 _STEPS = 2.5  # T from which a standard error means anything: three steps that fade, or more that are uneven
+_LARGEST = 1e100  # divisor, up to which squares of influence stay finite
 _SHOWN = 20  # categories of a column in the metrics; with more there are none of it
 _MOST = 1000  # different values from which a column tells prompts apart and not kinds of prompts
 
@@ -91,7 +92,7 @@ class Influence:
                 advantages (`advantages.divisors`); None: by the deviation of a sample, as GRPO does in TRL and verl.
 
         Raises:
-            InvalidInputError: shapes differ, a gradient or a divisor is not finite, or a divisor is below 0. Nothing
+            InvalidInputError: shapes differ, a gradient is not finite, or a divisor is not between 0 and 1e100. Nothing
                 has been learned then.
         """
         u = as_floats("gradients", gradients)
@@ -111,12 +112,14 @@ class Influence:
             )
         if not np.isfinite(u).all():
             raise InvalidInputError("gradients: expected finite numbers, got some that are not. Leave such a step out.")
-        wrong = ~(np.isfinite(divided) & (divided >= 0.0))
+        wrong = ~((divided >= 0.0) & (divided <= _LARGEST))
         if wrong.any():
-            raise InvalidInputError(f"divisors: expected finite numbers of 0 or more, got {divided[wrong][0]}.")
+            raise InvalidInputError(f"divisors: expected numbers between 0 and {_LARGEST:g}, got {divided[wrong][0]}.")
         live = np.flatnonzero((won > 0) & (won < tried))
         groups = int(np.count_nonzero(tried > 1))  # of a prompt without one nothing is known in this step
         u, believed = u[live], believed[live]
+        # By a power of two, which rounds nothing, so that squares neither overflow nor vanish.
+        u = np.ldexp(u, -np.frexp(np.abs(u).max(initial=0.0))[1])
         length = float(np.square(u).sum())
         if len(live) < 2 or length == 0.0:
             return  # a group has nobody to be compared with

@@ -192,9 +192,9 @@ class Step:
     def close(self) -> NDArray[np.bool_]:
         """Decide early which prompts get no more rollouts of this step, for whoever trains on groups as they finish.
 
-        With strategies of one wave these are all. With `adaptive` they are also groups that have a gradient and nothing
-        in flight, as far as others can take what is left of the budget, which `place` keeps to from then on. With other
-        strategies they are known once the last wave is planned. Prompts at `max_rollouts` get no more in any case.
+        With strategies of one wave these are all. With `adaptive` they are also groups that have a gradient, their
+        minimum and nothing in flight, as far as others can take what is left of the budget, which `place` keeps to.
+        With other strategies they are known once the last wave is planned. Prompts at `max_rollouts` get no more.
 
         Returns:
             Shape (M,). A prompt that is closed stays so.
@@ -312,7 +312,8 @@ class Step:
                 **{name.lstrip("_"): getattr(self, name).copy() for name in _SO_FAR},
             }
             if isinstance(self._placement, InWaves):
-                found |= {"wave": self._placement.wave, "planned": self._placement.planned.copy()}
+                waves = self._placement
+                found |= {"wave": waves.wave, "planned": waves.planned.copy(), "fallback": waves.fallback}
             return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -341,6 +342,7 @@ class Step:
                 self._placement = placement(self._strategy, self._view(self.in_flight))
                 if isinstance(self._placement, InWaves):
                     self._placement.wave, self._placement.planned = int(state["wave"]), state["planned"].copy()
+                    self._placement.fallback = int(state["fallback"])
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise StateError(f"state: expected that of a step, as state_dict returns it, got {error!r}.") from error
 
@@ -372,7 +374,7 @@ class Step:
         cut = np.zeros_like(rollouts) if truncated is None else as_truncated(truncated, rollouts, costs)
         if costs is None:
             return self.spent, self._counted, self._truncated
-        more = as_costs("costs", costs, len(self), or_zero=True)
+        more = as_costs("costs", costs, len(self), told=True)
         return self.spent + more, self._counted + rollouts, self._truncated + cut
 
     def _learn(self, won: Ints, tried: Ints, spent: tuple[Floats, Ints, Ints], placed: Ints, remaining: int) -> None:
@@ -403,7 +405,7 @@ class Step:
             scored=self.scored,
             visited=self.visited,
             belief=self._prompts.belief,
-            fallback=self._fallback,
+            fallback=self._fallback if self._placement is None else self._placement.fallback,
             waves=self._wave if self._placement is None else None,
             costs=self.spent if self._counted.any() else None,
             expected_costs=self._prompts.learned_costs,

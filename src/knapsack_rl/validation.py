@@ -21,8 +21,9 @@ def as_floats(name: str, values: ArrayLike) -> NDArray[np.float64]:
         if array.dtype.kind not in "biufO":  # numpy would read text as numbers and drop imaginary parts
             raise TypeError(f"{array.dtype} is not a real number")
         return array.astype(np.float64, copy=False)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInputError(f"{name}: expected numbers, got {_shown(values)}.") from error
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        hint = " Pass a tensor as .detach().float().cpu()." if hasattr(values, "detach") else ""
+        raise InvalidInputError(f"{name}: expected numbers, got {_shown(values)}.{hint}") from error
 
 
 def as_rates(name: str, values: ArrayLike, *, allow_nan: bool = False) -> NDArray[np.float64]:
@@ -48,7 +49,8 @@ MOST_ROLLOUTS = 2**31 - 1
 """Rollouts of a prompt that can come back at once: their sums stay far below 2^53, up to which floats are exact."""
 _COSTS = (1e-100, 1e100)
 """The least and the largest cost, besides 0; quotients and sums of such costs neither overflow nor vanish."""
-_IN_RANGE = f"It has to lie between {_COSTS[0]} and {_COSTS[1]}."
+_TOLD = (1e-30, 1e30)
+"""The same of costs that are told: a million prompts' are kept as float32, which holds sums and shares of these."""
 
 
 def as_counts(name: str, values: ArrayLike) -> NDArray[np.int64]:
@@ -114,22 +116,27 @@ def as_flag(name: str, value: Any) -> bool:
 def as_positive(name: str, value: Any) -> float:
     """`value` as a float in `_COSTS`."""
     if not isinstance(value, numbers.Real) or not _COSTS[0] <= _as_float(value) <= _COSTS[1]:
-        raise InvalidInputError(f"{name}: expected a finite number above 0, got {value!r}. {_IN_RANGE}")
+        raise InvalidInputError(
+            f"{name}: expected a finite number above 0, got {value!r}. It has to lie between {_COSTS[0]} and "
+            f"{_COSTS[1]}."
+        )
     return float(value)
 
 
-def as_costs(name: str, values: ArrayLike, prompts: int, *, or_zero: bool = False) -> NDArray[np.float64]:
-    """`values` as a float64 vector of costs in `_COSTS` (or 0, with `or_zero`), one for each of the prompts."""
+def as_costs(name: str, values: ArrayLike, prompts: int, *, told: bool = False) -> NDArray[np.float64]:
+    """`values` as a float64 vector of costs in `_COSTS` (`told`: in `_TOLD`, or 0), one for each of the prompts."""
     costs = as_floats(name, values)
     if costs.shape != (prompts,):
         raise InvalidInputError(
             f"{name}: expected one number for each of the {prompts} prompts, got shape {costs.shape}."
         )
-    wrong = ~(((costs >= _COSTS[0]) & (costs <= _COSTS[1])) | (or_zero & (costs == 0.0)))
+    low, high = _TOLD if told else _COSTS
+    wrong = ~(((costs >= low) & (costs <= high)) | (told & (costs == 0.0)))
     if wrong.any():
-        position, least = _first(wrong), "of 0 or more" if or_zero else "above 0"
+        position, least = _first(wrong), "of 0 or more" if told else "above 0"
         raise InvalidInputError(
-            f"{name}: expected finite numbers {least}, got {costs[position]} at position {position}. {_IN_RANGE}"
+            f"{name}: expected finite numbers {least}, got {costs[position]} at position {position}. It has to lie "
+            f"between {low} and {high}{', or be 0. Tell costs in another unit' if told else ''}."
         )
     return costs
 
@@ -186,7 +193,7 @@ def is_ragged(values: ArrayLike) -> bool:
     """Whether numpy can make no array of it."""
     try:
         np.asarray(values)
-    except ValueError:
+    except (TypeError, ValueError, RuntimeError):  # the other two from tensors that it cannot read
         return True
     return False
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import knapsack_rl as kr
+from knapsack_rl.estimators import RecentRewards
+from knapsack_rl.strategies import base
 
 rates = st.one_of(
     st.floats(0.0, 1.0), st.integers(0, 8).map(lambda k: k / 8), st.sampled_from([0.0, 1e-300, 1.0, float("nan")])
@@ -136,6 +138,64 @@ def test_equal_costs_give_the_plan_without_costs(drawn: list[float], mean: int, 
     plan = kr.allocate(drawn, budget if both else None, costs=costs, cost_budget=cost * budget)
     assert plan.rollouts.tolist() == plain.rollouts.tolist()
     assert (plan.value, plan.fallback, plan.bound) == (plain.value, plain.fallback, plain.bound)
+
+
+STEPS = [
+    *kr.strategies(),
+    kr.Strategy(lambda: RecentRewards(0), base.uniform, lambda number, *others: 2 + number, name="small-waves"),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    strategy=st.sampled_from(STEPS),
+    count=st.integers(1, 12),
+    more=st.integers(0, 3),
+    revisit=st.sampled_from([None, 0, 1]),
+    limit=st.sampled_from([1.0, 1.01, 1.5]),
+    algorithm=st.sampled_from(["grpo", "reinforce"]),
+    placed=st.booleans(),
+    budget=st.one_of(st.none(), st.integers(0, 40)),
+)
+@example(seed=3, strategy="adaptive", count=6, more=2, revisit=1, limit=1.0, algorithm="grpo", placed=True, budget=None)
+def test_who_is_due_keeps_no_step_from_its_cost_limit(
+    seed: int,
+    strategy: Any,
+    count: int,
+    more: int,
+    revisit: int | None,
+    limit: float,
+    algorithm: str,
+    placed: bool,
+    budget: int | None,
+) -> None:
+    """Whatever is dear: a step is refused when it opens, or ends within its limit with everybody due in it."""
+    random, high = np.random.default_rng(seed), 2 + more
+    allocator = kr.BudgetAllocator(
+        strategy, 2, 0, high, algorithm=algorithm, revisit=revisit, cost_limit=limit, seed=seed
+    )
+    ids, costs = list(range(count)), np.exp(random.normal(size=count) * random.choice([0.0, 1.0, 4.0]))
+    some = random.choice([0, 2], count)
+    allocator.tell(ids, [1] * count, [2] * count, costs=2 * costs)
+    allocator.tell(ids, random.binomial(some, 0.5), some)
+    owed = np.zeros(count, dtype=bool) if revisit is None else allocator.sitting_out(ids) >= revisit
+    try:
+        step = allocator.step(ids, budget=budget)
+    except kr.InfeasibleBudgetError:
+        assert budget is not None
+        return
+    prices = step.expected_costs
+    assert prices is not None
+    while step.remaining:
+        rollouts = (step.place(int(random.integers(1, 6))) if placed else step.ask()).rollouts
+        back = random.binomial(step.in_flight, 0.7) if placed and random.random() < 0.5 else None
+        back = (step.in_flight if placed else rollouts) if back is None else back
+        (step.report if placed else step.tell)(random.binomial(back, 0.4), back)
+    assert step.placed.sum() == step.budget
+    assert (step.placed[owed] > 0).all() or not step.budget
+    assert step.placed.max(initial=0) <= high
+    assert prices @ step.placed <= limit * prices.mean() * step.budget * (1 + 1e-7)
 
 
 def random_case(rng: np.random.Generator, largest: int, highest: int) -> Case:

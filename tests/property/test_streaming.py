@@ -149,6 +149,24 @@ def test_strategies_of_one_wave_place_what_ask_plans_and_never_wait(strategy: st
     assert np.sum([step.place(3).rollouts for _ in range(6)], axis=0).tolist() == whole
 
 
+@pytest.mark.parametrize("slots", [1, 3, 100])
+@pytest.mark.parametrize("strategy", ONE_WAVE)
+def test_strategies_of_one_wave_say_what_the_fallback_moved_however_rollouts_are_placed(
+    strategy: str, slots: int
+) -> None:
+    found: list[dict[str, float]] = []
+    allocator = kr.BudgetAllocator(strategy, 8, on_step=found.append)
+    names = list("abcdefgh")
+    allocator.tell(names, [0, 7, *[8] * 6], [8] * 8)
+    step = allocator.step(names)
+    expected = step.forecast().fallback
+    while step.remaining:
+        step.place(slots)
+        step.report([0] * 8, step.in_flight)
+    assert found[-1]["fallback_rollouts"] == expected
+    assert expected or strategy not in ("knapsack", "knapsack-window")
+
+
 @pytest.mark.parametrize("strategy", [name for name in WAITING if not name.startswith(("adaptive", "measured"))])
 def test_other_strategies_keep_their_waves(strategy: str) -> None:
     allocator = kr.BudgetAllocator(strategy, 4)

@@ -54,7 +54,7 @@ def as_features(features: Any, prompts: int) -> Features:
 
     Args:
         features: a mapping of column names to columns of `prompts` strings (a category; None counts as one) or numbers,
-            or of shape (prompts, width); or one such array of numbers without a name; or None.
+            or of shape (prompts, width); or one such column without a name; or None.
         prompts: how many there must be.
 
     Raises:
@@ -63,7 +63,7 @@ def as_features(features: Any, prompts: int) -> Features:
     """
     if features is None:
         return NONE
-    columns = features if isinstance(features, Mapping) else {"features": features}
+    columns = _by_name(features)
     categories, numbers = {}, {}
     for name in sorted(columns, key=str):
         column, where = columns[name], f"features[{name!r}]" if isinstance(features, Mapping) else "features"
@@ -101,9 +101,14 @@ def texts(features: Any, checked: Features) -> dict[str, list[str | None]]:
     """The categories of each prompt in words, by column; `checked` is what `as_features` made of the `features`."""
     return {
         str(name): [_in_words(value) for value in column]
-        for name, column in (features.items() if checked.categories else ())
+        for name, column in (_by_name(features).items() if checked.categories else ())
         if str(name) in checked.categories
     }
+
+
+def _by_name(features: Any) -> Mapping[Any, Any]:
+    """The columns, of which a single one may come without a name."""
+    return features if isinstance(features, Mapping) else {"features": features}
 
 
 def _in_words(value: Any) -> str | None:

@@ -35,6 +35,8 @@ E = TypeVar("E", bound=Estimator)
 
 _ROUNDING = 1e-9
 """Relative difference up to which a cost counts as equal to its limit, since sums of floats depend on their order."""
+_ROOM = 128
+"""Rollouts of a prompt that a solve with prices may always look at; of more only as many as the wave places."""
 
 
 @dataclass(frozen=True)
@@ -268,12 +270,25 @@ class View(Generic[E]):
     def possible(self, amount: int, left: int) -> int:
         """`amount` or a few more of the `left` rollouts, so that groups of none or of 2 and more add up to them.
 
-        Neither one rollout nor all but one of those left, and an even number where groups have 2 at most.
+        Neither one rollout nor all but one of those left, and an even number where groups have 2 at most. All that are
+        left where the cost limit does not pay for so few: a dear prompt that is due may be paid for by those after it.
         """
         if self.settings.min_rollouts == 0 and self.settings.first_group > 1:
             amount = max(amount + (amount % 2 if self.settings.max_rollouts == 2 else 0), 2)
             amount += amount == left - 1
-        return min(amount, left)
+        return amount if amount <= left and self.pays_for(amount) else left
+
+    def pays_for(self, amount: int) -> bool:
+        """Whether the next `amount` rollouts of the step can be had for their `cost_budget`. O(M log M)."""
+        limit = self.cost_budget(amount)
+        return limit is None or float(self.costs @ self.cheapest(amount)) <= limit
+
+    def cheapest(self, amount: int) -> Ints:
+        """What is missing, and the rest of `amount` where rollouts cost least; one less if that opens no group."""
+        least = self.missing
+        rest = amount - int(least.sum())
+        room = np.minimum(self.room - least, rest)
+        return least + cheapest_groups(self.costs, room, rest, self.fresh(least))
 
     def even(self, amount: int, receivers: NDArray[np.bool_] | None = None) -> Ints:
         """What is missing, and the rest of `amount` so that the receivers end as even as they can.
@@ -316,9 +331,7 @@ class View(Generic[E]):
             total[none[0]] = 2
         limit = self.cost_budget(amount)
         if limit is not None and none.size and float(self.costs @ total) > limit:  # the one left was for somebody dear
-            least = self.missing
-            room, rest = self.room - least, amount - int(least.sum())
-            total = least + cheapest_groups(self.costs, np.minimum(room, rest), rest, self.fresh(least))
+            total = self.cheapest(amount)
         return total
 
     def filled(self, total: Ints, amount: int, receivers: NDArray[np.bool_], gains: Gains) -> Ints:
@@ -334,9 +347,11 @@ class View(Generic[E]):
         Returns:
             Rollouts, shape (M,); their sum is `amount`, or less where the receivers are full, or so dear that the rest
             of `amount` has to go to others (`cost_budget`), or where a single rollout is left that opens no group.
+            `total` itself where not even the cheapest rollouts up to `amount` are within its cost.
         """
-        free = self.room - total
-        room, wanted = np.where(receivers, free, 0), amount - int(total.sum())
+        wanted = amount - int(total.sum())
+        free = np.minimum(self.room - total, max(wanted, _ROOM))
+        room = np.where(receivers, free, 0)
         count = min(wanted, int(room.sum()))
         fresh = self.fresh(total)
         units = largest_gains_in_groups(gains, room, count, fresh)
@@ -364,8 +379,10 @@ class View(Generic[E]):
 
         if float(self.costs @ units) + rest(count) <= left:
             return units
-        # The cheapest rollouts of all fit. With ever more of the receivers' the cost can only rise from there.
         everyone = cheapest(self.costs, room + others, wanted)
+        if float(self.costs @ everyone) > left:  # a part of a wave, which only as a whole pays for what is missing
+            return np.zeros_like(units)
+        # With ever more of the receivers' than among the cheapest the cost can only rise.
         least, most = int(np.minimum(everyone, room)[room > 0].sum()), count
         while least < most:
             tried = (least + most + 1) // 2

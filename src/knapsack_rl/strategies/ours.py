@@ -37,7 +37,7 @@ def knapsack(view: View[Any], amount: int) -> Plan:
         confidence=settings.confidence,
         greedy_agreement=view.greedy_agreement,
         costs=None if settings.cost_limit is None else view.costs,
-        cost_budget=view.cost_budget(amount),
+        cost_budget=view.cost_budget(amount) if amount else None,  # a budget of 0 is none to the rule
     )
 
 

@@ -21,7 +21,13 @@ _LARGE = 2
 
 
 class Placement(Protocol):
-    """Where the next rollouts of a step go."""
+    """Where the next rollouts of a step go.
+
+    Attributes:
+        fallback: rollouts that the fallback has moved to never-solved prompts.
+    """
+
+    fallback: int
 
     def place(self, view: View[Any], most: int, left: int) -> Ints:
         """At most `most` of the `left` rollouts, shape (M,); some where something is left and nothing pending."""
@@ -41,17 +47,20 @@ class InWaves:
     Attributes:
         wave: number of the next one.
         planned: rollouts of the newest one that were not handed out yet, shape (M,).
+        fallback: as in `Placement`, of the waves planned so far.
     """
 
     def __init__(self, strategy: AnyStrategy, view: View[Any]) -> None:
         self._strategy = strategy
-        self.wave = 0
+        self.wave = self.fallback = 0
         self.planned = np.zeros_like(view.placed)
 
     def place(self, view: View[Any], most: int, left: int) -> Ints:
         """As in `Placement`."""
         if left and not (self.planned.any() or view.pending.any()):
-            self.planned = self._strategy.wave(self.wave, view, left).rollouts
+            plan = self._strategy.wave(self.wave, view, left)
+            self.planned = plan.rollouts
+            self.fallback += plan.fallback
             self.wave += 1
         now = _first(self.planned, most)
         self.planned = self.planned - now
@@ -70,6 +79,8 @@ class ByGain:
     a gradient where slots abound, and costs more time than they are worth (docs/waves.md has the measurement).
     """
 
+    fallback = 0
+
     def __init__(self, exponents: tuple[float, float], measured: bool) -> None:
         self._exponents, self._measured = exponents, measured
 
@@ -87,7 +98,7 @@ class ByGain:
         return _first(view.largest(gains, amount, ~view.mixed), most)
 
     def close(self, view: View[Any], left: int) -> Bools:
-        """As in `Placement`: groups with a gradient of which nothing is pending, as far as they can be spared.
+        """As in `Placement`: groups with a gradient, nothing pending and nothing missing, as far as others do without.
 
         They would get more only if groups without a gradient ran out before the budget does. For that case as many stay
         open as can take all that is left without any becoming larger than `_LARGE` mean groups. Under a `cost_limit`
@@ -97,7 +108,7 @@ class ByGain:
         if settings.cost_limit is None:
             spare = np.minimum(view.room, np.maximum(_LARGE * settings.group_size - view.placed, 0))
             spare[view.placed == 0] = 0  # where single rollouts are worth nothing, one may not be able to go there
-            done = np.flatnonzero(view.mixed & (view.pending == 0) & ~closed)
+            done = np.flatnonzero(view.mixed & (view.pending == 0) & (view.missing == 0) & ~closed)
             done = done[np.argsort(spare[done], kind="stable")]
             closed[done[np.cumsum(spare[done]) <= int(spare.sum()) - left]] = True
         return closed

@@ -7,6 +7,7 @@ import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -804,6 +805,71 @@ def test_watched_columns_are_texts_one_for_each_prompt() -> None:
         kr.InvalidInputError, match=r"watch\['kind'\]: expected a text or None for each of the 2 prompts"
     ):
         kr.BudgetAllocator().step(["x", "y"], watch={"kind": ["a"]})
+
+
+@pytest.mark.parametrize("column", [5, "ab", {"a", "b"}, {"a": 1, "b": 2}, None])
+def test_a_watched_column_that_is_none_is_refused(column: Any) -> None:
+    with pytest.raises(kr.InvalidInputError, match=r"watch\['kind'\]: expected a text or None for each of the 2"):
+        kr.BudgetAllocator().step(["x", "y"], watch={"kind": column})
+
+
+@pytest.mark.parametrize("watch", [["a", "b"], "ab", 5])
+def test_a_watch_without_names_is_refused_by_name(watch: Any) -> None:
+    with pytest.raises(kr.InvalidInputError, match="watch: expected a mapping of column names"):
+        kr.BudgetAllocator().step(["x", "y"], watch=watch)
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "adaptive"])
+@pytest.mark.parametrize("features", [["a", "b"], np.array(["a", "b"]), [0.5, 2.0], np.ones((2, 3))])
+def test_a_step_takes_the_features_that_ask_takes(strategy: str, features: Any) -> None:
+    allocator = kr.BudgetAllocator(strategy)
+    allocator.ask(["x", "y"], features)
+    step = allocator.step(["x", "y"], features)
+    while step.remaining:
+        rollouts = step.ask().rollouts
+        step.tell(rollouts // 2, rollouts)
+    assert allocator.success_rates(["x", "y"], features) == pytest.approx([0.5, 0.5], abs=0.2)
+
+
+class Tensor:
+    """What numpy cannot read, as torch says it: of bfloat16, on a GPU, or with a gradient."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    def __array__(self, *arguments: Any, **more: Any) -> Any:
+        raise self._error("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+
+    def detach(self) -> Any:
+        return self
+
+
+@pytest.mark.parametrize("error", [TypeError, RuntimeError])
+@pytest.mark.parametrize("name", ["successes", "rollouts", "costs", "greedy", "truncated"])
+def test_a_tensor_that_numpy_cannot_read_is_refused_by_the_name_of_its_argument(
+    name: str, error: type[Exception]
+) -> None:
+    allocator = kr.BudgetAllocator(algorithm="remax")
+    given = {"successes": [1], "rollouts": [2], "costs": [3.0], "greedy": [1]} | {name: Tensor(error)}
+    with pytest.raises(kr.InvalidInputError, match=rf"{name}: expected numbers, .* Pass a tensor as .detach\(\).float"):
+        allocator.tell(["a"], **given)
+    assert not allocator.visited(["a"]).any()
+
+
+@pytest.mark.parametrize("least", [0, 2])
+@pytest.mark.parametrize("revisit", [np.array([1, 2]), "4", 1.5, [4]])
+def test_a_guarantee_that_is_no_number_is_refused_by_name(revisit: Any, least: int) -> None:
+    with pytest.raises(kr.InvalidInputError, match="revisit: expected an integer of at least 0"):
+        kr.BudgetAllocator(min_rollouts=least, revisit=revisit)
+
+
+@pytest.mark.parametrize("ids", [{"a", "b"}, frozenset("ab")])
+def test_ids_without_an_order_are_refused_and_those_of_a_mapping_are_not(ids: Any) -> None:
+    allocator = kr.BudgetAllocator()
+    for call in (allocator.ask, allocator.step, allocator.visited, lambda ids: allocator.tell(ids, [1, 1], [2, 2])):
+        with pytest.raises(kr.InvalidInputError, match=r"prompt_ids: expected ids in order, .* got a (frozen)?set"):
+            call(ids)
+    assert allocator.ask(dict.fromkeys("ab").keys()).rollouts.tolist() == [8, 8]
 
 
 @pytest.mark.parametrize("column", [np.array([b"a", b"b"]), np.array(["a", "b"]), ["a", None]])

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import knapsack_rl as kr
 from knapsack_rl.estimators import RecentRewards
+from knapsack_rl.strategies import base
 from knapsack_rl.testing import check_strategy
 
 IDS = [f"prompt {number}" for number in range(24)]
@@ -59,6 +62,83 @@ def test_a_step_placed_rollout_by_rollout_keeps_to_the_limit(strategy: str) -> N
         step.report(rng.binomial(back, RATES), back, costs=back * COSTS)
     assert step.placed.sum() == 8 * 24
     assert costs @ step.placed <= 8 * costs.sum() * (1 + 1e-8)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["adaptive", "cautious", "measured", "adaptive-learnability", "knapsack-discounted"]
+)
+def test_without_a_maximum_a_step_looks_at_no_more_rollouts_of_a_prompt_than_it_places(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prices are found among all rollouts that there is room for: of 2^31 - 1 each no memory holds the gains."""
+    solve, rooms = base.largest_gains_in_groups_within_cost, []
+
+    def watched(gains: Any, costs: Any, room: Any, *others: Any) -> Any:
+        assert room.max() <= 50 * 8
+        rooms.append(room)
+        return solve(gains, costs, room, *others)
+
+    monkeypatch.setattr(base, "largest_gains_in_groups_within_cost", watched)
+    random, ids = np.random.default_rng(0), list(range(50))
+    rates = random.random(50)
+    prices = np.where(rates < 0.5, 10.0, 1.0)  # what is worth most is dear
+    unlimited = kr.BudgetAllocator(strategy, max_rollouts=2**31 - 1, cost_limit=1.0)
+    if strategy == "cautious":
+        unlimited.estimator.hard_gain = True  # type: ignore[attr-defined]
+    for _ in range(4):
+        step = unlimited.step(ids)
+        while step.remaining:
+            rollouts = step.ask().rollouts
+            step.tell(random.binomial(rollouts, rates), rollouts, costs=rollouts * prices)
+        assert step.placed.sum() == 50 * 8
+    assert rooms
+
+
+def due(strategy: Any, **options: Any) -> kr.BudgetAllocator:
+    """One to which `a`, a hundred times as dear as the seven others, has sat out as often as it may."""
+    options = {"min_rollouts": 0, "revisit": 1, "cost_limit": 1.0} | options
+    made = kr.BudgetAllocator(strategy, 4, **options)
+    made.tell(list("abcdefgh"), [1] * 8, [2] * 8, costs=[200.0] + [2.0] * 7)
+    made.tell(list("abcdefgh"), [0] + [1] * 7, [0] + [2] * 7)
+    return made
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 5, 31])
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_a_dear_prompt_that_is_due_is_paid_for_by_the_rollouts_after_it(strategy: str, slots: int) -> None:
+    allocator = due(strategy)
+    step, rng = allocator.step(list("abcdefgh")), np.random.default_rng(0)
+    costs = step.expected_costs
+    while step.remaining:
+        step.place(slots)
+        step.report(rng.binomial(step.in_flight, 0.5), step.in_flight, costs=step.in_flight * 2.0)
+    assert costs is not None
+    assert step.placed.sum() == 32
+    assert step.placed[0] >= 2
+    assert costs @ step.placed <= 4 * costs.sum() * (1 + 1e-8)
+
+
+def test_a_wave_that_does_not_pay_for_who_is_due_takes_all_that_is_left() -> None:
+    three = kr.Strategy(lambda: RecentRewards(0), base.uniform, lambda number, prompts, left, settings: 3, name="three")
+    assert due(three).step(list("abcdefgh")).ask().rollouts.tolist() == [4] * 8
+
+
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_a_budget_that_does_not_pay_for_who_is_due_is_refused_with_what_can_be_changed(strategy: str) -> None:
+    message = (
+        r"budget, cost_limit, revisit: 2 of 8 rollouts go to prompts that have sat out revisit=1 visits\. With them "
+        r"the step costs at least 140, and cost_limit=1 allows 107\. Raise the budget or cost_limit, or pass a larger"
+    )
+    for call in ("ask", "step"):
+        with pytest.raises(kr.InfeasibleBudgetError, match=message):
+            getattr(due(strategy), call)(list("abcdefgh"), budget=8)
+        getattr(due(strategy, revisit=None), call)(list("abcdefgh"), budget=8)
+        getattr(due(strategy, cost_limit=1.5), call)(list("abcdefgh"), budget=8)
+
+
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_a_budget_of_nothing_costs_nothing(strategy: str) -> None:
+    assert not allocator(strategy, min_rollouts=0, cost_limit=1.0).ask(IDS, budget=0).rollouts.any()
 
 
 def test_of_equally_promising_prompts_the_dear_ones_get_fewer_rollouts() -> None:
@@ -194,7 +274,28 @@ def test_a_limit_that_even_groups_exceed_is_refused(limit: Any, message: str) ->
         kr.BudgetAllocator(cost_limit=limit)
 
 
-@pytest.mark.parametrize("costs", [[1.0], [-1.0, 2.0], [np.nan, 1.0], ["a", "b"]])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(1, 9), st.one_of(st.floats(1e-30, 1e30), st.just(1e-30))),
+        min_size=1,
+        max_size=40,
+    )
+)
+@example([("a", 1, 1e30)] * 5)
+@example([("a", 2**31 - 1, 1e-30)] + [("b", 1, 1e30)] * 3)
+def test_whatever_costs_may_be_told_are_expected_saved_and_loaded(visits: list[tuple[str, int, float]]) -> None:
+    told, loaded = kr.BudgetAllocator("uniform"), kr.BudgetAllocator("uniform")
+    for name, tried, cost in visits:
+        told.tell([name], [0], [tried], costs=[cost])
+    expected = told.expected_costs(list("abcd"))
+    each = [cost / tried for _, tried, cost in visits]
+    assert (expected >= min(each) * (1 - 1e-6)).all()
+    assert (expected <= max(each) * (1 + 1e-6)).all()
+    loaded.load_state_dict(told.state_dict())
+    assert loaded.expected_costs(list("abcd")).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("costs", [[1.0], [-1.0, 2.0], [np.nan, 1.0], ["a", "b"], [1e39, 1.0], [1e-46, 1.0]])
 def test_costs_that_make_no_sense_are_refused_and_nothing_is_learned(costs: Any) -> None:
     made = kr.BudgetAllocator("uniform")
     with pytest.raises(kr.InvalidInputError, match="costs: expected"):

@@ -138,6 +138,30 @@ def test_the_scale_of_gradients_does_not_matter() -> None:
     assert small.noise_scale == pytest.approx(large.noise_scale)
 
 
+@pytest.mark.parametrize("exponent", [-1000, -500, 0, 500, 1000])
+def test_gradients_of_any_finite_size_teach_the_same_to_the_last_bit(exponent: int) -> None:
+    random = np.random.default_rng(1)
+    plain, scaled = Influence(), Influence()
+    for _ in range(5):
+        gradients, *counts = step_of(random, [0.5, 0.5, 1, 1, 1, 1])
+        plain.observe(gradients, *counts)
+        scaled.observe(np.ldexp(gradients, exponent), *counts)
+    assert np.isfinite(plain.worth[0]).all()
+    assert scaled.state_dict() == plain.state_dict()
+
+
+def test_the_largest_gradients_and_divisors_that_are_taken_leave_a_state_that_loads() -> None:
+    random = np.random.default_rng(1)
+    influence, loaded = Influence(), Influence()
+    for size in (1.0, 1e308, 1e-308):
+        gradients, *counts = step_of(random, [1] * 6)
+        gradients = gradients / np.abs(gradients).max() * size
+        influence.observe(gradients, *counts, divisors=np.full(len(gradients), 1e100))
+    loaded.load_state_dict(influence.state_dict())
+    assert np.isfinite(influence.noise_scale)
+    assert np.isfinite(influence.of()).all()
+
+
 def in_units_of_the_middle(worth) -> np.ndarray:
     """Over its mean from .25 to .9, where `step_of` has as many groups in a band as the band is wide."""
     worth = np.asarray(worth)
@@ -255,7 +279,7 @@ def test_gradients_that_do_not_fit_are_refused_and_teach_nothing() -> None:
     for gradients in (np.ones(2), np.ones((3, 2)), np.array([[np.inf, 1.0], [1.0, 1.0]])):
         with pytest.raises(InvalidInputError, match="gradients"):
             influence.observe(gradients, [1, 1], [2, 2], [0.5, 0.5])
-    for wrong in ([1.0], [1.0, -0.1], [1.0, np.nan], [[1.0, 1.0]]):
+    for wrong in ([1.0], [1.0, -0.1], [1.0, np.nan], [1.0, 1e101], [[1.0, 1.0]]):
         with pytest.raises(InvalidInputError, match="divisors"):
             influence.observe(np.ones((2, 2)), [1, 1], [2, 2], [0.5, 0.5], divisors=wrong)
     assert influence.steps == 0

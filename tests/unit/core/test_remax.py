@@ -81,10 +81,24 @@ def test_other_algorithms_have_no_use_for_it() -> None:
         kr.BudgetAllocator().tell(IDS, WON, TRIED, greedy=GREEDY)
 
 
+@pytest.mark.parametrize("strategy", kr.strategies())
+def test_a_strategy_that_takes_it_plans_with_it(strategy: str) -> None:
+    try:
+        allocator = kr.BudgetAllocator(strategy, algorithm="remax")
+    except kr.InvalidInputError:
+        return
+    for _ in range(2):
+        rollouts = allocator.ask(IDS).rollouts
+        assert rollouts.sum() == 8 * len(IDS)
+        allocator.tell(IDS, rollouts // 2, rollouts, greedy=GREEDY)
+
+
 def test_what_looks_at_the_other_rollouts_of_a_group_is_refused() -> None:
     with pytest.raises(kr.InvalidInputError, match=r"algorithm: the strategy 'adaptive' .* Use .* 'knapsack'"):
         kr.BudgetAllocator("adaptive", algorithm="remax")
-    with pytest.raises(kr.InvalidInputError, match="algorithm: expected one of grpo, rloo, reinforce, got 'remax'"):
-        told("knapsack-regression").ask(IDS)
+    for strategy in ("knapsack-discounted", "knapsack-transitions", "knapsack-regression"):
+        message = f"algorithm: expected one of grpo, rloo, reinforce, got 'remax' .* '{strategy}'.* Use .* 'knapsack'"
+        with pytest.raises(kr.InvalidInputError, match=message):
+            kr.BudgetAllocator(strategy, algorithm="remax")
     with pytest.raises(kr.InvalidInputError, match=r"algorithm: 'remax' has to be told .* Use the allocator's ask"):
         told().step(IDS)

@@ -18,8 +18,10 @@ def allocator_of(strategy: str) -> kr.BudgetAllocator:
 
 @pytest.mark.parametrize("strategy", kr.strategies())
 def test_a_step_that_is_restored_places_and_teaches_what_the_saved_one_does(strategy: str) -> None:
-    random, plans, rates = np.random.default_rng(0), [], []
+    random, plans, rates, found = np.random.default_rng(0), [], [], []
     allocators = allocator_of(strategy), allocator_of(strategy)
+    for allocator in allocators:
+        allocator.on_step = found.append
     steps = [allocator.step(IDS) for allocator in allocators]
     steps[0].place(30)
     ended = random.binomial(steps[0].in_flight, 0.5)
@@ -36,6 +38,7 @@ def test_a_step_that_is_restored_places_and_teaches_what_the_saved_one_does(stra
         rates.append(allocator.success_rates(IDS).tolist())
     assert plans[0] == plans[1]
     assert rates[0] == rates[1]
+    assert found[0] == found[1]
 
 
 def test_a_step_that_placed_nothing_has_no_state_and_a_state_of_other_prompts_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import knapsack_rl as kr
@@ -43,11 +43,14 @@ def generated(step: kr.Step, rates: np.ndarray, seed: int, slots: int, failures:
     seed=st.integers(0, 10_000),
     strategy=st.sampled_from(kr.strategies()),
     slots=st.integers(2, 120),
-    bounds=st.sampled_from([(2, 64), (0, 64), (2, 9), (0, 9), (0, 2), (1, 16)]),
+    bounds=st.sampled_from([(2, 64), (0, 64), (2, 9), (0, 9), (0, 2), (1, 16), (4, 16), (5, 9)]),
     failures=st.sampled_from([0.0, 0.3]),
     algorithm=st.sampled_from(["grpo", "reinforce"]),
     concentration=st.sampled_from([0.3, 50.0]),
 )
+@example(
+    seed=4, strategy="adaptive", slots=30, bounds=(4, 16), failures=0.0, algorithm="grpo", concentration=50.0
+)  # a group has a gradient before its minimum
 def test_who_is_closed_gets_no_more_and_the_budget_is_spent_exactly(
     seed: int,
     strategy: str,
@@ -109,6 +112,16 @@ def test_a_group_with_a_gradient_is_closed_when_it_is_back_and_one_without_is_no
     assert step.placed[:2].tolist() == [2, 2]
     assert step.placed.sum() == 4 * GROUP
     assert step.close().all()
+
+
+def test_a_group_that_has_a_gradient_before_its_minimum_is_not_closed() -> None:
+    step = allocator_of("adaptive", min_rollouts=4, max_rollouts=16).step(list("abcdefgh"))
+    first = step.place(30).rollouts
+    step.report([1] + [0] * 6 + [1], first)
+    assert first.tolist() == [4] * 7 + [2]
+    assert step.close().tolist() == [True] + [False] * 7
+    step.place(100)
+    assert step.placed[[0, 7]].tolist() == [4, 4]
 
 
 def test_where_every_group_has_a_gradient_enough_stay_open_for_none_to_exceed_two_mean_groups() -> None:
