@@ -177,7 +177,9 @@ def _run(what: str, arms: Sequence[ArmRun], pool: Path, jobs: int, console: Cons
             elif not console.is_terminal:
                 progress.console.print(f"{what}: {_named(arm)}", markup=False, highlight=False, soft_wrap=True)
 
-        return running.run(arms, pool, jobs, on_end)
+        failures = running.run(arms, pool, jobs, on_end)
+    # One that another comparison was at work on may be finished by now.
+    return [failure for failure in failures if not running.is_finished(failure.arm, pool)]
 
 
 def _read(

@@ -18,6 +18,8 @@ pytest.importorskip("trl", reason="needs the extra 'train'")
 
 from knapsack_rl.cli import main
 from knapsack_rl.experiments.compare import comparison
+from knapsack_rl.experiments.compare.arms import Failure
+from knapsack_rl.experiments.compare.comparison import ArmRun
 
 RECIPE = """
 name: tiny
@@ -227,6 +229,37 @@ def test_a_finished_run_of_which_a_part_is_lost_is_told_and_the_others_are_compa
         left = table(again, "runs").drop(columns=TIMES)
         assert left.equals(table(done, "runs").drop(columns=TIMES).iloc[:-1])
     shutil.rmtree(folder)
+    assert main(["compare", str(file), "--output", str(again)]) == 0
+    assert_same_results(again, done)
+
+
+def test_what_was_lost_of_the_baseline_is_told_where_nothing_can_be_compared(
+    file: Path, again: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (again / "small" / "summary.csv").read_bytes()
+    runs = table(again, "runs")
+    for folder in runs.loc[runs["arm"] == "uniform", "folder"]:
+        (again / "arms" / folder / "metrics.jsonl").unlink()
+    assert main(["compare", str(file), "--output", str(again)]) == 2
+    said = capsys.readouterr().err
+    assert "no arm of the baseline came to its end" in said
+    assert "metrics.jsonl has no steps" in said
+    assert (again / "small" / "summary.csv").read_bytes() == before
+
+
+def test_an_arm_that_another_comparison_finished_meanwhile_has_not_failed(
+    file: Path, done: Path, again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = again / "arms" / table(again, "runs")["folder"].iloc[-1] / "environment.json"
+    text = environment.read_text()
+    environment.write_text(json.dumps(json.loads(text) | {"finished": None}))
+
+    def refused(arms: list[ArmRun], pool: Path, *_: object) -> list[Failure]:
+        environment.write_text(text)
+        (arm,) = (arm for arm in arms if pool / arm.folder == environment.parent)
+        return [Failure(arm, "another process is at work there", Path())]
+
+    monkeypatch.setattr("knapsack_rl.experiments.compare.arms.run", refused)
     assert main(["compare", str(file), "--output", str(again)]) == 0
     assert_same_results(again, done)
 
