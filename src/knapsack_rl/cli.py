@@ -422,8 +422,11 @@ def _compare(parsed: argparse.Namespace, command: str) -> int:
         return 128 + int(stop.number)
     console.print(_module("compare.summary_table").table(outcome.summary))
     _say(console, f"report  {outcome.report}")
-    if outcome.failures:
-        _say(console, f"{len(outcome.failures)} run(s) failed; the same command tries them again")
+    lost = sum(failure.lost for failure in outcome.failures)
+    if again := len(outcome.failures) - lost:
+        _say(console, f"{again} run(s) failed; the same command tries them again")
+    if lost:
+        _say(console, f"{lost} run(s) lost what they measured; the reasons above say what to do")
     return 1 if outcome.failures else 0
 
 

@@ -62,6 +62,14 @@ def write_csv(table: pd.DataFrame, path: Path, **options: Any) -> None:
         safe.to_csv(unfinished, index=False, lineterminator="\n", **options)
 
 
+def taken(folder: Path, what: str) -> InvalidInputError:
+    """The refusal of a folder with something else in it than `what`, such as "a run"."""
+    return InvalidInputError(
+        f"--output: {folder} has files in it that are not of {what}. "
+        "Choose another name=..., or another place with --output."
+    )
+
+
 def lock(path: Path, wait: bool = False) -> IO[str]:
     """An open file that keeps other processes out until it is closed, or this process ends, however it ends.
 

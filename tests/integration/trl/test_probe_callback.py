@@ -64,3 +64,10 @@ def test_a_trainer_with_uneven_groups_or_without_measuring_is_refused(make, stra
     trainer = make(allocator=BudgetAllocator(strategy, group_size=4), measure_influence=measure)
     with pytest.raises(InvalidInputError, match="measure_influence=True"):
         ProbeCallback(trainer)
+
+
+def test_a_page_of_somebody_else_is_not_written_over_and_that_is_said_before_training(make, tmp_path) -> None:
+    trainer = make(allocator=BudgetAllocator("uniform", group_size=4), measure_influence=True)
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(InvalidInputError, match=r"report\.html is of no page of this program"):
+        ProbeCallback(trainer, tmp_path)

@@ -30,11 +30,19 @@ _PRELOADED = [
 
 @dataclass(frozen=True)
 class Failure:
-    """An arm that did not come to its end."""
+    """An arm that did not come to its end, or of whose finished run a part is lost.
+
+    Attributes:
+        arm: which.
+        reason: a sentence.
+        log: the file that has the rest.
+        lost: whether its run is finished, so that the same command does not run it again by itself.
+    """
 
     arm: ArmRun
     reason: str
     log: Path
+    lost: bool = False
 
 
 def is_finished(arm: ArmRun, pool: Path) -> bool:

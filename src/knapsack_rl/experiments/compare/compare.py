@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from knapsack_rl.experiments import disk
 from knapsack_rl.experiments.compare import arms as running
 from knapsack_rl.experiments.compare import results
 from knapsack_rl.experiments.compare.arms import Failure
-from knapsack_rl.experiments.compare.comparison import ArmRun, ComparisonRuns
+from knapsack_rl.experiments.compare.comparison import ArmRun, Comparison, ComparisonRuns
 from knapsack_rl.experiments.compare.report import write_report
 from knapsack_rl.experiments.compare.summary_table import markdown
 from knapsack_rl.experiments.recipe import yaml_text
@@ -26,6 +27,9 @@ from knapsack_rl.experiments.runs.run_directory import RunDirectory
 
 POOL = "arms"
 """Below the output folder: the run directories of all comparisons, so that none is run twice."""
+_FILE = "comparison.yaml"
+_TABLES = ("summary", "runs", "curves", "cost_to_reach", "steps", "tuning")
+_FIGURE = re.compile(r'href="(figures/[a-z0-9-]+\.(?:svg|png|csv))"')
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def compare(planned: ComparisonRuns, output: Path, jobs: int, command: str, cons
         console: where to show progress.
 
     Raises:
-        InvalidInputError: the output folder cannot be written to.
+        InvalidInputError: the output folder cannot be written to, or has something else in it.
         StateError: another process is at work on this comparison, or so many arms failed that nothing can be compared;
             the message has their reasons.
         Interrupted: a signal came. Running arms were stopped; the same call goes on.
@@ -62,6 +66,8 @@ def compare(planned: ComparisonRuns, output: Path, jobs: int, command: str, cons
                 f"--output: cannot write to {needed}: {error.strerror}. Choose another place with --output."
             ) from error
     with disk.lock(folder / ".lock"):
+        if not (folder / _FILE).exists():  # what else comes into the folder is a comparison's from now on
+            disk.write_text(folder / _FILE, _rendered(planned, folder))
         return _compare(planned, folder, pool, jobs, command, console)
 
 
@@ -71,28 +77,53 @@ def _compare(
     with Interruption(lambda: None).listening():
         trials = planned.tuning()
         failures = _run("tuning", trials, pool, jobs, console)
-        tuned = _tuned(planned, _finished(trials, pool), pool)
+        tuned, lost = _tuned(planned, trials, pool, console)
         chosen = {} if tuned is None else _chosen(tuned)
         final = planned.reported(chosen)
-        failures += _run("comparing", final, pool, jobs, console)
-    done = _finished(final, pool)
+        failures += lost + _run("comparing", final, pool, jobs, console)
+    found, done, lost = _read(final, pool, console)
+    failures += lost
     if not any(arm.name == planned.comparison.baseline for arm in done):
         raise StateError(f"{folder}: no arm of the baseline came to its end.\n" + "\n".join(map(_told, failures)))
-    tables = _tables(planned, done, pool)
+    tables = _compared(planned, *found)
     if tuned is not None:
         tables["tuning"] = tuned
+    earlier = _figures(folder / "report.html")
     _save(tables, folder)
-    disk.write_text(folder / "comparison.yaml", _rendered(planned, folder))
+    disk.write_text(folder / _FILE, _rendered(planned, folder))
     page = write_report(planned, tables, failures, _environments(done, pool), folder, command)
+    for stale in {f"{name}.csv" for name in _TABLES if name not in tables} | (earlier - _figures(page)):
+        (folder / stale).unlink(missing_ok=True)
     return ComparisonOutcome(page, tables["summary"], failures)
 
 
 def _folder(planned: ComparisonRuns, output: Path) -> Path:
+    """Where the comparison goes: a folder that is not there, or has nothing in it but an earlier one."""
     name = planned.comparison.name
-    if name == POOL or (output / name / "environment.json").exists():
+    folder = output / name
+    if name == POOL or (folder / "environment.json").exists():
         holds = "the runs of all comparisons are" if name == POOL else "a run is"
-        raise InvalidInputError(f"name: {output / name} is where {holds} already; choose another with name=...")
-    return output / name
+        raise InvalidInputError(f"name: {folder} is where {holds} already; choose another with name=...")
+    if folder.is_dir() and not _is_comparison(folder) and any(path.name[0] != "." for path in folder.iterdir()):
+        raise disk.taken(folder, "a comparison")
+    return folder
+
+
+def _is_comparison(folder: Path) -> bool:
+    """Whether its comparison.yaml is one that this program wrote, with every key and without a comment."""
+    try:
+        text = (folder / _FILE).read_text(encoding="utf-8")
+        found = yaml_text.parse(text, _FILE)
+    except (OSError, ValueError):
+        return False
+    return (
+        isinstance(found, dict) and found.keys() >= Comparison.model_fields.keys() and yaml_text.render(found) == text
+    )
+
+
+def _figures(page: Path) -> set[str]:
+    """The files of figures and tables that a page of ours links to."""
+    return set(_FIGURE.findall(page.read_text(encoding="utf-8", errors="replace"))) if page.is_file() else set()
 
 
 def _rendered(planned: ComparisonRuns, folder: Path) -> str:
@@ -146,29 +177,43 @@ def _run(what: str, arms: Sequence[ArmRun], pool: Path, jobs: int, console: Cons
             elif not console.is_terminal:
                 progress.console.print(f"{what}: {_named(arm)}", markup=False, highlight=False, soft_wrap=True)
 
-        return running.run(arms, pool, jobs, on_end)
+        failures = running.run(arms, pool, jobs, on_end)
+    # One that another comparison was at work on may be finished by now.
+    return [failure for failure in failures if not running.is_finished(failure.arm, pool)]
 
 
-def _finished(arms: Sequence[ArmRun], pool: Path) -> list[ArmRun]:
-    return [arm for arm in arms if running.is_finished(arm, pool)]
+def _read(
+    arms: Sequence[ArmRun], pool: Path, console: Console
+) -> tuple[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame], list[ArmRun], list[Failure]]:
+    """Tables of the finished runs, of which arms they are, and the arms of whose runs a part is lost."""
+    finished = [arm for arm in arms if running.is_finished(arm, pool)]
+    runs, curves, steps, lost = results.read(finished, pool)
+    failures = [Failure(arm, why, pool / arm.folder / "metrics.jsonl", lost=True) for arm, why in lost]
+    for failure in failures:
+        console.print(_told(failure), markup=False, highlight=False, soft_wrap=True)
+    without = [arm for arm, _ in lost]
+    return (runs, curves, steps), [arm for arm in finished if arm not in without], failures
 
 
-def _tuned(planned: ComparisonRuns, trials: Sequence[ArmRun], pool: Path) -> pd.DataFrame | None:
-    """What every point of the grid reached, and which one each arm keeps."""
+def _tuned(
+    planned: ComparisonRuns, trials: Sequence[ArmRun], pool: Path, console: Console
+) -> tuple[pd.DataFrame | None, list[Failure]]:
+    """What every point of the grid reached and which one each arm keeps; the arms of whose runs a part is lost."""
     if planned.comparison.tuning is None:
-        return None
-    if not trials:
+        return None, []
+    (runs, curves, _), done, lost = _read(trials, pool, console)
+    if not done:
         raise StateError("tuning: every run failed; see the reasons above.")
-    runs, curves, _ = results.read(trials, pool)
-    return results.best_choices(results.at_equal_cost(runs, curves, planned.comparison))
+    return results.best_choices(results.at_equal_cost(runs, curves, planned.comparison)), lost
 
 
 def _chosen(tuned: pd.DataFrame) -> dict[tuple[str, str], str]:
     return {(row["variation"], row["arm"]): row["choice"] for row in tuned[tuned["chosen"]].to_dict("records")}
 
 
-def _tables(planned: ComparisonRuns, done: Sequence[ArmRun], pool: Path) -> dict[str, pd.DataFrame]:
-    runs, curves, steps = results.read(done, pool)
+def _compared(
+    planned: ComparisonRuns, runs: pd.DataFrame, curves: pd.DataFrame, steps: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
     taken = results.at_equal_cost(runs, curves, planned.comparison)
     reach = results.cost_to_reach(taken, curves, planned.comparison)
     summary = results.summary(taken, reach, planned.comparison)
@@ -176,8 +221,6 @@ def _tables(planned: ComparisonRuns, done: Sequence[ArmRun], pool: Path) -> dict
 
 
 def _save(tables: dict[str, pd.DataFrame], folder: Path) -> None:
-    for stale in (*folder.glob("*.csv"), *folder.glob("figures/*")):  # of an earlier state of the comparison
-        stale.unlink()
     for name, table in tables.items():
         disk.write_csv(table, folder / f"{name}.csv", float_format="%.6g")
     disk.write_text(folder / "summary.md", markdown(tables["summary"]))

@@ -14,8 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from knapsack_rl.errors import KnapsackError, StateError
 from knapsack_rl.experiments.compare.comparison import ArmRun, Comparison
+from knapsack_rl.experiments.recipe.schema import Recipe
 from knapsack_rl.experiments.report import run_data
+from knapsack_rl.experiments.runs.run_directory import RunDirectory
 
 Floats = NDArray[np.float64]
 
@@ -29,21 +32,29 @@ _RESAMPLES = 4999
 STEP_METRICS = ("effective_gradient_ratio", "effective_prompts")
 
 
-def read(arms: Iterable[ArmRun], pool: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def read(
+    arms: Iterable[ArmRun], pool: Path
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[tuple[ArmRun, str]]]:
     """Tables of finished runs.
 
     Returns:
-        Three tables. `runs`, one row per arm: variation, arm, choice, seed, folder, rollouts, tokens, seconds
-        (totals), steps, effective_gradient_ratio (mean over steps), effective_prompts (prompts with a gradient per
-        update), zero_all_positive, zero_all_negative (mean shares of prompts), never_solved (training prompts seen and
-        never solved), prompts (seen), allocation_share (of the seconds). `curves`, one row per evaluation and
-        benchmark: variation, arm, choice, seed, benchmark, step, rollouts, tokens, seconds, accuracy, solved; the
-        benchmark "mean" is the mean over all of them. `steps`, one row per training step: variation, arm, seed, step,
-        rollouts (cumulative), and `STEP_METRICS` as running means over a twentieth of the run.
+        Three tables, and the arms that are in none of them, with sentences on what of their runs is lost. `runs`, one
+        row per arm: variation, arm, choice, seed, folder, rollouts, tokens, seconds (totals), steps,
+        effective_gradient_ratio (mean over steps), effective_prompts (prompts with a gradient per update),
+        zero_all_positive, zero_all_negative (mean shares of prompts), never_solved (training prompts seen and never
+        solved), prompts (seen), allocation_share (of the seconds). `curves`, one row per evaluation and benchmark:
+        variation, arm, choice, seed, benchmark, step, rollouts, tokens, seconds, accuracy, solved; the benchmark "mean"
+        is the mean over all of them. `steps`, one row per training step: variation, arm, seed, step, rollouts
+        (cumulative), and `STEP_METRICS` as running means over a twentieth of the run.
     """
-    runs, curves, steps = [], [], []
+    runs, curves, steps, lost = [], [], [], []
     for arm in arms:
-        run = run_data.read_run(pool / arm.folder, arm.folder)
+        try:
+            run = run_data.read_run(pool / arm.folder, arm.folder)
+            _check_whole(run, arm.recipe)
+        except KnapsackError as error:
+            lost.append((arm, _lost(pool / arm.folder, error)))
+            continue
         labels = {"variation": arm.variation, "arm": arm.name, "choice": arm.choice, "seed": arm.seed}
         costs = _costs(run)
         seen = run_data.visits(run)
@@ -73,7 +84,40 @@ def read(arms: Iterable[ArmRun], pool: Path) -> tuple[pd.DataFrame, pd.DataFrame
         smooth = run.steps[[*STEP_METRICS]].astype(float).rolling(run.window, min_periods=1).mean()
         steps.append(run.steps[["step", "rollouts"]].join(smooth).assign(**labels))
     joined = (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame() for parts in (curves, steps))
-    return pd.DataFrame(runs), *joined
+    return pd.DataFrame(runs), *joined, lost
+
+
+def _lost(folder: Path, error: KnapsackError) -> str:
+    what = str(error).removeprefix("run_dirs: ").rstrip(".")
+    return (
+        f"the run in {folder} is finished, but a part of it is lost: {what}. "
+        "Put back what it was, or remove that folder: the same command then runs the arm again."
+    )
+
+
+def _check_whole(run: run_data.Run, recipe: Recipe) -> None:
+    """Check that every step and evaluation of a finished run is on record.
+
+    Steps are counted from 1 until the budget is spent, which with dynamic sampling is after any number of them.
+
+    Raises:
+        StateError: with what is missing.
+    """
+    log = run.folder / "metrics.jsonl"
+    if not len(run.steps):
+        raise StateError(f"{log} has no steps.")
+    spent, budget = int(run.steps["rollouts"].iloc[-1]), recipe.training.budget
+    if spent < budget:
+        raise StateError(f"{log} ends after {spent:,} of {budget:,} rollouts.")
+    for what, found in (("metrics.jsonl", run.steps), ("allocations.parquet", run.allocations)):
+        missing = set(range(1, run.last_step + 1)).difference(found["step"])
+        if missing:
+            raise StateError(f"{run.folder / what} has no step {min(missing):,}.")
+    passed = run.steps["rollouts"] // (recipe.evaluation.every * recipe.training.rollouts_per_step)
+    due = {0, run.last_step, *run.steps.loc[passed.diff().fillna(passed) > 0, "step"]}
+    missing = due.difference(one["step"] for one in RunDirectory(run.folder).read_metrics() if "evaluation" in one)
+    if missing:
+        raise StateError(f"{log} has no evaluation after step {min(missing):,}.")
 
 
 def _costs(run: run_data.Run) -> pd.DataFrame:

@@ -40,6 +40,22 @@ _MISSING = "—"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
+def refuse_others(folder: Path, *names: str) -> None:
+    """Refuse to write files of these names and figures into `folder` where others, of no page of ours, would give way.
+
+    Raises:
+        InvalidInputError: with the first of them.
+    """
+    figures = folder / "figures"
+    if (figures / ".lock").exists():  # see `alone`
+        return
+    there = [*(folder / name for name in names), *sorted(figures.glob("[!.]*"))]
+    if foreign := next((path for path in there if path.exists()), None):
+        raise InvalidInputError(
+            f"--output: {foreign} is of no page of this program. Choose another place with --output."
+        )
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other processes from writing their page, with what belongs to it, into `folder`; wait for one that does.

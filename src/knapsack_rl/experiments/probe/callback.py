@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from knapsack_rl.errors import InvalidInputError
+from knapsack_rl.experiments.pages.page import refuse_others
 from knapsack_rl.experiments.probe.numbers import Visits, measured
 from knapsack_rl.experiments.probe.report import write_report
 from knapsack_rl.experiments.probe.verdict import Verdict, verdict
@@ -34,7 +35,8 @@ class ProbeCallback(TrainerCallback):
         verdict: None before the end, and on processes that write nothing.
 
     Raises:
-        InvalidInputError: the trainer's groups are not even, or it does not measure.
+        InvalidInputError: the trainer's groups are not even, it does not measure, or the folder has files of others
+            that would give way.
     """
 
     def __init__(self, trainer: KnapsackTrainer, folder: str | Path = "runs/probe/trl") -> None:
@@ -43,8 +45,9 @@ class ProbeCallback(TrainerCallback):
                 "trainer: expected one with allocator=BudgetAllocator('uniform', ...) and measure_influence=True, got "
                 f"the strategy {trainer.allocator.strategy!r}, measuring {trainer.measures_influence}."
             )
-        self._trainer = trainer
         self._folder = Path(folder)
+        refuse_others(self._folder, "probe.json", "report.html")
+        self._trainer = trainer
         self._visits = Visits()
         self._last: StepRecord | None = None
         self.verdict: Verdict | None = None

@@ -89,6 +89,11 @@ def probe(recipe: Recipe, output: Path, command: str, console: Console) -> Outco
     directory = RunDirectory(output / recipe.name)
     directory.claim(recipe_file.render(recipe))
     try:
+        if directory.finished and not directory.probe.exists():
+            raise InvalidInputError(
+                f"--output: {directory.path} holds a run of `knapsack-rl train`. Choose another name=..., or another "
+                "place with --output."
+            )
         directory.require_space(_SPACE)
         return _probe(recipe, directory, command, console)
     finally:

@@ -102,11 +102,15 @@ def read_run(folder: Path, name: str) -> Run:
 
     Raises:
         InvalidInputError: `folder` is not a run directory (the message names what is missing), a file in it is
-            damaged, or verl trained it.
+            damaged, verl trained it, or it is a probe's.
     """
     needed = ("recipe.yaml", "environment.json")
     if not folder.is_dir():
         raise InvalidInputError(f"run_dirs: {folder} is not a directory. Give a run's, such as runs/demo.")
+    if (folder / "probe.json").is_file():
+        raise InvalidInputError(
+            f"run_dirs: {folder} is a probe, which has a page of its own: {folder / 'report.html'}."
+        )
     missing = [file for file in needed if not (folder / file).is_file()]
     if missing:
         raise InvalidInputError(
@@ -126,6 +130,11 @@ def read_run(folder: Path, name: str) -> Run:
             f"run_dirs: {folder} was trained by verl, which logs in its own format, to {folder}/verl-*.jsonl and the "
             "trackers of trainer.logger. Look there, or keep its rollouts with verl.trainer.rollout_data_dir=FOLDER "
             "and run: knapsack-rl audit FOLDER"
+        )
+    if str(environment.get("command")).startswith("knapsack-rl probe"):  # and has not come to its probe.json
+        raise InvalidInputError(
+            f"run_dirs: {folder} is of a probe that was stopped before its page, which is another than a run's. "
+            f"Run it again: {environment['command']}"
         )
     records = _read_records(folder / "metrics.jsonl")
     steps = pd.DataFrame([record for record in records if "evaluation" not in record])

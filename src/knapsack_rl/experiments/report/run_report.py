@@ -18,7 +18,17 @@ try:
     import pandas as pd
 
     from knapsack_rl.experiments.pages.drawing import RUN_COLOURS
-    from knapsack_rl.experiments.pages.page import Command, DataTable, Facts, Listing, Part, Section, alone, write_page
+    from knapsack_rl.experiments.pages.page import (
+        Command,
+        DataTable,
+        Facts,
+        Listing,
+        Part,
+        Section,
+        alone,
+        refuse_others,
+        write_page,
+    )
     from knapsack_rl.experiments.pages.wording import duration, percent, plain, plural
     from knapsack_rl.experiments.report import run_charts, run_data
     from knapsack_rl.experiments.report.run_data import Run, Visits
@@ -49,7 +59,8 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
 
     Raises:
         InvalidInputError: no directory or more than five, or one twice; a directory that is not a run (the message
-            names what is missing) or holds a damaged file; an output that cannot be written.
+            names what is missing) or holds a damaged file; an output that cannot be written, or beside which figures
+            of others would give way.
     """
     folders = [Path(folder) for folder in run_dirs]
     if not 1 <= len(folders) <= len(RUN_COLOURS):
@@ -59,10 +70,13 @@ def write_report(run_dirs: Sequence[Path], output: Path | None = None) -> Path:
     names = _distinct_names(folders)
     runs = [run_data.read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
     command = ["knapsack-rl", "report", *map(str, folders), *([] if output is None else ["--output", str(output)])]
+    named = output is not None
     if output is None:
         roots = [folder.resolve() for folder in folders]
         beside = folders[0] if len(runs) == 1 else roots[0].parent / "-vs-".join(root.name for root in roots)
         output = beside / "report.html"
+    if output.parent not in folders:
+        refuse_others(output.parent, *([] if named else [output.name]))
     visits = {run.name: run_data.visits(run) for run in runs}
     with alone(output.parent):
         return _write(runs, visits, output, shlex.join(command))

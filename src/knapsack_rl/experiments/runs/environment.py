@@ -50,7 +50,8 @@ def record_start(directory: RunDirectory, recipe: Recipe, command: str) -> None:
 
 
 def record_end(directory: RunDirectory) -> None:
-    """Put on record that the run has come to its end."""
+    """Put on record that the run has come to its end, once all that it measured is on the disk."""
+    directory.sync_metrics()
     directory.write_environment({**directory.read_environment(), "finished": _now()})
 
 

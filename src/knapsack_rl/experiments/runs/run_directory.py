@@ -77,6 +77,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.allocations = path / "allocations.parquet"
         self.checkpoints = path / "checkpoints"
+        self.probe = path / "probe.json"  # of `knapsack-rl probe` alone
         self._lock: IO[str] | None = None
 
     def claim(self, recipe: str) -> None:
@@ -88,6 +89,7 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_others(recipe)
             self._lock = disk.lock(self.path / ".lock")
             self._check_or_write(recipe)
         except OSError as error:
@@ -158,6 +160,7 @@ class RunDirectory:
             keep: how many complete ones stay, this one included; None or 0 for all.
             best: the path of one that stays in any case.
         """
+        self.sync_metrics()
         folder, records = self.checkpoints / f"checkpoint-{updates}", len(self.read_metrics())
         manifest.seal(folder, updates=updates, run=self._identity, records=records)
         numbered = [(number, path) for number, path in self._numbered() if number <= updates]
@@ -218,6 +221,12 @@ class RunDirectory:
             return []
         lines = self.metrics.read_bytes().splitlines(keepends=True)
         return [record for line in lines if (record := _record(line)) is not None]
+
+    def sync_metrics(self) -> None:
+        """Return once all records are on the disk."""
+        if self.metrics.exists():
+            with self.metrics.open("rb") as file:
+                os.fsync(file.fileno())
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one record; numbers that JSON lacks become null."""
@@ -289,14 +298,23 @@ class RunDirectory:
             if name := _ALLOCATIONS.fullmatch(path.name):
                 yield int(name[1]), path
 
-    def _may_be_there(self, path: Path) -> bool:
+    def _refuse_others(self, recipe: str) -> None:
+        """Refuse a directory with more in it than a run leaves that has not begun to train."""
+        if self._begun and (self.recipe.is_file() or self.environment.is_file()):
+            return
+        claimed = (self.path / ".lock").exists()  # otherwise somebody else wrote the recipe
+        if any(not self._may_be_there(path, recipe, claimed) for path in self.path.iterdir()):
+            raise disk.taken(self.path, "a run")
+
+    def _may_be_there(self, path: Path, recipe: str, claimed: bool) -> bool:
         """Whether a run may have left this before it began to train."""
+        if path == self.recipe:
+            return claimed or (path.is_file() and path.read_bytes() == recipe.encode())
         empty = path == self.checkpoints and path.is_dir() and not any(path.iterdir())
-        return empty or path == self.recipe or path.name.startswith(".")
+        return empty or path.name.startswith(".")
 
     def _check_or_write(self, recipe: str) -> None:
-        ours = self.recipe.is_file() or self.environment.is_file()
-        if self._begun and ours:
+        if self._begun:
             differing = differences(_recipe_in(self.recipe), recipe, str(self.recipe))
             if differing:
                 listed = "\n  ".join(differing)
@@ -304,11 +322,6 @@ class RunDirectory:
                     f"{self.path} holds a run of another recipe:\n  {listed}\n"
                     "Choose another name=..., or another place with --output."
                 )
-        elif any(not self._may_be_there(path) for path in self.path.iterdir()):
-            raise InvalidInputError(
-                f"--output: {self.path} has files in it that are not of a run. "
-                "Choose another name=..., or another place with --output."
-            )
         else:
             disk.write_text(self.recipe, recipe)
 

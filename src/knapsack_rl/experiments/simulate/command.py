@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from knapsack_rl.experiments.pages.page import alone
+from knapsack_rl.experiments.pages.page import alone, refuse_others
 from knapsack_rl.experiments.simulate import results
 from knapsack_rl.experiments.simulate.report import write_report
 from knapsack_rl.experiments.simulate.results import Grid, SimulationTables
@@ -28,7 +28,12 @@ _COLUMNS = {
 
 
 def simulate(grid: Grid, output: Path, command: str, console: Console) -> Path:
-    """Simulate the grid into `output` and return the path of its page."""
+    """Simulate the grid into `output` and return the path of its page.
+
+    Raises:
+        InvalidInputError: `output` has files of others that would give way, or cannot be written to.
+    """
+    refuse_others(output, "report.html", *results.files())
     runs = list(grid.runs())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -47,6 +52,7 @@ def simulate(grid: Grid, output: Path, command: str, console: Console) -> Path:
 
 def theory(output: Path, command: str) -> Path:
     """Write the page of theory alone and return its path."""
+    refuse_others(output, "report.html")
     with alone(output):
         return write_report(None, output / "report.html", command)
 

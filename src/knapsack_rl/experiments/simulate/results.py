@@ -28,6 +28,7 @@ except ImportError as error:
 
 UNIFORM, CONTROL = "uniform", "uniform, group 16"
 _FILES = {"results": "results.csv", "steps": "steps.parquet", "budgets": "budgets.csv", "statuses": "statuses.csv"}
+_SETTINGS = "settings.json"
 _WHO = ["world", "optimizer", "run", "seed"]
 
 
@@ -123,6 +124,11 @@ def run(grid: Grid, progress: Callable[[str], Callable[[], object]] = lambda _: 
     return SimulationTables(**tables, settings=_settings(grid))
 
 
+def files() -> list[str]:
+    """The names of what `write` writes."""
+    return [*_FILES.values(), _SETTINGS]
+
+
 def write(tables: SimulationTables, folder: Path) -> None:
     """Write the tables and settings.json into `folder`.
 
@@ -138,7 +144,7 @@ def write(tables: SimulationTables, folder: Path) -> None:
                     table.to_parquet(unfinished, index=False)
             else:
                 disk.write_csv(table, folder / file)
-        disk.write_text(folder / "settings.json", json.dumps(tables.settings, indent=1) + "\n")
+        disk.write_text(folder / _SETTINGS, json.dumps(tables.settings, indent=1) + "\n")
     except OSError as error:
         raise InvalidInputError(f"--output: cannot write to {folder}: {error}. Choose another place.") from error
 
@@ -154,7 +160,7 @@ def read(folder: Path) -> SimulationTables:
             name: pd.read_parquet(folder / file) if file.endswith(".parquet") else pd.read_csv(folder / file)
             for name, file in _FILES.items()
         }
-        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidInputError(
             f"{folder}: expected what `knapsack-rl simulate` wrote ({', '.join(_FILES.values())}), got {error!r}."

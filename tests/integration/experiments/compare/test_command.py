@@ -18,6 +18,8 @@ pytest.importorskip("trl", reason="needs the extra 'train'")
 
 from knapsack_rl.cli import main
 from knapsack_rl.experiments.compare import comparison
+from knapsack_rl.experiments.compare.arms import Failure
+from knapsack_rl.experiments.compare.comparison import ArmRun
 
 RECIPE = """
 name: tiny
@@ -148,11 +150,137 @@ def test_a_folder_of_runs_is_not_taken_for_a_comparison(file: Path, done: Path, 
 
 
 def test_tables_of_an_earlier_state_of_a_comparison_do_not_stay(file: Path, again: Path) -> None:
-    (again / "small" / "figures" / "of-an-earlier-state.png").write_bytes(b"")
+    figures = again / "small" / "figures"
+    earlier = {path.name for path in figures.iterdir()}
     assert (again / "small" / "tuning.csv").exists()
     assert main(["compare", str(file), "tuning=null", "training.learning_rate=1e-3", "--output", str(again)]) == 0
     assert not (again / "small" / "tuning.csv").exists()
-    assert not (again / "small" / "figures" / "of-an-earlier-state.png").exists()
+    assert earlier - {path.name for path in figures.iterdir()} == {"tuning.svg", "tuning.png", "tuning.csv"}
+
+
+def test_files_of_others_in_the_folder_of_a_comparison_stay(file: Path, again: Path) -> None:
+    mine = [again / "small" / name for name in ("my-data.csv", "figures/mine.png", "figures/sub/tuning.png")]
+    (again / "small" / "figures" / "sub").mkdir()
+    for path in mine:
+        path.write_text("mine")
+    assert main(["compare", str(file), "tuning=null", "training.learning_rate=1e-3", "--output", str(again)]) == 0
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
+OTHERS = {
+    "a table": {"my-data.csv": "1,2\n", "figures/mine.png": "mine"},
+    "a folder": {"sub/thesis.tex": "mine"},
+    "a comparison that somebody wrote": {"comparison.yaml": COMPARISON},
+    "tables of the same names": {"summary.csv": "mine", "report.html": "mine"},
+    "a comparison of another program": {"comparison.yaml": "- 1\n", "runs.csv": ""},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_folder_with_other_things_in_it_is_refused_before_anything_runs(
+    what: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in OTHERS[what].items():
+        (tmp_path / "small" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "small" / name).write_text(text)
+    for more in ([], ["--dry-run"]):
+        assert main(["compare", str(file), "--output", str(tmp_path), *more]) == 2
+        assert f"--output: {tmp_path / 'small'} has files in it that are not of a comparison" in capsys.readouterr().err
+    left = {str(path.relative_to(tmp_path / "small")): path.read_text() for path in (tmp_path / "small").rglob("*.*")}
+    assert left == OTHERS[what]
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_a_comparison_that_was_cut_off_before_its_page_goes_on(file: Path, done: Path, again: Path) -> None:
+    for path in (again / "small").iterdir():
+        if path.name not in ("comparison.yaml", "summary.csv", ".lock"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert main(["compare", str(file), "--output", str(again)]) == 0
+    assert_same_results(again, done)
+
+
+def without_last_line(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+LOST = {
+    "metrics.jsonl has no steps": lambda run: (run / "metrics.jsonl").unlink(),
+    "metrics.jsonl has no evaluation after step 6": lambda run: without_last_line(run / "metrics.jsonl"),
+    "has no recipe.yaml": lambda run: (run / "recipe.yaml").unlink(),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_a_finished_run_of_which_a_part_is_lost_is_told_and_the_others_are_compared(
+    what: str, file: Path, done: Path, again: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = table(again, "runs")
+    folder = again / "arms" / runs["folder"].iloc[-1]
+    LOST[what](folder)
+    for _ in ("at once", "and again"):
+        assert main(["compare", str(file), "--output", str(again)]) == 1
+        said = capsys.readouterr().out
+        assert (
+            f"failed: knapsack, {runs['choice'].iloc[-1]}, seed 2: the run in {folder} is finished, but a part" in said
+        )
+        assert what in said
+        assert "remove that folder: the same command then runs the arm again" in said
+        assert "tries them again" not in said
+        left = table(again, "runs").drop(columns=TIMES)
+        assert left.equals(table(done, "runs").drop(columns=TIMES).iloc[:-1])
+    shutil.rmtree(folder)
+    assert main(["compare", str(file), "--output", str(again)]) == 0
+    assert_same_results(again, done)
+
+
+def test_what_was_lost_of_the_baseline_is_told_where_nothing_can_be_compared(
+    file: Path, again: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (again / "small" / "summary.csv").read_bytes()
+    runs = table(again, "runs")
+    for folder in runs.loc[runs["arm"] == "uniform", "folder"]:
+        (again / "arms" / folder / "metrics.jsonl").unlink()
+    assert main(["compare", str(file), "--output", str(again)]) == 2
+    said = capsys.readouterr().err
+    assert "no arm of the baseline came to its end" in said
+    assert "metrics.jsonl has no steps" in said
+    assert (again / "small" / "summary.csv").read_bytes() == before
+
+
+def test_an_arm_that_another_comparison_finished_meanwhile_has_not_failed(
+    file: Path, done: Path, again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = again / "arms" / table(again, "runs")["folder"].iloc[-1] / "environment.json"
+    text = environment.read_text()
+    environment.write_text(json.dumps(json.loads(text) | {"finished": None}))
+
+    def refused(arms: list[ArmRun], pool: Path, *_: object) -> list[Failure]:
+        environment.write_text(text)
+        (arm,) = (arm for arm in arms if pool / arm.folder == environment.parent)
+        return [Failure(arm, "another process is at work there", Path())]
+
+    monkeypatch.setattr("knapsack_rl.experiments.compare.arms.run", refused)
+    assert main(["compare", str(file), "--output", str(again)]) == 0
+    assert_same_results(again, done)
+
+
+def test_a_point_of_the_grid_of_whose_run_a_part_is_lost_is_out(file: Path, again: Path) -> None:
+    chosen = table(again, "summary").set_index("arm")["choice"]
+    (trial,) = (
+        arm.folder for arm in comparison.read(file).tuning() if (arm.name, arm.choice) == ("uniform", chosen["uniform"])
+    )
+    without_last_line(again / "arms" / trial / "metrics.jsonl")
+    assert main(["compare", str(file), "--output", str(again)]) == 1
+    assert len(table(again, "tuning")) == 3
+    assert table(again, "summary").set_index("arm")["choice"]["uniform"] != chosen["uniform"]
+
+
+def test_dynamic_sampling_ends_with_its_budget_and_not_with_a_step(file: Path, tmp_path: Path) -> None:
+    changes = ["arms=[uniform, dynamic-sampling]", "tuning=null", "seeds=[1, 2]", "--output", str(tmp_path)]
+    assert main(["compare", str(file), *changes]) == 0
+    runs = table(tmp_path, "runs")
+    assert (runs["rollouts"] == 6 * 32).all()
+    assert (runs.loc[runs["arm"] == "dynamic-sampling", "steps"] < 6).any()
 
 
 def test_another_comparison_takes_the_runs_that_are_there(file: Path, again: Path) -> None:

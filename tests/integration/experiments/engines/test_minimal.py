@@ -818,6 +818,14 @@ def test_dynamic_sampling_spends_the_budget_exactly_and_keeps_mixed_groups_only(
     assert several, "the test would show nothing"
 
 
+@pytest.mark.parametrize("groups", [1, 5, 7])
+def test_the_last_step_of_dynamic_sampling_spends_what_is_left_of_the_budget(groups: int, recipe_path: Path) -> None:
+    recipe = recipe_file.read(recipe_path, ["training.dynamic_sampling=true"])
+    loop = Loop(recipe, load_task(recipe.task, recipe.seed), policy_of(recipe))
+    rounds, _ = dynamic_sampling.collect(loop, 4 * groups)
+    assert sum(int(done.planned.sum()) for done in rounds) == 4 * groups
+
+
 def test_dynamic_sampling_gives_up_on_a_step_after_some_rounds_when_no_group_is_ever_mixed(
     recipe_path: Path, tmp_path: Path
 ) -> None:

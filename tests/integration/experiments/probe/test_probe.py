@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,42 @@ def test_a_probe_in_which_nothing_has_a_gradient_has_a_page_too(tmp_path: Path) 
     numbers = measured(visits, influence, 8)
     page = write_report(numbers, verdict(numbers), visits, tmp_path, "hopeless", "knapsack-rl probe")
     assert "not known" in page.read_text(encoding="utf-8")
+
+
+def test_report_says_that_a_probe_has_a_page_of_its_own(probed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (probed / "report.html").read_bytes()
+    assert main(["report", str(probed)]) == 2
+    assert f"is a probe, which has a page of its own: {probed / 'report.html'}." in capsys.readouterr().err
+    assert (probed / "report.html").read_bytes() == before
+
+
+def test_report_says_how_a_probe_that_was_killed_comes_to_its_page(
+    probed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = Path(shutil.copytree(probed, tmp_path / "killed"))
+    (killed / "probe.json").unlink()
+    assert main(["report", str(killed)]) == 2
+    said = capsys.readouterr().err
+    assert "a probe that was stopped before its page" in said
+    assert f"Run it again: {json.loads((killed / 'environment.json').read_text())['command']}" in said
+
+
+def test_a_probe_and_a_run_of_the_same_recipe_do_not_take_each_others_directory(
+    recipe: Path, probed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = ["trainer=minimal", "training.steps=2", "training.measure_influence=true", "allocator.strategy=uniform"]
+    commands = {
+        "train": ["train", str(recipe), *same, "--output", str(tmp_path)],
+        "probe": ["probe", str(recipe), "--steps", "2", "--output", str(tmp_path)],
+    }
+    for first, second in (("train", "probe"), ("probe", "train")):
+        assert main(commands[first]) == 0
+        left = {path: path.read_bytes() for path in (tmp_path / "tiny").rglob("*") if path.is_file()}
+        assert main(commands[second]) == 2
+        assert f"{tmp_path / 'tiny'} holds a " in capsys.readouterr().err
+        del left[tmp_path / "tiny" / ".lock"]
+        assert {path: path.read_bytes() for path in left} == left
+        shutil.rmtree(tmp_path / "tiny")
 
 
 def test_the_same_command_again_gives_the_same_numbers_and_says_the_verdict(

@@ -456,6 +456,18 @@ def test_a_page_that_cannot_be_written_is_refused(finished_run: Path, tmp_path: 
         write_report([finished_run], tmp_path)
 
 
+def test_figures_of_others_beside_a_page_do_not_give_way(finished_run: Path, tmp_path: Path) -> None:
+    for page in (tmp_path / "page.html", None):
+        runs = [finished_run, Path(shutil.copytree(finished_run, tmp_path / "b", dirs_exist_ok=True))]
+        folder = tmp_path if page else finished_run.parent / f"{finished_run.name}-vs-b"
+        (folder / "figures").mkdir(parents=True)
+        (folder / "figures" / "transitions.png").write_text("mine")
+        with pytest.raises(kr.InvalidInputError, match=r"transitions\.png is of no page of this program"):
+            write_report(runs, page)
+        assert (folder / "figures" / "transitions.png").read_text() == "mine"
+        shutil.rmtree(folder / "figures")
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps=2)
     (run / "allocations.parquet" / "step-000002.parquet").write_bytes(b"PAR1 but not really")

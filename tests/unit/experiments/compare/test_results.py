@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +15,12 @@ from hypothesis import strategies as st
 pytest.importorskip("scipy", reason="the report extra is not installed")
 pytest.importorskip("pydantic", reason="the train extra is not installed")
 
+from knapsack_rl.belief import Belief
 from knapsack_rl.experiments.compare import results
-from knapsack_rl.experiments.compare.comparison import Comparison
+from knapsack_rl.experiments.compare.comparison import ArmRun, Comparison
 from knapsack_rl.experiments.compare.summary_table import markdown
+from knapsack_rl.experiments.recipe import recipe_file
+from knapsack_rl.experiments.runs.run_directory import RunDirectory
 
 COMPARISON = Comparison(
     name="hand-made", arms={"uniform": None, "knapsack": None, "oracle": None}, seeds=[1, 2, 3], equal="rollouts"
@@ -182,3 +189,71 @@ def test_a_performance_profile_is_one_minus_the_distribution_of_accuracies() -> 
     profile = results.performance_profile(results.at_equal_cost(runs, curves, COMPARISON)).set_index("threshold")
     assert profile["share"].is_monotonic_decreasing
     assert profile.loc[0.6, "share"].item() == pytest.approx(1 / 3)
+
+
+def finished_run(pool: Path, spent: Sequence[int]) -> ArmRun:
+    """An arm with a budget of 12 x 64 rollouts and an evaluation every 4 x 64; `spent` after each of its own steps."""
+    size = ["training.prompts_per_step=16", "training.group_size=4", "training.micro_batch_size=64"]
+    recipe = recipe_file.read(None, [*size, "training.steps=12", "evaluation.every=4", "name=run"])
+    arm = ArmRun("", "uniform", "", recipe)
+    run = RunDirectory(pool / arm.folder)
+    run.claim(recipe_file.render(arm.recipe))
+    measured = {"effective_gradient_ratio": 0.5, "effective_prompts": 0.5, "completions/mean_length": 3.0}
+    for step, (before, after) in enumerate(zip((0, 0, *spent), (0, *spent), strict=False)):
+        record = {"step": step, "rollouts": after, "time": step, "training_seconds": step}
+        if step:
+            run.append_metrics({**record, **measured, "allocation_seconds": 0.1})
+            run.append_allocations(step, ["p"], [after - before], [after - before], [1], Belief(np.ones(1), np.ones(1)))
+        if after // 256 > before // 256 or step in (0, len(spent)):
+            run.append_metrics({**record, "evaluation": {"held-out": 0.1 * step}, "solved": {"held-out": 1.0}})
+    run.write_environment({"finished": "2026-01-01T00:00:00+00:00"})
+    run.release()
+    return arm
+
+
+SPENT = st.sampled_from([tuple(range(64, 769, 64)), (300, 640, 768), (768,), (200, 256, 700, 704, 768)])
+
+
+@given(SPENT, st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_finished_run_is_read_if_every_line_of_its_log_is_there_and_told_otherwise(
+    spent: tuple[int, ...], data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        arm = finished_run(Path(folder), spent)
+        runs, _, _, lost = results.read([arm], Path(folder))
+        assert (runs["rollouts"].tolist(), lost) == ([768.0], [])
+        log = Path(folder) / arm.folder / "metrics.jsonl"
+        lines = log.read_text().splitlines(keepends=True)
+        gone = data.draw(st.sets(st.integers(0, len(lines) - 1), min_size=1))
+        log.write_text("".join(line for number, line in enumerate(lines) if number not in gone))
+        runs, curves, steps, lost = results.read([arm], Path(folder))
+    assert all(table.empty for table in (runs, curves, steps))
+    ((which, why),) = lost
+    assert which is arm
+    assert str(log.parent) in why
+    assert str(log) in why
+
+
+LOST = {
+    "metrics.jsonl has no steps": lambda run: run.metrics.unlink(),
+    "metrics.jsonl ends after 640 of 768 rollouts": lambda run: cut(run.metrics, 13),
+    "metrics.jsonl has no evaluation after step 12": lambda run: cut(run.metrics, 15),
+    "line 1 of ": lambda run: run.metrics.write_text("{\n{}\n"),
+    "allocations.parquet has no step 7": lambda run: (run.allocations / "step-000007.parquet").unlink(),
+    "cannot be read as a parquet table": lambda run: (run.allocations / "step-000007.parquet").write_bytes(b"PAR"),
+    "has no recipe.yaml": lambda run: run.recipe.unlink(),
+}
+
+
+def cut(log: Path, lines: int) -> None:
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:lines]))
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_what_is_lost_of_a_finished_run_is_said(what: str, tmp_path: Path) -> None:
+    arm = finished_run(tmp_path, range(64, 769, 64))
+    LOST[what](RunDirectory(tmp_path / arm.folder))
+    *_, ((_, why),) = results.read([arm], tmp_path)
+    assert what in why
+    assert "remove that folder: the same command then runs the arm again" in why

@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from knapsack_rl.belief import Belief
 from knapsack_rl.errors import InvalidInputError, KnapsackError, StateError
+from knapsack_rl.experiments.runs import manifest
 from knapsack_rl.experiments.runs.run_directory import RunDirectory
 
 RECIPE = "name: a\nseed: 0\n"
@@ -290,3 +291,52 @@ def test_an_environment_says_whether_the_run_is_finished(run: RunDirectory) -> N
     run.write_environment({"finished": "2026-01-01T00:00:00+00:00"})
     assert run.finished
     run.release()
+
+
+def test_all_that_was_measured_is_on_the_disk_before_a_run_is_recorded_as_finished(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watched(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        fsync(file)
+
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    from knapsack_rl.experiments.runs.environment import record_end
+
+    monkeypatch.setattr(os, "fsync", watched)
+    run.append_metrics({"step": 1})
+    record_end(run)
+    assert run.finished
+    assert synced == ["metrics.jsonl", ".environment.json.unfinished"]
+    run.release()
+
+
+def test_all_that_was_measured_is_on_the_disk_before_a_checkpoint_says_so(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(RunDirectory, "sync_metrics", lambda self: synced.append(self.metrics))
+    monkeypatch.setattr(manifest, "seal", lambda *args, **facts: synced.append(args[0]))
+    folder = checkpoint(run, 8)
+    assert synced == [run.metrics, folder]
+    run.release()
+
+
+@pytest.mark.parametrize("text", ["# mine\nname: a\n", "name: b\n", "\xff"])
+def test_a_recipe_that_somebody_keeps_in_the_directory_is_left_alone(text: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text, encoding="latin-1")
+    for _ in ("at once", "and again"):
+        with pytest.raises(InvalidInputError, match="not of a run"):
+            RunDirectory(tmp_path).claim(RECIPE)
+    assert (tmp_path / "recipe.yaml").read_text(encoding="latin-1") == text
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_very_recipe_may_be_there_already(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    directory = RunDirectory(tmp_path)
+    directory.claim(RECIPE)
+    directory.release()

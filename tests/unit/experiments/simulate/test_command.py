@@ -66,6 +66,28 @@ def test_a_command_leaves_a_page_and_all_of_its_data(capsys: pytest.CaptureFixtu
     assert list(pd.read_csv(tmp_path / "out" / "results.csv")["run"]) == ["uniform", "knapsack", "oracle", CONTROL]
 
 
+@pytest.mark.parametrize("name", ["results.csv", "settings.json", "report.html", "figures/theory-figure-3.png"])
+@pytest.mark.parametrize("what", [["--world", "small"], ["--theory"]])
+def test_files_of_others_do_not_give_way(
+    what: list[str], name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    if what == ["--theory"] and name in ("results.csv", "settings.json"):
+        assert main(["simulate", *what, "--output", str(tmp_path)]) == 0
+    else:
+        assert f"{tmp_path / name} is of no page of this program" in refused(capsys, *what, "--output", str(tmp_path))
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_other_files_beside_a_page_stay_and_the_page_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "my-data.csv").write_text("mine")
+    for _ in ("at once", "and again"):
+        assert main(["simulate", "--theory", "--output", str(tmp_path)]) == 0
+        (tmp_path / "figures" / "mine.png").write_text("mine")
+    assert (tmp_path / "my-data.csv").read_text() == (tmp_path / "figures" / "mine.png").read_text() == "mine"
+
+
 def test_theory_comes_without_a_simulation(tmp_path: Path) -> None:
     assert main(["simulate", "--theory", "--output", str(tmp_path)]) == 0
     assert sorted(path.stem for path in (tmp_path / "figures").glob("*.csv")) == [

@@ -16,7 +16,7 @@ def collect(loop: Loop, budget: int) -> tuple[list[Collected], Rollouts]:
     training = loop.recipe.training
     rounds: list[Collected] = []
     kept: list[Rollouts] = []
-    missing = training.prompts_per_step
+    missing = min(training.prompts_per_step, budget // training.group_size)  # a multiple, as the whole budget is
     while missing and len(rounds) < MOST_ROUNDS:
         done = loop.collect([next(loop.order) for _ in range(missing)])
         successes, scored = done.rollouts.counts(len(done.rows))
@@ -26,6 +26,6 @@ def collect(loop: Loop, budget: int) -> tuple[list[Collected], Rollouts]:
         kept.append(replace(with_gradient, groups=with_gradient.groups + position))
         rounds.append(done)
         budget -= int(done.planned.sum())
-        affordable = budget // training.group_size  # a multiple, as the whole budget is
-        missing = min(training.prompts_per_step - sum(len(np.unique(part.groups)) for part in kept), affordable)
+        wanted = training.prompts_per_step - sum(len(np.unique(part.groups)) for part in kept)
+        missing = min(wanted, budget // training.group_size)
     return rounds, joined(kept, loop.policy.tokenizer.pad_token_id)

@@ -13,7 +13,7 @@ import transformers
 from rich.console import Console
 
 import knapsack_rl as kr
-from knapsack_rl.errors import KnapsackError, StateError
+from knapsack_rl.errors import InvalidInputError, KnapsackError, StateError
 from knapsack_rl.experiments.engines import ingredients
 from knapsack_rl.experiments.engines.minimal import dynamic_sampling
 from knapsack_rl.experiments.engines.minimal.grpo import Collected, Floats, Loop, Policy
@@ -44,6 +44,10 @@ def train(recipe: Recipe, output: Path, command: str, console: Console, alone: b
     directory = RunDirectory(output / recipe.name)
     directory.claim(recipe_file.render(recipe))
     try:
+        if directory.probe.exists():
+            raise InvalidInputError(
+                f"--output: {directory.path} holds a probe. Choose another name=..., or another place with --output."
+            )
         already_finished = directory.finished
         if not already_finished:
             directory.require_space(_SPACE)
