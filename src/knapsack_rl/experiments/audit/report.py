@@ -18,7 +18,17 @@ from knapsack_rl.experiments.audit.expectation import FEW_PROMPTS, Expectation
 from knapsack_rl.experiments.audit.findings import interval, remarks, summary
 from knapsack_rl.experiments.audit.replay import Replay
 from knapsack_rl.experiments.disk import write_text
-from knapsack_rl.experiments.pages.page import Chart, DataTable, Facts, Note, Part, Section, alone, write_page
+from knapsack_rl.experiments.pages.page import (
+    Chart,
+    DataTable,
+    Facts,
+    Note,
+    Part,
+    Section,
+    alone,
+    refuse_others,
+    write_page,
+)
 from knapsack_rl.experiments.pages.wording import percent
 from knapsack_rl.experiments.report import learning_progress
 
@@ -47,7 +57,7 @@ def write_report(audit: Audit, output: Path | None, command: str) -> Path:
     Without `output` they go to `default_output`. Figures that an earlier audit wrote there, and this one has not, go.
 
     Raises:
-        InvalidInputError: the folder cannot be written.
+        InvalidInputError: the folder cannot be written, or files of others in it would give way.
     """
     sections = [
         Section("Gradients", [*_gradients(audit), *_expected_gradients(audit)]),
@@ -77,6 +87,8 @@ def write_report(audit: Audit, output: Path | None, command: str) -> Path:
 @contextmanager
 def _claimed(audit: Audit, output: Path | None) -> Iterator[Path]:
     """The folder of the page, which no other process writes into; by default one that has no page of other logs."""
+    if output is not None:
+        refuse_others(output, "report.html", FIGURES)
     while True:
         folder = output or default_output(audit.logs)
         with alone(folder):

@@ -536,6 +536,19 @@ def test_figures_of_an_earlier_audit_go_and_files_of_others_stay(
     assert {path.name for path in figures.iterdir()} >= {"mine.csv", "concentration.txt", "gains"}
 
 
+@pytest.mark.parametrize("name", ["report.html", "audit.json", "figures/gains.png"])
+def test_a_page_does_not_take_the_place_of_files_of_others(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mine = tmp_path / "page" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    code, _, said = run(capsys, logged(tmp_path / "log.jsonl", rewarded()), "--output", tmp_path / "page")
+    assert code == 2
+    assert f"--output: {mine} is of no page of this program. Choose another place with --output." in said
+    assert mine.read_text() == "mine"
+
+
 def test_the_advice_follows_from_the_figures(tmp_path: Path) -> None:
     page = write_report(audited(logged(tmp_path / "log.jsonl", rewarded())), tmp_path / "page", "command")
     text = page.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
