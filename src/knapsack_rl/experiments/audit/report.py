@@ -26,6 +26,7 @@ from knapsack_rl.experiments.pages.page import (
     Part,
     Section,
     alone,
+    figures_of,
     refuse_others,
     write_page,
 )
@@ -38,11 +39,6 @@ _STEPS_FROM = {
     "column": "the column", "file names": "the files' names (guessed)", "folder names": "the folders' names (guessed)",
     "order": "the order of rows", "one group": "nowhere: all rows of a prompt are one group",
 }  # fmt: skip
-_POSSIBLE = (
-    "gradient-shares", "expected-gradients", "gains", "gains-table", "plans-by-belief", "plans-by-window",
-    "unsolved-categories", "changed-categories", "suspicious-prompts", "concentration", "hungriest-prompts",
-    "group-sizes",
-)  # fmt: skip
 _INTERVAL = (
     "The interval of 95 % comes from resampling prompts, with all their steps, and fitting the priors anew. It covers "
     "which prompts were drawn and how their rollouts fell. It does not cover that the model would have learned "
@@ -70,6 +66,7 @@ def write_report(audit: Audit, output: Path | None, command: str) -> Path:
         Section("What to do about it", _advice(audit)),
     ]
     with _claimed(audit, output) as folder:
+        earlier = figures_of(folder / "report.html")
         page = write_page(
             folder / "report.html",
             kind="audit of a rollout log",
@@ -78,9 +75,10 @@ def write_report(audit: Audit, output: Path | None, command: str) -> Path:
             notes=remarks(audit),
             sections=sections,
             command=command,
-            possible=_POSSIBLE,
         )
         write_text(folder / FIGURES, as_json(audit, page))
+        for stale in earlier - figures_of(page):
+            stale.unlink(missing_ok=True)
     return page
 
 

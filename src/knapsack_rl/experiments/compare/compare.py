@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from knapsack_rl.experiments.compare.arms import Failure
 from knapsack_rl.experiments.compare.comparison import ArmRun, Comparison, ComparisonRuns
 from knapsack_rl.experiments.compare.report import write_report
 from knapsack_rl.experiments.compare.summary_table import markdown
+from knapsack_rl.experiments.pages.page import figures_of
 from knapsack_rl.experiments.recipe import yaml_text
 from knapsack_rl.experiments.runs.interruption import Interruption
 from knapsack_rl.experiments.runs.run_directory import RunDirectory
@@ -29,7 +29,6 @@ POOL = "arms"
 """Below the output folder: the run directories of all comparisons, so that none is run twice."""
 _FILE = "comparison.yaml"
 _TABLES = ("summary", "runs", "curves", "cost_to_reach", "steps", "tuning")
-_FIGURE = re.compile(r'href="(figures/[a-z0-9-]+\.(?:svg|png|csv))"')
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,12 @@ def _compare(
     tables = _compared(planned, *found)
     if tuned is not None:
         tables["tuning"] = tuned
-    earlier = _figures(folder / "report.html")
+    earlier = figures_of(folder / "report.html")
     _save(tables, folder)
     disk.write_text(folder / _FILE, _rendered(planned, folder))
     page = write_report(planned, tables, failures, _environments(done, pool), folder, command)
-    for stale in {f"{name}.csv" for name in _TABLES if name not in tables} | (earlier - _figures(page)):
-        (folder / stale).unlink(missing_ok=True)
+    for stale in {folder / f"{name}.csv" for name in _TABLES if name not in tables} | (earlier - figures_of(page)):
+        stale.unlink(missing_ok=True)
     return ComparisonOutcome(page, tables["summary"], failures)
 
 
@@ -119,11 +118,6 @@ def _is_comparison(folder: Path) -> bool:
     return (
         isinstance(found, dict) and found.keys() >= Comparison.model_fields.keys() and yaml_text.render(found) == text
     )
-
-
-def _figures(page: Path) -> set[str]:
-    """The files of figures and tables that a page of ours links to."""
-    return set(_FIGURE.findall(page.read_text(encoding="utf-8", errors="replace"))) if page.is_file() else set()
 
 
 def _rendered(planned: ComparisonRuns, folder: Path) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -38,6 +38,7 @@ except ImportError as error:
 
 _MISSING = "—"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_FIGURE = re.compile(r'href="(figures/[a-z0-9-]+\.(?:svg|png|csv))"')
 
 
 def refuse_others(folder: Path, *names: str) -> None:
@@ -54,6 +55,17 @@ def refuse_others(folder: Path, *names: str) -> None:
         raise InvalidInputError(
             f"--output: {foreign} is of no page of this program. Choose another place with --output."
         )
+
+
+def figures_of(page: Path) -> set[Path]:
+    """The files of figures and tables that a page of ours links to; none where there is no page.
+
+    What an earlier page had and a newer one has not is stale, and whoever wrote both removes it.
+    """
+    if not page.is_file():
+        return set()
+    links = _FIGURE.findall(page.read_text(encoding="utf-8", errors="replace"))
+    return {file for link in links if (file := page.parent / link).is_file()}
 
 
 @contextmanager
@@ -169,12 +181,11 @@ def write_page(
     notes: Sequence[str] = (),
     sections: Sequence[Section],
     command: str,
-    possible: Collection[str] | None = None,
 ) -> Path:
     """Write a page and return its path.
 
     A folder `figures` beside it gets every chart as SVG and PNG with the CSV it was drawn from, and every table as
-    CSV. With `possible`, it loses those that an earlier page had and this one has not.
+    CSV. Those of an earlier page stay: see `figures_of`.
 
     Args:
         output: the HTML file to write; folders that it needs are made.
@@ -184,16 +195,13 @@ def write_page(
         notes: quiet sentences below the summary.
         sections: everything else. Sections without parts are left out.
         command: what makes the page again; shown at the end, and with every chart and table.
-        possible: names of all charts and tables that such a page may have, if figures of an earlier one are to go.
 
     Raises:
         InvalidInputError: `output` cannot be written.
-        ValueError: the name of a chart or table is malformed, not unique or none of `possible`, or a chart has no data.
+        ValueError: the name of a chart or table is malformed or not unique, or a chart has no data.
     """
     shown = [section for section in sections if section.parts]
-    named = _check([part for section in shown for part in section.parts])
-    if possible is not None and not named <= set(possible):
-        raise ValueError(f"possible: expected the names of all charts and tables, missed {named - set(possible)}.")
+    _check([part for section in shown for part in section.parts])
     text = resources.files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8")
     script = resources.files(__package__).joinpath("sort_tables.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -216,8 +224,6 @@ def write_page(
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
         disk.write_text(output, page)
-        for name in set(possible or ()) - named:
-            _remove_figure(folder, name)
     except OSError as error:
         raise InvalidInputError(f"output: cannot write {output}: {error}. Name another file to write.") from error
     return output
@@ -228,15 +234,7 @@ def _clean(value: Any) -> Any:
     return cleaned(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _remove_figure(folder: Path, name: str) -> None:
-    """Remove the files of a chart or table, and nothing but files."""
-    for path in (folder / f"{name}{suffix}" for suffix in (".svg", ".png", ".csv")):
-        if path.is_file() or path.is_symlink():
-            path.unlink()
-
-
-def _check(parts: Sequence[Part]) -> set[str]:
-    """The names of charts and tables, which are sound and different."""
+def _check(parts: Sequence[Part]) -> None:
     named = [part for part in parts if isinstance(part, (Chart, DataTable))]
     repeated = [name for name, count in Counter(part.name for part in named).items() if count > 1]
     if repeated:
@@ -249,7 +247,6 @@ def _check(parts: Sequence[Part]) -> set[str]:
             )
         if isinstance(part, Chart) and part.data.empty:
             raise ValueError(f"data: expected rows to draw the chart {part.name!r} from, got an empty table.")
-    return {part.name for part in named}
 
 
 def _blocks(parts: Sequence[Part], folder: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +52,7 @@ def chart(name: str, data: pd.DataFrame | None = None) -> Chart:
     return Chart(name, "A title", "A caption that says in a sentence what is shown.", "points.csv", draw, points)
 
 
-def page_of(
-    folder: Path, *parts: Part, command: str = "knapsack-rl audit 'my logs'", possible: Sequence[str] | None = None
-) -> Path:
+def page_of(folder: Path, *parts: Part, command: str = "knapsack-rl audit 'my logs'") -> Path:
     return write_page(
         folder / "page.html",
         kind="audit",
@@ -63,7 +61,6 @@ def page_of(
         notes=["A note."],
         sections=[Section("Parts", parts), Section("Nothing", [])],
         command=command,
-        possible=possible,
     )
 
 
@@ -290,11 +287,6 @@ def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:
 def test_chart_without_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected rows to draw the chart 'one' from"):
         page_of(tmp_path, chart("one", pd.DataFrame({"x": [], "y": []})))
-
-
-def test_a_name_that_is_not_among_the_possible_ones_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"possible: expected the names of all charts and tables, missed \{'one'\}"):
-        page_of(tmp_path, chart("one"), possible=["two"])
 
 
 def test_page_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
