@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import live
 from knapsack_rl.experiments.engines.minimal.grpo import Collected, Loop
-from knapsack_rl.influence import BANDS, EDGES, _influences, _sample_deviations, _success_gradients
+from knapsack_rl.influence import BANDS, EDGES, _influences, _sample_deviations, _success_weights
 
 NAMES = ("blocks of weights", "all weights", "all weights, SGD")
 
@@ -45,11 +45,13 @@ def full_gradients(loop: Loop, collected: Collected) -> NDArray[Any]:
 def influences(gradients: NDArray[Any], collected: Collected, adam: bool = True) -> NDArray[Any]:
     """Of each group, in units of what a gradient has in common with itself."""
     won, tried = collected.rollouts.counts(len(collected.rows))
-    u = gradients.astype(np.float64) * ((won > 0) & (won < tried))[:, None]
-    size = np.sqrt(np.square(u[(won > 0) & (won < tried)]).mean(axis=0)) if adam else np.ones(u.shape[1])
-    pull = np.divide(u, size, out=np.zeros_like(u), where=size > 0.0)
-    unit = (pull * u).sum(axis=1)[(won > 0) & (won < tried)].mean()
-    return np.asarray(_influences(pull, _success_gradients(u, _sample_deviations(won, tried), tried), len(u)) / unit)
+    some = (won > 0) & (won < tried)
+    u = gradients.astype(np.float64) * some[:, None]
+    size = np.sqrt(np.square(u[some]).mean(axis=0)) if adam else np.ones(u.shape[1])
+    unit = np.divide(np.square(u[some]).mean(axis=0), size, out=np.zeros_like(size), where=size > 0.0).sum()
+    weights = np.zeros(len(u))
+    weights[some] = _success_weights(_sample_deviations(won, tried)[some], tried[some])
+    return np.asarray(_influences(u, weights, size, len(u)) / unit)
 
 
 def update(loop: Loop, collected: Collected) -> float:

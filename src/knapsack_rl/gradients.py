@@ -9,6 +9,7 @@ It is there whether or not the layer itself is trained (LoRA), behind the first 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,10 +41,6 @@ class GroupGradients:
             most 32 x 32 weights, in evenly spaced rows and columns. A layer that sees tokens without their rows, as
             experts do, counts as 0.
 
-    Attributes:
-        owners: which group each row belongs to, int64 of shape (rows,); or each token, of shape (rows, tokens), where a
-            row holds several groups; None for passes that are not counted.
-
     Raises:
         InvalidInputError: the model has no linear layers.
 
@@ -51,7 +48,7 @@ class GroupGradients:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.owners: Tensor | None = None
+        self.owners = None
         self._sizes: list[int] = []
         self._blocks: list[Tensor] = []  # one for each layer, (groups, weights)
         for number, layer in enumerate(_spread(_linear_layers(model))):
@@ -61,6 +58,19 @@ class GroupGradients:
                 math.prod(len(range(size)[part]) for size, part in zip(_shape(layer), (inputs, outputs), strict=True))
             )
         self.begin(0)
+
+    @property
+    def owners(self) -> Tensor | None:
+        """Which group each row of the next passes belongs to; None where they are not counted.
+
+        int64 of shape (rows,); or of each token, shape (rows, tokens), where a row holds several groups. Anything else
+        is an InvalidInputError.
+        """
+        return None if self._rows is None else self._rows.owners
+
+    @owners.setter
+    def owners(self, owners: Tensor | None) -> None:
+        self._rows = None if owners is None else _bundled(owners)
 
     def begin(self, groups: int) -> None:
         """Count from 0, for an update with so many groups."""
@@ -74,25 +84,67 @@ class GroupGradients:
 
     def _hook(self, number: int, inputs: slice, outputs: slice) -> Any:
         def watch(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            if self.owners is None or not output.requires_grad or output.ndim != _DIMENSIONS:
+            rows = self._rows
+            if rows is None or not output.requires_grad or output.ndim != _DIMENSIONS:
                 return
-            owners, x = self.owners, arguments[0].detach()[..., inputs].clone()  # a view would hold the whole of it
-            if owners.shape not in (x.shape[:1], x.shape[:2]):
+            x = arguments[0].detach()[..., inputs].clone()  # a view would hold the whole of it
+            if rows.owners.shape not in (x.shape[:1], x.shape[:2]):
                 raise InvalidInputError(
                     f"owners: expected a group for each row or token of an input of shape {tuple(x.shape)}, got shape "
-                    f"{tuple(owners.shape)}."
+                    f"{tuple(rows.owners.shape)}."
                 )
             output.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: self._add(number, owners, x, gradient[..., outputs])
+                lambda gradient: self._add(number, rows, x, gradient[..., outputs])
             )
 
         return watch
 
-    def _add(self, number: int, owners: Tensor, x: Tensor, gradient: Tensor) -> None:
-        if owners.ndim == 2:  # every token for itself
-            x, gradient, owners = x.flatten(0, 1)[:, None], gradient.flatten(0, 1)[:, None], owners.flatten()
-        parts = (gradient.float().transpose(1, 2) @ x.float()).flatten(1)
-        self._blocks[number] = self._blocks[number].to(parts.device).index_add_(0, owners.to(parts.device), parts)
+    def _add(self, number: int, rows: _Bundles, x: Tensor, gradient: Tensor) -> None:
+        parts = (rows.packed(gradient).transpose(1, 2) @ rows.packed(x)).flatten(1)
+        groups = rows.groups.to(parts.device)
+        self._blocks[number] = self._blocks[number].to(parts.device).index_add_(0, groups, parts)
+
+
+@dataclass(frozen=True)
+class _Bundles:
+    """Rows (or tokens) of a group side by side, so that one product serves several.
+
+    A product of 32 x 32 numbers for every short row takes longer to write and to add up than to compute.
+    """
+
+    owners: Tensor
+    size: int
+    """Rows of a bundle; one that has fewer is filled up with zeros."""
+    places: Tensor
+    """Of each row among those of all bundles."""
+    groups: Tensor
+    """Of each bundle."""
+
+    def packed(self, values: Tensor) -> Tensor:
+        """Of shape (rows, tokens, width) -> (bundles, size * tokens of a row, width) in float32."""
+        each = values.float().reshape(self.owners.numel(), -1)
+        room = each.new_zeros(len(self.groups) * self.size, each.shape[1])
+        room.index_copy_(0, self.places.to(each.device), each)
+        return room.view(len(self.groups), -1, values.shape[-1])
+
+
+def _bundled(owners: Tensor) -> _Bundles:
+    """Bundles as large as a group is on average: with the zeros there are at most twice as many rows."""
+    own = owners.flatten().cpu()
+    if own.dtype != torch.int64 or not 1 <= owners.ndim <= 2 or (own < 0).any():
+        raise InvalidInputError(
+            f"owners: expected the number of a group for each row or token, int64 from 0, got {owners.dtype} of shape "
+            f"{tuple(owners.shape)}{', some below 0' if (own < 0).any() else ''}."
+        )
+    counts = own.bincount()
+    size = max(1, math.ceil(len(own) / max(1, int(counts.count_nonzero()))))
+    bundles = (counts + size - 1) // size
+    order = own.argsort(stable=True)
+    before = torch.arange(len(own)) - (counts.cumsum(0) - counts)[own[order]]  # rows of the same group
+    places = torch.empty_like(own)
+    places[order] = (bundles.cumsum(0) - bundles)[own[order]] * size + before
+    groups = torch.arange(len(counts)).repeat_interleave(bundles)
+    return _Bundles(owners, size, places.to(owners.device), groups.to(owners.device))
 
 
 def _linear_layers(model: Any) -> list[nn.Module]:

@@ -110,7 +110,7 @@ class Influence:
                 f"gradients, rates, divisors, categories: expected a row for each of {len(won)} prompts, got shapes "
                 f"{u.shape}, {believed.shape}, {divided.shape} and lengths {[len(c) for c in columns.values()]}."
             )
-        if not np.isfinite(u).all():
+        if not np.isfinite(_largest(u)):
             raise InvalidInputError("gradients: expected finite numbers, got some that are not. Leave such a step out.")
         wrong = ~((divided >= 0.0) & (divided <= _LARGEST))
         if wrong.any():
@@ -119,31 +119,33 @@ class Influence:
         groups = int(np.count_nonzero(tried > 1))  # of a prompt without one nothing is known in this step
         u, believed = u[live], believed[live]
         # By a power of two, which rounds nothing, so that squares neither overflow nor vanish.
-        u = np.ldexp(u, -np.frexp(np.abs(u).max(initial=0.0))[1])
-        length = float(np.square(u).sum())
+        u = np.ldexp(u, -np.frexp(_largest(u))[1])
+        length = float(np.vdot(u, u))
         if len(live) < 2 or length == 0.0:
             return  # a group has nobody to be compared with
-        u = u * math.sqrt(len(live) / length)
-        size = np.sqrt(np.square(u).mean(axis=0))  # of each parameter, as Adam divides by
-        pull = np.divide(u, size, out=np.zeros_like(u), where=size > 0.0)
-        value = _influences(pull, _success_gradients(u, divided[live], tried[live]), groups) / size.sum()
+        u *= math.sqrt(len(live) / length)
+        size = np.sqrt(np.einsum("ij,ij->j", u, u) / len(live))  # of each parameter, as Adam divides by
+        value = _influences(u, _success_weights(divided[live], tried[live]), size, groups) / size.sum()
         known = ~np.isnan(believed)
         self.steps += 1
         bands = np.searchsorted(EDGES[1:-1], believed[known], side="right")
         self._bands.add(np.bincount(bands, value[known], len(BANDS)), np.bincount(bands, minlength=len(BANDS)))
         for name, column in columns.items():
-            self._observe_column(self._categories.setdefault(name, {}), np.array(column, dtype=str)[live], value)
+            kinds = [str(column[place]) for place in live.tolist()]
+            self._observe_column(self._categories.setdefault(name, {}), kinds, value)
         self._signal.add(*_signal_and_noise(u, groups))
 
     @staticmethod
-    def _observe_column(known: dict[str, StepMeans], column: NDArray[np.str_], value: Floats) -> None:
-        new = set(column.tolist()) - known.keys()
+    def _observe_column(known: dict[str, StepMeans], column: list[str], value: Floats) -> None:
+        kinds, of = np.unique(column, return_inverse=True)
+        new = set(kinds.tolist()) - known.keys()
         if len(known) + len(new) > _MOST:
             return
         known |= {kind: _means(1) for kind in sorted(new)}
-        for kind, means in known.items():  # the others fade
-            here = column == kind
-            means.add([value[here].sum()], [np.count_nonzero(here)])
+        here = dict(zip(kinds.tolist(), zip(np.bincount(of, value), np.bincount(of), strict=True), strict=True))
+        for kind, means in known.items():
+            total, count = here.get(kind, (0.0, 0))  # the others fade
+            means.add([total], [count])
 
     @property
     def worth(self) -> tuple[Floats, Floats]:
@@ -284,6 +286,11 @@ class Influence:
         self.steps, self._bands, self._categories, self._signal = steps, bands, categories, signal
 
 
+def _largest(u: Floats) -> Any:
+    """Size of the largest number; NaN or infinite where one is."""
+    return np.maximum(u.max(initial=0.0), -u.min(initial=0.0))
+
+
 def _means(classes: int, state: Mapping[str, Any] | None = None) -> StepMeans:
     """Of nothing, or of a saved state."""
     means = StepMeans(classes, _KEPT, _STEPS)
@@ -303,20 +310,24 @@ def _sample_deviations(won: Ints, tried: Ints) -> Floats:
     return np.asarray(np.sqrt(share * (1.0 - share) * tried / np.maximum(tried - 1, 1)))
 
 
-def _success_gradients(u: Floats, divisors: Floats, tried: Ints) -> Floats:
-    """o_j = D_j N_j / (N_j - 1) u_j for groups of 2 and more, where the baseline is their own mean."""
-    return np.asarray((divisors * tried / (tried - 1))[:, None] * u)
+def _success_weights(divisors: Floats, tried: Ints) -> Floats:
+    """D_j N_j / (N_j - 1) for groups of 2 and more, where the baseline is their own mean: o_j is so many times u_j."""
+    return np.asarray(divisors * tried / (tried - 1))
 
 
-def _influences(u: Floats, o: Floats, groups: int) -> Floats:
-    """Mean over j != i of <u_i, o_j> in a step of so many groups, those not among these rows without a gradient."""
-    others = u @ o.sum(axis=0) - (u * o).sum(axis=1)
+def _influences(u: Floats, weights: Floats, size: Floats, groups: int) -> Floats:
+    """Mean over j != i of sum_c u_ic o_jc / s_c, for o_j of so many times u_j and s_c the `size` of parameter c.
+
+    In a step of so many groups; those not among these rows have no gradient. Where s_c is 0, so is every u_ic.
+    """
+    per = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0.0)
+    others = u @ (weights @ u * per) - weights * (np.square(u) @ per)
     return np.asarray(others / (groups - 1))
 
 
 def _signal_and_noise(u: Floats, groups: int) -> tuple[list[float], list[float]]:
     """Unbiased estimates, from a step's gradients, of |E u|^2 and of the trace of their covariance; one each."""
-    squares, total = float(np.square(u).sum()), u.sum(axis=0)
+    squares, total = float(np.vdot(u, u)), u.sum(axis=0)
     signal = (float(total @ total) - squares) / (groups * (groups - 1))
     return [signal], [max(squares / groups - signal, 0.0)]  # equal gradients leave less than 0 by rounding
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import (
     GPT2Config,
@@ -139,6 +141,37 @@ def test_a_token_can_have_an_owner_of_its_own() -> None:
     watch.owners = GROUPS[:, None].expand(6, 7)
     loss(model, tokens, weights).backward()
     torch.testing.assert_close(watch.gradients, by_rows)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5), st.integers(1, 6), st.booleans())
+def test_groups_of_any_size_get_what_their_own_tokens_say(
+    seed: int, rows: int, length: int, groups: int, by_token: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    layer = torch.nn.Linear(3, 2, dtype=torch.float64)
+    watch = GroupGradients(layer)
+    watch.begin(groups)
+    owners = torch.randint(groups, (rows, length) if by_token else (rows,), generator=generator)
+    x, wanted = (torch.randn(rows, length, width, dtype=torch.float64, generator=generator) for width in (3, 2))
+    watch.owners = owners
+    (layer(x) * wanted).sum().backward()
+    of_token = owners if by_token else owners[:, None].expand(rows, length)
+    expected = torch.stack(
+        [torch.einsum("rto,rti->oi", wanted * (of_token == group)[..., None], x).flatten() for group in range(groups)]
+    )
+    torch.testing.assert_close(watch.gradients, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "owners",
+    [torch.tensor([0, -1]), torch.tensor([0.0, 1.0]), torch.tensor(1), torch.zeros(1, 1, 1, dtype=torch.int64)],
+)
+def test_owners_that_are_no_groups_are_refused_and_the_former_stay(owners: torch.Tensor) -> None:
+    watch = GroupGradients(qwen())
+    watch.owners = GROUPS
+    with pytest.raises(InvalidInputError, match="owners: expected the number of a group for each row or token"):
+        watch.owners = owners
+    assert watch.owners is GROUPS
 
 
 def test_owners_that_do_not_fit_are_refused() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import knapsack_rl as kr
 from knapsack_rl.advantages import divisors, group_advantages, leave_one_out_advantages
 from knapsack_rl.errors import InvalidInputError, StateError
-from knapsack_rl.influence import BANDS, EDGES, Influence, _influences, _signal_and_noise, _success_gradients
+from knapsack_rl.influence import BANDS, EDGES, Influence, _influences, _signal_and_noise, _success_weights
 
 MIDDLES = np.array([0.05, 0.175, 0.375, 0.625, 0.825, 0.95])
 
@@ -58,18 +58,21 @@ def test_a_group_estimates_the_gradient_of_its_success_rate_without_bias(advanta
             scores = np.array([1 - p] * won + [-p] * (size - won))
             group = np.mean(advantages * scores) * x
             chance = comb(size, won) * p**won * (1 - p) ** (size - won)
-            expected += chance * _success_gradients(group[None], divided, np.array([size]))[0]
+            expected += chance * _success_weights(divided, np.array([size])) * group
         np.testing.assert_allclose(expected, p * (1 - p) * x, rtol=1e-12)
 
 
 @given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_influence_is_the_mean_product_with_the_gradients_of_all_others(groups: int, width: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    u, o = random.normal(size=(2, groups, width))
-    expected = [np.mean([u[i] @ o[j] for j in range(groups) if j != i]) for i in range(groups)]
-    np.testing.assert_allclose(_influences(u, o, groups), expected, atol=1e-12)
+    u, weights, size = random.normal(size=(groups, width)), random.random(groups), random.random(width) + 0.1
+    o = weights[:, None] * u
+    expected = [np.mean([(u[i] * o[j] / size).sum() for j in range(groups) if j != i]) for i in range(groups)]
+    np.testing.assert_allclose(_influences(u, weights, size, groups), expected, atol=1e-10)
     more = np.array(expected) * (groups - 1) / (groups + 2)  # three groups without a gradient beside them
-    np.testing.assert_allclose(_influences(u, o, groups + 3), more, atol=1e-12)
+    np.testing.assert_allclose(_influences(u, weights, size, groups + 3), more, atol=1e-10)
+    u[:, 0] = size[0] = 0.0  # nobody's gradient has this parameter
+    assert np.isfinite(_influences(u, weights, size, groups)).all()
 
 
 def test_the_noise_scale_is_that_of_the_gradients_distribution() -> None:

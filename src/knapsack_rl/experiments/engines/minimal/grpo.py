@@ -165,8 +165,9 @@ class Loop:
         if watch is not None:
             watch.owners = None
             scored = np.where(np.isnan(rollouts.rewards), 0.0, weights)
-            whole = np.bincount(rollouts.groups, scored, len(watch.gradients))
-            gradients = watch.gradients.numpy() / np.where(whole > 0.0, whole, 1.0)[:, None]
+            summed = watch.gradients.numpy()
+            whole = np.bincount(rollouts.groups, scored, len(summed))
+            gradients = summed / np.where(whole > 0.0, whole, 1.0)[:, None]
             divisors = kr.advantages.divisors(rollouts.rewards, exact, rollouts.groups, len(gradients))
             for step in steps if np.isfinite(gradients).all() else ():
                 mine = slice(groups, groups + len(step))
