@@ -25,8 +25,9 @@ from knapsack_rl.validation import nearest
 Changes = dict[str, Any]
 """Dotted keys of a recipe and their values."""
 
-DYNAMIC = "dynamic-sampling"
+DYNAMIC, MORE_PROMPTS = "dynamic-sampling", "more-prompts"
 TWICE_THE_GROUP, TWICE_THE_STEPS = "uniform-twice-the-group", "uniform-twice-the-steps"
+_LEAST_TO_HALVE = 4  # rollouts of a group: two are the least that have a gradient
 _KEY_OF_RECIPE = re.compile(r"(?P<block>settings|vary|tuning\.grid|arms\.[^.]+)\.(?P<key>.+)")
 REFERENCES = (ORACLE, TWICE_THE_GROUP, TWICE_THE_STEPS)
 SET_BY_ITSELF = ("name", "seed")
@@ -143,15 +144,28 @@ def _unequal_arms(comparison: Comparison) -> Iterator[str]:
 
 def presets() -> tuple[str, ...]:
     """Names of arms that need no settings."""
-    return (*kr.strategies(), DYNAMIC, *(f"{name}+{DYNAMIC}" for name in kr.strategies()), *REFERENCES)
+    combined = (f"{name}+{what}" for what in (MORE_PROMPTS, DYNAMIC) for name in kr.strategies())
+    return (*kr.strategies(), DYNAMIC, *combined, *REFERENCES)
 
 
 def _preset(name: str, recipe: Recipe) -> Changes:
-    strategy, _, dynamic = name.partition("+")
+    strategy, _, what = name.partition("+")
     if name == DYNAMIC:
-        strategy, dynamic = "uniform", DYNAMIC
-    if dynamic:
+        strategy, what = "uniform", DYNAMIC
+    if what == DYNAMIC:
         return {"allocator.strategy": strategy, "training.dynamic_sampling": True}
+    if what == MORE_PROMPTS:
+        prompts, size = recipe.training.prompts_per_step, recipe.training.group_size
+        if size % 2 or size < _LEAST_TO_HALVE:
+            raise InvalidInputError(
+                f"arms.{name}: expected a training.group_size that is even and {_LEAST_TO_HALVE} or more, got {size}. "
+                "Give an arm of your own training.prompts_per_step and training.group_size."
+            )
+        return {
+            "allocator.strategy": strategy,
+            "training.prompts_per_step": 2 * prompts,
+            "training.group_size": size // 2,
+        }
     if name == TWICE_THE_GROUP:
         return {"allocator.strategy": "uniform", "training.group_size": 2 * recipe.training.group_size}
     if name == TWICE_THE_STEPS:
@@ -226,8 +240,9 @@ class ComparisonRuns:
         own = self.comparison.arms[name] or {}
         preset = _preset(name, self._recipe({**common, "seed": seed}, name)) if name in presets() else {}
         recipe = self._recipe({**common, **preset, **own, **point, "seed": seed}, name)
-        doubled = preset if name in (TWICE_THE_GROUP, TWICE_THE_STEPS) else {}  # of what the variation says
-        varied = {key: value for key, value in variation.items() if key not in doubled}
+        scales = name in (TWICE_THE_GROUP, TWICE_THE_STEPS) or name.endswith(f"+{MORE_PROMPTS}")
+        scaled = preset if scales else {}  # from what the variation says
+        varied = {key: value for key, value in variation.items() if key not in scaled}
         _refuse_lost(name, [*preset.items(), *varied.items(), *point.items()], recipe.model_dump(mode="json"))
         return ArmRun(_label(variation), name, _label(point), recipe.model_copy(update={"name": _run_name(recipe)}))
 

@@ -215,6 +215,24 @@ def test_twice_the_group_is_twice_that_of_the_variation(file: Path) -> None:
     ]
 
 
+def test_more_prompts_are_as_many_rollouts_as_the_variation_has_in_groups_of_half_the_size(file: Path) -> None:
+    words = ["arms=[uniform, uniform+more-prompts, adaptive+more-prompts]", "vary={training.group_size: [4, 8]}"]
+    for arm in comparison.read(file, [*words, "seeds=[1]"]).reported({}):
+        training, size = arm.recipe.training, int(arm.variation[-1])
+        assert training.prompts_per_step * training.group_size == 8 * size
+        assert training.group_size == (size if arm.name == "uniform" else size // 2)
+        assert arm.recipe.allocator.strategy == arm.name.partition("+")[0]
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_groups_that_cannot_be_halved_are_refused_with_what_to_do(file: Path, size: int) -> None:
+    words = ["arms=[uniform, uniform+more-prompts]", f"settings={{training.group_size: {size}}}"]
+    with pytest.raises(
+        InvalidInputError, match=rf"arms\.uniform\+more-prompts: .* even and 4 or more.* got {size}\. Give"
+    ):
+        list(comparison.read(file, words).reported({}))
+
+
 def test_an_arm_with_settings_is_the_recipe_with_them_and_a_name_of_a_preset_keeps_its_meaning(file: Path) -> None:
     found = arms(
         comparison.read(
@@ -340,6 +358,10 @@ def test_a_folder_says_strategy_and_seed(file: Path) -> None:
         (
             ["arms=[uniform, uniform-twice-the-group]", "tuning={grid: {training.group_size: [4, 8]}, seeds: [3]}"],
             "arms.uniform-twice-the-group: expected training.group_size to be 8, got 4",
+        ),
+        (
+            ["arms=[uniform, uniform+more-prompts]", "tuning={grid: {training.group_size: [4, 8]}, seeds: [3]}"],
+            "arms.uniform+more-prompts: expected training.group_size to be 2, got 4",
         ),
         (
             ["tuning={grid: {allocator.strategy: [uniform, knapsack]}, seeds: [3]}"],
