@@ -98,7 +98,8 @@ probes() {
   skip-idle-string-operations skip-idle-reasoning-gym cost-limit reasoning-gym-cost-limit sitting-out measured-demonstration measured-sorting \
   measured-reasoning-gym measured-wrong-keys measured-string-operations measured-guessing \
   shapes-demonstration shapes-sorting half-the-group-sorting \
-  rates-demonstration group-sizes-demonstration simulate probes smollm2-gate smollm2-word-problems smollm2-shapes smollm2-twice-the-group
+  rates-demonstration group-sizes-demonstration simulate probes smollm2-gate smollm2-word-problems smollm2-shapes smollm2-twice-the-group \
+  smollm2-hora
 for wanted in "$@"; do
   case "$wanted" in
     simulate) simulations ;;
