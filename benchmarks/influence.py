@@ -47,11 +47,10 @@ def influences(gradients: NDArray[Any], collected: Collected, adam: bool = True)
     won, tried = collected.rollouts.counts(len(collected.rows))
     some = (won > 0) & (won < tried)
     u = gradients.astype(np.float64) * some[:, None]
-    size = np.sqrt(np.square(u[some]).mean(axis=0)) if adam else np.ones(u.shape[1])
-    unit = np.divide(np.square(u[some]).mean(axis=0), size, out=np.zeros_like(size), where=size > 0.0).sum()
-    weights = np.zeros(len(u))
-    weights[some] = _success_weights(_sample_deviations(won, tried)[some], tried[some])
-    return np.asarray(_influences(u, weights, size, len(u)) / unit)
+    squares = np.square(u[some]).mean(axis=0)
+    size = np.sqrt(squares) if adam else np.ones_like(squares)
+    unit = size.sum() if adam else squares.sum()  # the mean of sum_c u_c^2 / s_c
+    return np.asarray(_influences(u, _success_weights(_sample_deviations(won, tried), tried), size, len(u)) / unit)
 
 
 def update(loop: Loop, collected: Collected) -> float:

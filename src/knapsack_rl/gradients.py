@@ -137,7 +137,7 @@ def _bundled(owners: Tensor) -> _Bundles:
             f"{tuple(owners.shape)}{', some below 0' if (own < 0).any() else ''}."
         )
     counts = own.bincount()
-    size = max(1, math.ceil(len(own) / max(1, int(counts.count_nonzero()))))
+    size = max(1, -(-len(own) // max(1, int(counts.count_nonzero()))))
     bundles = (counts + size - 1) // size
     order = own.argsort(stable=True)
     before = torch.arange(len(own)) - (counts.cumsum(0) - counts)[own[order]]  # rows of the same group

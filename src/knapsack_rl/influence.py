@@ -137,15 +137,16 @@ class Influence:
 
     @staticmethod
     def _observe_column(known: dict[str, StepMeans], column: list[str], value: Floats) -> None:
-        kinds, of = np.unique(column, return_inverse=True)
-        new = set(kinds.tolist()) - known.keys()
+        new = set(column) - known.keys()
         if len(known) + len(new) > _MOST:
             return
         known |= {kind: _means(1) for kind in sorted(new)}
-        here = dict(zip(kinds.tolist(), zip(np.bincount(of, value), np.bincount(of), strict=True), strict=True))
-        for kind, means in known.items():
-            total, count = here.get(kind, (0.0, 0))  # the others fade
-            means.add([total], [count])
+        sums = dict.fromkeys(known, (0.0, 0))  # those that are not here fade
+        for kind, influence in zip(column, value.tolist(), strict=True):
+            total, count = sums[kind]
+            sums[kind] = total + influence, count + 1
+        for kind, (total, count) in sums.items():
+            known[kind].add([total], [count])
 
     @property
     def worth(self) -> tuple[Floats, Floats]:
